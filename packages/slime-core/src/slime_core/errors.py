@@ -1,0 +1,47 @@
+"""Every error slime raises on purpose; each also subclasses the builtin it refines."""
+
+from collections.abc import Sequence
+
+
+class SlimeError(Exception):
+    """Base of all deliberate errors."""
+
+
+class ConfigError(SlimeError, ValueError):
+    """The user asked for something impossible; the message names the flag and the remedy."""
+
+
+class ConfigErrors(ConfigError):
+    """Every problem of one command line, reported together."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[type["ConfigErrors"], tuple[tuple[str, ...]]]:
+        """Survive pickling between processes."""
+        return ConfigErrors, (self.problems,)
+
+
+class PluginError(SlimeError, ImportError):
+    """A user-supplied function could not be loaded or has the wrong shape."""
+
+
+class SampleError(SlimeError, ValueError):
+    """A finished sample breaks one of the length invariants of ``Sample``."""
+
+
+class DataError(SlimeError, ValueError):
+    """A prompt file is missing, malformed or lacks a key."""
+
+
+class CheckpointError(SlimeError, ValueError):
+    """A checkpoint is absent, incomplete, or belongs to another model."""
+
+
+class EngineError(SlimeError, RuntimeError):
+    """A rollout engine or the router did not start, died, or answered with an error."""
+
+
+class WeightSyncError(SlimeError, RuntimeError):
+    """Engines do not hold the weights they were sent; names the first tensor that differs."""

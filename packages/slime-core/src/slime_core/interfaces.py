@@ -1,0 +1,143 @@
+"""The few verbs the loop and the backends need from each other.
+
+Backends satisfy these structurally; nothing here is inherited from.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NewType, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from slime_core.types import Sample, SampleGroup
+
+BatchHandle = NewType("BatchHandle", object)
+"""A rollout's training data, by reference; the driver passes it on and never looks inside."""
+
+Metrics = Mapping[str, float]
+
+
+@runtime_checkable
+class Reduce(Protocol):
+    """Sum a small tensor over the ranks that share a statistic; carries gradient."""
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the sum of ``x`` over those ranks, same shape."""
+        ...
+
+
+class LocalReduce:
+    """One rank: nothing to add."""
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return ``x``."""
+        return x
+
+
+class Generate(Protocol):
+    """Completes one sample; may be a whole agent."""
+
+    async def __call__(self, sample: Sample) -> Sample | list[Sample]:
+        """Return the finished sample, or the segments it split into."""
+        ...
+
+
+class Reward(Protocol):
+    """Scores finished samples of one group; never raises, failures become ``Status.FAILED``."""
+
+    async def __call__(self, samples: Sequence[Sample]) -> None:
+        """Set ``reward`` on every sample."""
+        ...
+
+
+class PromptSource(Protocol):
+    """Where groups of pending samples come from, and where unfinished ones go back to."""
+
+    def take(self, num_groups: int) -> list[SampleGroup]:
+        """The next groups; starts another epoch when the data is used up."""
+        ...
+
+    def give_back(self, groups: Sequence[SampleGroup]) -> None:
+        """Return groups to be taken again first."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The exact position, as plain data."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``'s position."""
+        ...
+
+
+class Rollout(Protocol):
+    """Turns prompts into training data under the current weights."""
+
+    def generate(self, iteration: int) -> BatchHandle:
+        """Collect the groups of one iteration."""
+        ...
+
+    def evaluate(self, iteration: int) -> Metrics:
+        """Score the evaluation sets."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write the position in the prompt stream and the buffer into ``directory``."""
+        ...
+
+
+class Trainer(Protocol):
+    """Owns the weights."""
+
+    def train(self, iteration: int, batch: BatchHandle) -> Metrics:
+        """Take the optimizer steps of one iteration."""
+        ...
+
+    def publish(self, version: int) -> None:
+        """Make the rollout engines serve the current weights as ``version``; verified."""
+        ...
+
+    def save(self, directory: Path, iteration: int) -> None:
+        """Write weights, optimizer, scheduler and random state into ``directory``."""
+        ...
+
+
+class WeightReceiver(Protocol):
+    """The engines' end of a publish, as the trainer sees it; lives in the trainer's process."""
+
+    def begin(self, version: int) -> None:
+        """Pause the engines."""
+        ...
+
+    def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        """Hand over one bucket of named tensors in Hugging Face layout."""
+        ...
+
+    def commit(self) -> None:
+        """Flush caches, set the weight version, resume; raises ``WeightSyncError``."""
+        ...
+
+
+class Residency(Protocol):
+    """Who occupies the GPUs; a no-op when trainer and engines have their own."""
+
+    def training(self) -> AbstractContextManager[None]:
+        """Engines give their memory to the trainer inside the block."""
+        ...
+
+    def publishing(self) -> AbstractContextManager[None]:
+        """Engines hold weights but no KV cache inside the block, everything after it."""
+        ...
+
+
+class Tracker(Protocol):
+    """Where metrics go."""
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Record ``metrics`` at ``step``."""
+        ...
+
+    def close(self) -> None:
+        """Flush and release."""
+        ...
