@@ -74,12 +74,12 @@ class PromptSource(Protocol):
 class Rollout(Protocol):
     """Turns prompts into training data under the current weights."""
 
-    def generate(self, iteration: int) -> BatchHandle:
+    def generate(self, iteration: int) -> tuple[BatchHandle, Metrics]:
         """Collect the groups of one iteration."""
         ...
 
-    def evaluate(self, iteration: int) -> Metrics:
-        """Score the evaluation sets."""
+    def evaluate(self, version: int) -> Metrics:
+        """Score the evaluation sets under the weights ``version``."""
         ...
 
     def save(self, directory: Path) -> None:
@@ -94,7 +94,7 @@ class Trainer(Protocol):
         """Take the optimizer steps of one iteration."""
         ...
 
-    def publish(self, version: int) -> None:
+    def publish(self, version: int) -> Metrics:
         """Make the rollout engines serve the current weights as ``version``; verified."""
         ...
 

@@ -1,0 +1,76 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from slime_train.runtime.sentinel import TOKEN_VARIABLE, carriers, end_processes, owned_processes
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    "print('up', flush=True); time.sleep(600)"
+)
+
+DRIVER = f"""
+import subprocess, sys, time
+from slime_train.runtime.sentinel import owned_processes
+with owned_processes() as token:
+    child = subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], stdout=subprocess.PIPE, start_new_session=True)
+    child.stdout.readline()
+    print(token, flush=True)
+    if sys.argv[1] == "raise":
+        raise SystemExit(3)
+    time.sleep(600)
+"""
+
+
+def wait_until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.fixture
+def bystander():
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        env={**os.environ, TOKEN_VARIABLE: "somebody-elses"},
+    )
+    yield process
+    process.kill()
+    process.wait()
+
+
+def start_driver(mode):
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, mode], stdout=subprocess.PIPE, text=True
+    )
+    token = driver.stdout.readline().strip()
+    assert carriers(token)
+    return driver, token
+
+
+def test_a_killed_driver_leaves_nothing_and_touches_nobody_else(bystander):
+    driver, token = start_driver("hang")
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    driver.stdout.close()
+    assert wait_until(lambda: not carriers(token))
+    assert bystander.poll() is None
+
+
+def test_a_failing_driver_leaves_nothing(bystander):
+    driver, token = start_driver("raise")
+    assert driver.wait(timeout=30) == 3
+    driver.stdout.close()
+    assert carriers(token) == []
+    assert bystander.poll() is None
+
+
+def test_nothing_to_end_is_quick():
+    with owned_processes() as token:
+        begin = time.monotonic()
+        end_processes(token)
+        assert time.monotonic() - begin < 2
