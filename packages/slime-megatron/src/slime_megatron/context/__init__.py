@@ -1,0 +1,1 @@
+"""How sequences are divided among context-parallel ranks; plain index arithmetic."""

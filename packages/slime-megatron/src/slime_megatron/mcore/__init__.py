@@ -1,0 +1,1 @@
+"""The only place that speaks Megatron-Core; ``bootstrap.load`` must run before anything in here."""

@@ -1,0 +1,32 @@
+"""What a trainer rank owns: the model chunks, their optimizer and scheduler, and who they are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from slime_convert.families import Family
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """One rank's share of the training state.
+
+    Made once by ``TrainerRank.initialize``; the modules and the optimizer inside are mutated by
+    steps, loads and snapshots. Never crosses processes.
+    """
+
+    args: Any
+    """Megatron's namespace: every flag after validation, plus ``padded_vocab_size``."""
+    chunks: list[torch.nn.Module]
+    """Model chunks of this pipeline rank, wrapped in DistributedDataParallel; one unless virtual
+    pipeline stages are used."""
+    optimizer: Any
+    """A Megatron optimizer over all chunks."""
+    scheduler: Any
+    """``OptimizerParamScheduler``, counting samples."""
+    family: "Family"
+    hf_config: Mapping[str, Any]
+    device: torch.device
