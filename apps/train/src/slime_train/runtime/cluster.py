@@ -1,0 +1,158 @@
+"""Start or join Ray, and run one object per process on it.
+
+A ``Remote`` is the only handle the rest of the app sees: it calls methods, waits with a deadline
+and an owner, and turns what Ray raises back into the error that was raised over there.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from slime_core.errors import SlimeError
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+
+
+class WorkerError(SlimeError, RuntimeError):
+    """A process of the run died or did not answer in time; names it and what it was doing."""
+
+
+@contextmanager
+def cluster(num_workers: int) -> Iterator[None]:
+    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine that ends with the block.
+
+    A cluster of our own offers one logical CPU per worker: the operating system shares out the
+    real ones, and Ray must not queue a worker for lack of them.
+    """
+    # Ray warns about behaviour that does not concern actors without GPU requests.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        ray.init(address=address, **options)
+    else:
+        ray.init(num_cpus=num_workers + 1, num_gpus=0, include_dashboard=False, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Remote:
+    """One object in a process of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        factory: Callable[[], Any],
+        *,
+        env: Mapping[str, str] | None = None,
+        peekable: bool = False,
+    ) -> None:
+        """Build ``factory()`` in a new process with ``env`` added to its environment.
+
+        ``peekable`` objects answer ``peek`` while a call is under way; their calls then run in a
+        thread, which Megatron's process must not.
+        """
+        self.name = name
+        options: dict[str, Any] = {
+            "num_cpus": 1,
+            "runtime_env": {"env_vars": dict(env or {})},
+            "max_restarts": 0,
+        }
+        if peekable:
+            remote_class: Any = ray.remote(concurrency_groups={"side": 1})(_PeekableHost)
+        else:
+            remote_class = ray.remote(_Host)
+        self._actor: Any = remote_class.options(**options).remote(factory)
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> "Pending":
+        """Start ``method`` over there."""
+        return Pending(self, method, self._actor.call.remote(method, args, kwargs))
+
+    def peek(self, method: str) -> "Pending":
+        """Start ``method`` beside whatever else runs there; it must be quick and thread-safe."""
+        return Pending(self, method, self._actor.peek.remote(method))
+
+    def end(self) -> None:
+        """Kill the process."""
+        ray.kill(self._actor)
+
+
+class Pending:
+    """A call under way."""
+
+    def __init__(self, remote: Remote, method: str, ref: Any) -> None:
+        self._remote, self._method, self.ref = remote, method, ref
+
+    def result(self, timeout_s: float) -> Any:
+        """Wait for the answer.
+
+        Raises:
+            WeightSyncError, EngineError, ...: whatever was raised over there.
+            WorkerError: the process died, or ``timeout_s`` passed.
+        """
+        try:
+            return ray.get(self.ref, timeout=timeout_s)
+        except GetTimeoutError as error:
+            raise WorkerError(
+                f"{self._remote.name} did not finish `{self._method}` within {timeout_s:.0f} s"
+            ) from error
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, SlimeError):
+                raise cause from error
+            raise
+        except RayActorError as error:
+            raise WorkerError(
+                f"{self._remote.name} died during `{self._method}`: {error}"
+            ) from error
+
+
+def gather(calls: Sequence[Pending], timeout_s: float, while_waiting: Callable[[], None]) -> list[Any]:
+    """All answers, in order; the first failure is raised at once, without waiting for the rest.
+
+    ``while_waiting`` is called about twice a second.
+    """
+    by_ref = {call.ref: call for call in calls}
+    waiting = list(by_ref)
+    deadline = time.monotonic() + timeout_s
+    while waiting:
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=POLL_S)
+        for ref in done:
+            by_ref[ref].result(0)
+        while_waiting()
+        if waiting and time.monotonic() > deadline:
+            by_ref[waiting[0]].result(0)
+    return [call.result(0) for call in calls]
+
+
+def share(value: Any) -> Any:
+    """Put ``value`` into the object store; workers that get the handle read it without a copy."""
+    return ray.put(value)
+
+
+class _Host:
+    """The process side of ``Remote``."""
+
+    def __init__(self, factory: Callable[[], Any]) -> None:
+        self._object = factory()
+
+    def call(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        resolved = [ray.get(arg) if isinstance(arg, ray.ObjectRef) else arg for arg in args]
+        return getattr(self._object, method)(*resolved, **kwargs)
+
+
+class _PeekableHost(_Host):
+    @ray.method(concurrency_group="side")
+    def peek(self, method: str) -> Any:
+        return getattr(self._object, method)()

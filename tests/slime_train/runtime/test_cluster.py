@@ -1,0 +1,80 @@
+import functools
+import os
+import time
+
+import pytest
+from slime_core.errors import EngineError
+from slime_train.runtime.cluster import Remote, WorkerError, cluster, gather, share
+
+
+class Worker:
+    """What runs over there in these tests."""
+
+    def __init__(self, greeting):
+        self.greeting = greeting
+
+    def greet(self, name):
+        return f"{self.greeting} {name}"
+
+    def fail(self):
+        raise EngineError("engine 0 answered 500")
+
+    def die(self):
+        os._exit(1)
+
+    def hang(self):
+        time.sleep(60)
+
+    def progress(self):
+        return 0.5
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    with cluster(3):
+        yield
+
+
+@pytest.fixture
+def worker(ray_cluster):
+    # The class travels by value: test modules cannot be imported by a worker.
+    import cloudpickle, sys
+
+    cloudpickle.register_pickle_by_value(sys.modules[Worker.__module__])
+    remote = Remote("worker 0", functools.partial(Worker, "hello"), peekable=True)
+    yield remote
+    remote.end()
+
+
+def test_a_call_answers(worker):
+    assert worker.call("greet", "ray").result(60) == "hello ray"
+
+
+def test_shared_values_arrive_as_themselves(worker):
+    assert worker.call("greet", share("object store")).result(60) == "hello object store"
+
+
+def test_errors_come_back_as_what_they_were(worker):
+    with pytest.raises(EngineError, match="engine 0 answered 500"):
+        worker.call("fail").result(60)
+
+
+def test_a_dead_worker_is_named(worker):
+    with pytest.raises(WorkerError, match="worker 0 died during `die`"):
+        worker.call("die").result(60)
+
+
+def test_a_late_worker_is_named_and_can_be_peeked_at_meanwhile(worker):
+    worker.call("greet", "x").result(60)
+    pending = worker.call("hang")
+    assert worker.peek("progress").result(30) == 0.5
+    with pytest.raises(WorkerError, match="worker 0 did not finish `hang` within 0 s"):
+        pending.result(0.2)
+
+
+def test_the_first_failure_ends_a_gather(worker):
+    worker.call("greet", "x").result(60)
+    begin = time.monotonic()
+    with pytest.raises(EngineError):
+        gather([worker.call("fail"), worker.call("hang")], 60, lambda: None)
+    assert time.monotonic() - begin < 30
