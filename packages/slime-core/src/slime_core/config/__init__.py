@@ -1,0 +1,1 @@
+"""Configuration: frozen sections, each field one command-line flag; nothing here needs torch."""

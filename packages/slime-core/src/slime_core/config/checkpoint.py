@@ -1,0 +1,31 @@
+"""What is read at the start and written on the way."""
+
+from dataclasses import dataclass
+
+from slime_core.config.flags import flag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """Checkpoints of the training state."""
+
+    load: str | None = None
+    """Directory of checkpoints to start from; a run that finds one in --save continues there."""
+    save: str | None = None
+    """Directory for checkpoints: weights, optimizer, random state, position in the data."""
+    save_interval: int | None = flag(default=None, at_least=1)
+    """Iterations between checkpoints; the last iteration is always saved."""
+    save_hf: str | None = None
+    """Directory for Hugging Face weights at each save; {rollout_id} in it is the iteration."""
+    async_save: bool = False
+    """Write checkpoints in the background."""
+    no_save_optim: bool = False
+    """Leave the optimizer's state out of checkpoints."""
+    no_load_optim: bool = False
+    """Start with a fresh optimizer."""
+    no_load_rng: bool = False
+    """Start with random states from --seed."""
+    finetune: bool = False
+    """Take only the weights from --load and start at iteration 0."""
+    ckpt_step: int | None = flag(default=None, at_least=0)
+    """Iteration to load; the newest by default."""

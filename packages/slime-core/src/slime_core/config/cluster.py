@@ -1,0 +1,47 @@
+"""Processes and devices: how many trainers, how many engines, on what."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from slime_core.config.flags import flag
+
+_SIDE_BY_SIDE = (
+    "a colocated trainer and engine share the memory side by side: leave this out and bound the "
+    "engine's share with --sglang-mem-fraction-static"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Who runs where."""
+
+    device: Literal["auto", "cpu", "cuda"] = flag(default="auto", ours=True)
+    """What trainer and engines compute on; auto takes CUDA where an NVIDIA device is visible."""
+    actor_num_nodes: int = flag(default=1, at_least=1)
+    """Machines the trainer runs on."""
+    actor_num_gpus_per_node: int = flag(default=8, at_least=1)
+    """Trainer ranks per machine, one GPU each; on CPU processes, 1 unless given."""
+    rollout_num_gpus: int | None = flag(default=None, at_least=0)
+    """GPUs of all engines together; with --colocate the trainer's GPUs, otherwise one engine."""
+    rollout_num_gpus_per_engine: int = flag(default=1, at_least=1)
+    """GPUs one engine spans (its tensor-parallel size)."""
+    rollout_num_engines: int | None = flag(default=None, at_least=1, ours=True)
+    """Engines to start; on CPU the way to ask for several, on GPUs --rollout-num-gpus divided by
+    --rollout-num-gpus-per-engine."""
+    num_gpus_per_node: int = flag(default=8, at_least=1)
+    """GPUs a machine offers to engines."""
+    colocate: bool = False
+    """Trainer and engines share the same GPUs."""
+    offload: bool = flag(default=False, planned=_SIDE_BY_SIDE)
+    """Same as --offload-train --offload-rollout."""
+    offload_train: bool | None = flag(default=None, switch=True, planned={True: _SIDE_BY_SIDE})
+    """Move the trainer's tensors to host memory while engines generate."""
+    offload_rollout: bool | None = flag(default=None, switch=True, planned={True: _SIDE_BY_SIDE})
+    """Release the engines' memory while the trainer trains."""
+    train_env_vars: dict[str, Any] = flag(factory=dict[str, Any], parse=json.loads)
+    """Environment variables of the trainer's processes, a JSON object."""
+    distributed_backend: Literal["nccl", "gloo"] = "nccl"
+    """Collectives between trainer ranks; gloo on CPU."""
+    distributed_timeout_minutes: int = flag(default=10, at_least=1)
+    """How long a collective may wait, in minutes."""

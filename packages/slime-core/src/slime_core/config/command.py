@@ -1,0 +1,23 @@
+"""Flags about the command line itself."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from slime_core.config.flags import flag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandConfig:
+    """More sources of configuration, and what to do with it."""
+
+    custom_config_path: str | None = None
+    """YAML file of flags without dashes; it wins over the command line. Unknown keys are handed to
+    user functions as they are."""
+    megatron_config_path: str | None = flag(
+        default=None, planned="there is one role, the actor: give its flags directly"
+    )
+    """YAML file of Megatron flags per role."""
+    train_backend: Literal["megatron"] = "megatron"
+    """What trains."""
+    dump_config: bool = flag(default=False, ours=True)
+    """Print every value and where it comes from, and stop."""

@@ -1,0 +1,124 @@
+"""Generation: how responses are sampled, how many, and by whom."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from slime_core.config.flags import flag
+
+_ENGINES_ARE_OURS = "engines are started by the run: leave it out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingConfig:
+    """How responses are drawn from the policy."""
+
+    rollout_temperature: float = flag(default=1.0, above=0)
+    """Softmax temperature; the trainer divides its logits by it as well. Greedy decoding (0) has
+    no log-probabilities to learn from."""
+    rollout_top_p: float = flag(
+        default=1.0,
+        above=0,
+        at_most=1,
+    )
+    """Probability mass kept by nucleus sampling."""
+    rollout_top_k: int = flag(default=-1, at_least=-1)
+    """Tokens kept by top-k sampling; -1 keeps all."""
+    rollout_max_response_len: int = flag(default=1024, at_least=1)
+    """Longest response, in tokens."""
+    rollout_max_context_len: int | None = flag(default=None, at_least=2)
+    """Longest prompt plus response, in tokens; longer prompts are left out."""
+    rollout_skip_special_tokens: bool = False
+    """Leave special tokens out of the response's text."""
+    rollout_stop: tuple[str, ...] | None = None
+    """Strings that end a response."""
+    rollout_stop_token_ids: tuple[int, ...] | None = None
+    """Token ids that end a response."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutConfig:
+    """How many responses an iteration collects and which functions take part."""
+
+    num_rollout: int | None = flag(default=None, at_least=0)
+    """Iterations of the run; 0 only evaluates."""
+    rollout_batch_size: int = flag(default=32, at_least=1)
+    """Prompts per iteration."""
+    n_samples_per_prompt: int = flag(default=1, at_least=1)
+    """Responses per prompt."""
+    over_sampling_batch_size: int | None = flag(default=None, at_least=1)
+    """Prompts asked for at once; at least --rollout-batch-size, which is the default."""
+    dynamic_sampling_filter_path: str | None = None
+    """Function (args, group) that keeps or drops a finished group."""
+    partial_rollout: bool = False
+    """Keep the unfinished responses of an iteration and continue them in the next one."""
+    mask_offpolicy_in_partial_rollout: bool = False
+    """Do not train on the tokens that earlier weights wrote."""
+    rollout_function_path: str | None = None
+    """Function (args, rollout_id, data_source, evaluation) that replaces the whole rollout."""
+    custom_generate_function_path: str | None = None
+    """Function (args, sample, sampling_params) that replaces the generation of one sample."""
+    rollout_sample_hook_path: tuple[str, ...] = ()
+    """Functions (args, sample) called on each generated sample before its reward."""
+    rollout_sample_filter_path: str | None = None
+    """Function (args, groups) that sets remove_sample on samples not to be trained on."""
+    rollout_all_samples_process_path: str | None = None
+    """Function (args, groups, data_source) that sees every sample, filtered ones too."""
+    buffer_filter_path: str | None = None
+    """Function (args, rollout_id, buffer, num_groups) that takes groups out of the buffer."""
+    custom_rollout_log_function_path: str | None = None
+    """Function (rollout_id, args, samples, metrics, seconds); True replaces the default log."""
+    custom_eval_rollout_log_function_path: str | None = None
+    """Function (rollout_id, args, data, metrics); True replaces the default log."""
+    rollout_data_postprocess_path: str | None = flag(
+        default=None, planned="use --rollout-sample-filter-path on the rollout's side"
+    )
+    """Function (args, rollout_id, rollout_data) called on the trainer before its steps."""
+    rollout_external_engine_addrs: tuple[str, ...] | None = flag(
+        default=None, planned=_ENGINES_ARE_OURS
+    )
+    """Addresses of engines that already run."""
+    rollout_data_transport: Literal["object-store", "nixl"] = flag(
+        default="object-store", planned={"nixl": "use object-store"}
+    )
+    """How training data travels from the rollout to the trainer."""
+    max_turns: int | None = flag(default=None, at_least=1, ours=True)
+    """Turns of a conversation; read by custom generate functions as args.max_turns."""
+    async_buffer_size: int | None = flag(
+        default=None,
+        at_least=1,
+        ours=True,
+        planned="generation and training alternate: leave it out",
+    )
+    """Finished rollouts that may wait for the trainer."""
+    use_distributed_post: bool = flag(
+        default=False, planned="requests are posted from one process: leave it out"
+    )
+    """Send requests to the engines from several processes."""
+    http_proxy: str | None = flag(default=None, planned="set the environment variable http_proxy")
+    """Proxy of outgoing requests."""
+    rollout_buffer_url: str | None = flag(default=None, planned="the buffer is in the run itself")
+    """Address of an external rollout buffer."""
+    fetch_trajectory_retry_times: int = flag(
+        default=-1, planned="the buffer is in the run itself"
+    )
+    """Attempts to fetch from an external rollout buffer."""
+    min_batch_collection_ratio: float = flag(
+        default=1.0, planned="the buffer is in the run itself"
+    )
+    """Share of a batch an external rollout buffer must hold."""
+    rollout_task_type: str = flag(default="math", planned="the buffer is in the run itself")
+    """Task name for an external rollout buffer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthConfig:
+    """Watching over the engines."""
+
+    use_fault_tolerance: bool = False
+    """Watch the engines and restart those that fail."""
+    rollout_health_check_interval: float = flag(default=30.0, above=0)
+    """Seconds between two checks."""
+    rollout_health_check_timeout: float = flag(default=30.0, above=0)
+    """Seconds an engine may take to answer."""
+    rollout_health_check_first_wait: float = flag(default=0.0, at_least=0)
+    """Seconds before the first check."""

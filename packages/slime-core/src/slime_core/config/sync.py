@@ -1,0 +1,47 @@
+"""Publishing weights from the trainer to the engines."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from slime_core.config.flags import flag
+
+_FULL_ONLY = "whole weights are sent each time: leave it out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSyncConfig:
+    """How new weights reach the engines."""
+
+    update_weight_mode: Literal["full", "delta"] = flag(
+        default="full", planned={"delta": "use full"}
+    )
+    """Send all bytes, or those that changed."""
+    update_weight_transport: Literal["auto", "tensor", "nccl", "disk"] = "auto"
+    """Carrier: shared memory (tensor; engines on the trainer's machine), a collective group (nccl,
+    which is gloo on CPU), or a directory (disk). auto takes tensor on one machine, else nccl."""
+    update_weight_disk_dir: str | None = None
+    """Directory for --update-weight-transport disk, visible to trainer and engines."""
+    update_weight_disk_keep_files: bool = False
+    """Keep the versions written to disk."""
+    update_weight_buffer_size: int = flag(default=512 * 1024**2, at_least=1)
+    """Largest bucket sent at once, in bytes."""
+    update_weights_interval: int = flag(default=1, at_least=1)
+    """Iterations between two publishes."""
+    check_weight_update_equal: bool = False
+    """Also compare every published tensor with the engine's copy read back."""
+    update_weight_delta_encoding: Literal["xor", "overwrite"] = flag(
+        default="xor", planned=_FULL_ONLY
+    )
+    """How changed bytes are written."""
+    update_weight_delta_checksum: Literal["xxh3-128", "blake3", "adler32"] = flag(
+        default="xxh3-128", planned=_FULL_ONLY
+    )
+    """Checksum of changed tensors."""
+    custom_update_weight_post_write_path: str | None = flag(
+        default=None, planned="the disk transport needs a file system both sides see"
+    )
+    """Function (args, version_dir, engines) called after a version is written."""
+    update_weight_local_checkpoint_dir: str | None = flag(default=None, planned=_FULL_ONLY)
+    """Copy of the weights on each engine's machine."""
+    release_train: bool = flag(default=False, planned="the trainer stays up: leave it out")
+    """End the trainer's processes while engines generate."""
