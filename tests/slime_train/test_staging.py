@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from slime_core.errors import CheckpointError
 from slime_train.staging import TRACKER, begin, clean, latest, staged
 

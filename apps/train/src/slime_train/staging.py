@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ def begin(save: Path, iteration: int) -> Staging:
 
 
 @contextmanager
-def staged(save: Path, iteration: int) -> Iterator[Path]:
+def staged(save: Path, iteration: int) -> Generator[Path]:
     """Yield a directory that becomes ``iter_XXXXXXX`` when the block ends without an exception."""
     staging = begin(save, iteration)
     try:
