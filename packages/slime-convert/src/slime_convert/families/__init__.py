@@ -1,0 +1,23 @@
+"""The registry: which model families slime can train, found by ``model_type`` of config.json."""
+
+from slime_convert.families import qwen3
+from slime_convert.family import Family
+from slime_convert.hf_config import read_config
+from slime_convert.rules import HfConfig
+from slime_core.errors import CheckpointError
+
+__all__ = ["FAMILIES", "Family", "find", "read_config"]
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (qwen3.FAMILY,)}
+"""Every family by its ``model_type``."""
+
+
+def find(hf_config: HfConfig) -> Family:
+    """Return the family of the model that this config.json describes."""
+    model_type = hf_config.get("model_type")
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    given = "has no model_type" if model_type is None else f"says model_type = {model_type!r}"
+    raise CheckpointError(
+        f"config.json {given}; the families that can be trained are: {', '.join(sorted(FAMILIES))}"
+    )

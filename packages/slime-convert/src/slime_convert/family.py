@@ -1,0 +1,43 @@
+"""A model family: which parameters its models have and what Megatron must be told to build them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slime_convert.parameters import ParameterTable, expand
+from slime_convert.rules import HfConfig, Rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Everything slime knows about the models with one ``model_type``.
+
+    A family is declared once, in a module of ``slime_convert.families``, and is the only place
+    that knows its names. Its functions raise ``CheckpointError`` for a config.json they cannot
+    honour: a model is either built exactly or refused.
+    """
+
+    model_type: str
+    rules: tuple[Rule, ...]
+    arguments: Callable[[HfConfig], dict[str, Any]]
+    """config.json -> Megatron argument destinations and values."""
+    dims: Callable[[HfConfig], dict[str, int]]
+    """config.json -> sizes of the dimensions that the rules name."""
+    counts: Callable[[HfConfig], dict[str, int]]
+    """config.json -> how many values each placeholder of the rules takes (layers, experts)."""
+    ignored: tuple[str, ...] = ()
+    """Patterns (``fnmatch``) of tensors that checkpoints may contain and no parameter needs."""
+
+    def megatron_args(self, hf_config: HfConfig) -> dict[str, Any]:
+        """Return Megatron's architecture arguments, by destination, for this config.json.
+
+        Only what defines the network; nothing about batch sizes, precision or parallelism.
+        """
+        return self.arguments(hf_config)
+
+    def parameters(self, hf_config: HfConfig) -> ParameterTable:
+        """Return every parameter of the model that this config.json describes."""
+        self.megatron_args(hf_config)  # refuses what cannot be built
+        sizes: Mapping[str, int] = self.dims(hf_config)
+        parameters = expand(self.rules, hf_config, sizes=sizes, counts=self.counts(hf_config))
+        return ParameterTable(self.model_type, tuple(parameters), self.ignored)

@@ -1,0 +1,79 @@
+"""Reading config.json: required keys, both spellings of rotary embeddings, what is refused."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from slime_convert.rules import HfConfig
+from slime_core.errors import CheckpointError
+
+
+def read_config(directory: Path | str) -> HfConfig:
+    """Return the values of ``directory``/config.json."""
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        what = "has no config.json" if Path(directory).is_dir() else "is not a directory"
+        raise CheckpointError(
+            f"{directory} {what}: give the directory of a Hugging Face checkpoint "
+            "(config.json, tokenizer files, *.safetensors)"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, not an object")
+    return cast("dict[str, Any]", values)
+
+
+def require(config: HfConfig, *keys: str) -> None:
+    """Raise one ``CheckpointError`` naming every key that is absent or null."""
+    missing = [key for key in keys if config.get(key) is None]
+    if missing:
+        raise CheckpointError(
+            f"config.json of model_type {config.get('model_type')!r} lacks {', '.join(missing)}"
+        )
+
+
+def refuse(config: HfConfig, key: str, *, allowed: tuple[Any, ...], reason: str) -> None:
+    """Raise ``CheckpointError`` when ``key`` is given and is none of the ``allowed`` values."""
+    value = config.get(key, allowed[0])
+    if value not in allowed:
+        raise CheckpointError(f"config.json says {key} = {value!r}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embeddings of a model, whichever way its config.json spells them."""
+
+    theta: int
+    kind: str = "default"
+    scaling: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The further values of a kind other than "default" (factor, ...)."""
+
+
+def rope(config: HfConfig) -> Rope:
+    """Return the rotary embeddings from ``rope_parameters``, or ``rope_theta``/``rope_scaling``.
+
+    Transformers 5 writes the first spelling, published checkpoints mostly have the second. There
+    is no default for the base: the implementations of one model disagree about it.
+    """
+    merged: dict[str, Any] = {
+        **(config.get("rope_scaling") or {}),
+        **(config.get("rope_parameters") or {}),
+    }
+    bases = {merged.pop("rope_theta", None), config.get("rope_theta")} - {None}
+    if len(bases) != 1:
+        found = f"gives {sorted(bases)}" if bases else "gives neither"
+        raise CheckpointError(
+            f"config.json must give one base of the rotary embeddings, as rope_theta or as "
+            f"rope_parameters.rope_theta, and {found}"
+        )
+    (theta,) = bases
+    if theta != int(theta):
+        raise CheckpointError(f"rope_theta is {theta!r}: Megatron's --rotary-base is an integer")
+    old_kind = merged.pop("type", "default")
+    kind = merged.pop("rope_type", old_kind)
+    return Rope(int(theta), str(kind), merged)
