@@ -16,7 +16,7 @@ class Ragged:
     lengths: Int[Tensor, " samples"]
 
     @classmethod
-    def from_lists(cls, rows: Sequence[Sequence[float]], dtype: torch.dtype) -> "Ragged":
+    def from_lists(cls, rows: Sequence[Sequence[float | int]], dtype: torch.dtype) -> "Ragged":
         """Concatenate python lists."""
         flat = [x for row in rows for x in row]
         return cls(torch.tensor(flat, dtype=dtype), torch.tensor([len(row) for row in rows]).long())

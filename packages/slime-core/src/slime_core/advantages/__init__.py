@@ -1,0 +1,1 @@
+"""Advantage estimators, one module per family; ``estimate`` picks one."""

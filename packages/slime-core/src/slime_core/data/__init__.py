@@ -1,0 +1,1 @@
+"""From prompt files to pending samples, and back for the unfinished."""

@@ -1,0 +1,1 @@
+"""Loss functions of plain vectors: no logits, no process groups."""

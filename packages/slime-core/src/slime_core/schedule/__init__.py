@@ -1,0 +1,1 @@
+"""Who trains on what, when: steps, microbatches and data-parallel ranks."""

@@ -1,0 +1,51 @@
+from hypothesis import given
+from hypothesis import strategies as st
+from slime_core.schedule.packing import balance, first_fit, split_to
+
+LENGTHS = st.lists(st.integers(1, 50), max_size=40)
+
+
+def test_first_fit_decreasing_by_hand():
+    assert first_fit([4, 8, 1, 4, 2, 1], 10) == [[1, 4], [0, 2, 3, 5]]
+
+
+def test_what_is_too_long_is_alone():
+    assert first_fit([3, 99, 3], 6) == [[1], [0, 2]]
+
+
+def test_differencing_by_hand():
+    parts = balance([8, 7, 6, 5, 4], 2, equal_counts=False)
+    assert sorted(sum([8, 7, 6, 5, 4][i] for i in part) for part in parts) == [14, 16]
+
+
+def test_equal_counts_with_a_perfect_answer():
+    weights = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    parts = balance(weights, 2, equal_counts=True)
+    assert [len(part) for part in parts] == [4, 4]
+    assert [sum(weights[i] for i in part) for part in parts] == [18.0, 18.0]
+
+
+@given(LENGTHS, st.integers(1, 60))
+def test_first_fit_tiles_and_keeps_the_limit(lengths, limit):
+    bins = first_fit(lengths, limit)
+    assert sorted(i for bin_ in bins for i in bin_) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in b) <= limit or len(b) == 1 for b in bins)
+
+
+@given(LENGTHS, st.integers(1, 6), st.booleans())
+def test_balance_tiles(lengths, parts, equal_counts):
+    result = balance(lengths, parts, equal_counts=equal_counts)
+    assert len(result) == parts
+    assert sorted(i for part in result for i in part) == list(range(len(lengths)))
+    if equal_counts:
+        sizes = [len(part) for part in result]
+        assert max(sizes) - min(sizes) <= 1
+
+
+@given(LENGTHS, st.integers(0, 30))
+def test_splitting_tiles_and_leaves_no_bin_empty_if_it_can(lengths, more):
+    bins = first_fit(lengths, 60)
+    result = split_to(bins, lengths, len(bins) + more)
+    assert len(result) == len(bins) + more
+    assert sorted(i for bin_ in result for i in bin_) == list(range(len(lengths)))
+    assert sum(1 for bin_ in result if bin_) == min(len(result), len(lengths))

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from slime_core.digest import _BLOCK, tensor_digest, tensor_digests
+
+
+def reference(data: bytes) -> str:
+    """The same definition in plain integers."""
+    bits = (1 << 64) - 1
+
+    def mix(x: int) -> int:
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & bits
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & bits
+        return x ^ (x >> 31)
+
+    golden = 0x9E3779B97F4A7C15
+    keys = [mix(i * golden & bits) | 1 for i in range(1, 2 * _BLOCK + 1)]
+    padded = data + bytes(-len(data) % 4)
+    words = [
+        int.from_bytes(padded[i : i + 4], "little", signed=True) for i in range(0, len(padded), 4)
+    ]
+    out = ""
+    for half in (keys[:_BLOCK], keys[_BLOCK:]):
+        sums = [
+            sum(w * k for w, k in zip(words[i : i + _BLOCK], half, strict=False)) & bits
+            for i in range(0, len(words), _BLOCK)
+        ]
+        mixed = sum(mix((s + p * golden) & bits) for p, s in enumerate([*sums, len(data)], 1))
+        out += f"{mix(mixed & bits):016x}"
+    return out
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 7, 4 * _BLOCK, 4 * _BLOCK + 5])
+def test_it_is_what_its_definition_says(size):
+    data = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.manual_seed(size))
+    assert tensor_digest(data) == reference(bytes(data.tolist()))
+
+
+@given(st.integers(1, 200), st.integers(0, 10**6), st.data())
+@settings(max_examples=40, deadline=None)
+def test_any_flipped_bit_changes_it(size, seed, data):
+    x = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.manual_seed(seed))
+    y = x.clone()
+    place = data.draw(st.integers(0, size - 1))
+    y[place] ^= 1 << data.draw(st.integers(0, 7))
+    assert tensor_digest(x) != tensor_digest(y)
+
+
+def test_order_matters():
+    x = torch.arange(24.0).reshape(4, 6)
+    assert tensor_digest(x) != tensor_digest(x.t())
+    assert tensor_digest(x) != tensor_digest(x.flip(0))
+
+
+def test_two_changed_signs_do_not_cancel():
+    x = torch.randn(64)
+    y = x.clone()
+    y[3], y[40] = -y[3], -y[40]
+    assert tensor_digest(x) != tensor_digest(y)
+
+
+def test_swapped_blocks_are_noticed():
+    x = torch.randn(2, _BLOCK)
+    assert tensor_digest(x) != tensor_digest(x.flip(0))
+
+
+def test_views_and_layouts_have_the_digest_of_their_values():
+    x = torch.randn(9, 5).bfloat16()
+    assert tensor_digest(x[1:, :3]) == tensor_digest(x[1:, :3].clone())
+    assert tensor_digest(x.flatten()[1:]) == tensor_digest(x.flatten()[1:].clone())
+
+
+def test_trailing_zeros_are_not_free():
+    assert tensor_digest(torch.zeros(3)) != tensor_digest(torch.zeros(4))
+
+
+def test_chunks_do_not_matter(monkeypatch):
+    x = torch.randn(5 * _BLOCK + 3)
+    whole = tensor_digests([x, x[:7]])
+    monkeypatch.setattr("slime_core.digest._CHUNK", {"cpu": _BLOCK})
+    assert tensor_digests([x, x[:7]]) == whole
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_agrees_with_the_cpu():
+    x = torch.randn(3 * _BLOCK + 17).bfloat16()
+    assert tensor_digest(x.cuda()) == tensor_digest(x)
