@@ -6,9 +6,10 @@ layers behind them (``input_layernorm``, ``pre_mlp_layernorm``).
 
 from typing import Any
 
+from slime_core.errors import CheckpointError
+
 from slime_convert.hf_config import refuse, require, rope
 from slime_convert.rules import Condition, HfConfig, Index, Rule, Split, Transform, always, hf
-from slime_core.errors import CheckpointError
 
 MEGATRON_LAYER = "decoder.layers.{i}"
 HF_LAYER = "model.layers.{i}"

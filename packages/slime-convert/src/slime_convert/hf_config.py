@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from slime_convert.rules import HfConfig
 from slime_core.errors import CheckpointError
+
+from slime_convert.rules import HfConfig
 
 
 def read_config(directory: Path | str) -> HfConfig:
@@ -64,14 +65,14 @@ def rope(config: HfConfig) -> Rope:
         **(config.get("rope_scaling") or {}),
         **(config.get("rope_parameters") or {}),
     }
-    bases = {merged.pop("rope_theta", None), config.get("rope_theta")} - {None}
+    bases: set[Any] = {merged.pop("rope_theta", None), config.get("rope_theta")} - {None}
     if len(bases) != 1:
         found = f"gives {sorted(bases)}" if bases else "gives neither"
         raise CheckpointError(
             f"config.json must give one base of the rotary embeddings, as rope_theta or as "
             f"rope_parameters.rope_theta, and {found}"
         )
-    (theta,) = bases
+    theta: float = bases.pop()
     if theta != int(theta):
         raise CheckpointError(f"rope_theta is {theta!r}: Megatron's --rotary-base is an integer")
     old_kind = merged.pop("type", "default")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from string import Formatter
 
-from slime_convert.rules import HfConfig, HfTensor, Index, Parameter, Rule
 from slime_core.errors import CheckpointError
+
+from slime_convert.rules import HfConfig, HfTensor, Index, Parameter, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,5 +96,3 @@ def _fill(rule: Rule, index: Index, sizes: Mapping[str, int]) -> Parameter:
         alias=rule.alias,
         expert="e" in index,
     )
-
-

@@ -7,11 +7,11 @@ expert-tensor-parallel group.
 from collections.abc import Sequence
 
 import torch
+from slime_core.errors import CheckpointError
 from torch import Tensor
 from torch.nn.functional import pad
 
 from slime_convert.rules import Parameter, Split
-from slime_core.errors import CheckpointError
 
 _DIM = {Split.COLUMN: 0, Split.VOCAB: 0, Split.ROW: 1}
 
@@ -76,7 +76,7 @@ def _cut(parameter: Parameter, full: Tensor, dim: int, tp_rank: int, tp_size: in
     if size % tp_size:
         raise CheckpointError(
             f"`{parameter.name}`: {size} {'columns' if dim else 'rows'} do not split evenly over "
-            f"{tp_size} tensor-parallel ranks: choose a --tensor-model-parallel-size dividing {size}"
+            f"{tp_size} tensor-parallel ranks: --tensor-model-parallel-size must divide {size}"
         )
     return full.narrow(dim, tp_rank * (size // tp_size), size // tp_size)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_convert.rules import Parameter, Transform
-from slime_core.errors import CheckpointError
 
 
 def to_megatron(parameter: Parameter, tensors: Sequence[Tensor]) -> Tensor:

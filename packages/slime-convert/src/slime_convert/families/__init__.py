@@ -1,10 +1,11 @@
 """The registry: which model families slime can train, found by ``model_type`` of config.json."""
 
+from slime_core.errors import CheckpointError
+
 from slime_convert.families import qwen3
 from slime_convert.family import Family
 from slime_convert.hf_config import read_config
 from slime_convert.rules import HfConfig
-from slime_core.errors import CheckpointError
 
 __all__ = ["FAMILIES", "Family", "find", "read_config"]
 

@@ -1,0 +1,155 @@
+"""Reading a Hugging Face checkpoint tensor by tensor, and refusing one that is not whole."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from slime_core.errors import CheckpointError
+from torch import Tensor
+
+from slime_convert.hf.header import Entry, read_header
+from slime_convert.parameters import ParameterTable
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_SHOWN = 5
+
+
+class HfReader:
+    """An open checkpoint directory; a context manager, used by one process.
+
+    Opening reads the headers of all files and no tensor. Whatever is wrong with the directory is
+    a ``CheckpointError`` naming the file or tensor: at opening for files, in ``check`` for tensors
+    that do not fit the model, in ``get`` for values that are not finite (``check_finite``).
+    """
+
+    def __init__(self, directory: Path | str, *, check_finite: bool = False) -> None:
+        self.directory = Path(directory)
+        self._check_finite = check_finite
+        self._handles: dict[Path, Any] = {}
+        self._files = _locate(self.directory)
+        self._entries = _entries(self._files, self.directory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files; tensors already handed out stay valid."""
+        while self._handles:
+            _, handle = self._handles.popitem()
+            handle.__exit__(None, None, None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all tensors, sorted."""
+        return tuple(sorted(self._entries))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor without reading it."""
+        return self._entry(name).shape
+
+    def get(self, name: str, *index: slice) -> Tensor:
+        """Return a tensor, or the slice of it: ``get(name, slice(0, 8))`` reads 8 rows."""
+        self._entry(name)
+        path = self._files[name]
+        try:
+            handle = self._open(path)
+            tensor: Tensor = handle.get_slice(name)[index] if index else handle.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"cannot read `{name}` from {path}: {error}") from error
+        if self._check_finite and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"`{name}` in {path} holds values that are NaN or infinite")
+        return tensor
+
+    def check(self, table: ParameterTable) -> None:
+        """Raise one ``CheckpointError`` for all tensors that are missing, misshapen or unknown."""
+        expected = table.hf_tensors
+        missing = [name for name in expected if name not in self._entries]
+        misshapen = [
+            f"{name} {list(self.shape(name))} instead of {list(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in self._entries and self.shape(name) != tensor.shape
+        ]
+        unknown = [
+            name for name in self._entries if name not in expected and not table.ignores(name)
+        ]
+        problems = [
+            f"{what}: {_some(items)}"
+            for what, items in (
+                ("missing", missing),
+                ("of another shape", misshapen),
+                ("unknown to the model", unknown),
+            )
+            if items
+        ]
+        if problems:
+            raise CheckpointError(
+                f"the tensors in {self.directory} do not fit the {table.model_type} model of its "
+                f"config.json: {'; '.join(problems)}"
+            )
+
+    def _entry(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise CheckpointError(f"{self.directory} holds no tensor `{name}`")
+        return self._entries[name]
+
+    def _open(self, path: Path) -> Any:
+        if path not in self._handles:
+            handle: Any = safe_open(path, framework="pt", device="cpu")
+            self._handles[path] = handle.__enter__()
+        return self._handles[path]
+
+
+def _locate(directory: Path) -> dict[str, Path]:
+    """Return which file holds each tensor: of the single file if there is one, else the index."""
+    single, index = directory / SINGLE, directory / INDEX
+    if single.is_file():
+        return dict.fromkeys(read_header(single).entries, single)
+    if not index.is_file():
+        raise CheckpointError(_nothing_found(directory))
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = {name: directory / file for name, file in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is damaged: {type(error).__name__}: {error}") from error
+    absent = sorted({path.name for path in files.values() if not path.is_file()})
+    if absent:
+        raise CheckpointError(f"{index} names files that are not there: {_some(absent)}")
+    return files
+
+
+def _entries(files: Mapping[str, Path], directory: Path) -> dict[str, Entry]:
+    headers = {path: read_header(path) for path in sorted(set(files.values()))}
+    absent = [name for name, path in files.items() if name not in headers[path].entries]
+    if absent:
+        raise CheckpointError(
+            f"{directory / INDEX} promises tensors that its files do not hold: "
+            f"{_some(f'{name} in {files[name].name}' for name in absent)}"
+        )
+    return {name: headers[path].entries[name] for name, path in files.items()}
+
+
+def _nothing_found(directory: Path) -> str:
+    if not directory.is_dir():
+        return f"{directory} is not a directory: give that of a Hugging Face checkpoint"
+    if any(directory.glob("pytorch_model*.bin")):
+        return (
+            f"{directory} holds pickled weights (pytorch_model*.bin): save the model again with "
+            "transformers' save_pretrained, which writes safetensors"
+        )
+    if any(directory.glob("*.safetensors")):
+        return f"{directory} holds shards and no {INDEX} that lists them"
+    return f"{directory} holds neither {SINGLE} nor {INDEX}"
+
+
+def _some(items: Iterable[str]) -> str:
+    """Return the first few items as text, and how many there are beyond."""
+    texts = list(items)
+    rest = len(texts) - _SHOWN
+    return ", ".join(texts[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
