@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-from slime_core.config.flags import derived, flag
+from slime_core.config.flags import Flag, derived, flag
+from slime_core.config.table import flags_from_table
 
-SERVER_PREFIX = "sglang"
-ROUTER_PREFIX = "router"
+SERVER = "sglang"
+"""Owner and prefix of the server's flags: --sglang-x sets x of ServerArgs."""
+ROUTER = "router"
+"""Owner and prefix of the router's flags: --router-x sets x of RouterArgs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +24,8 @@ class SGLangConfig:
     """Fields of SGLang's ServerArgs, from --sglang-*."""
     router: Mapping[str, Any] = derived(factory=dict[str, Any])
     """Fields of the router's RouterArgs, from --router-*."""
+    server_argv: tuple[str, ...] = derived(default=())
+    """The --sglang-* words as given, without the prefix, for ``sglang.launch_server``."""
     sglang_router_ip: str | None = None
     """Address of a router that already runs; by default the run starts one."""
     sglang_router_port: int | None = flag(default=None, at_least=1, at_most=65535)
@@ -57,3 +64,34 @@ SLIME_SETS: Mapping[str, str] = MappingProxyType(
     }
 )
 """ServerArgs that a run sets itself, and what to give instead."""
+
+ROUTER_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "log_level": "warn",
+        "balance_abs_threshold": 10,
+        "balance_rel_threshold": 1.2,
+        "disable_circuit_breaker": True,
+        "disable_health_check": True,
+    }
+)
+"""RouterArgs whose default slime changes: bursts of equal requests, engines watched by the run."""
+
+_SHADOWED = ("config",)
+"""ServerArgs whose flag slime has under the same name with another meaning."""
+
+
+@cache
+def server_flags() -> tuple[Flag, ...]:
+    """Every flag of SGLang's server as --sglang-*, from the generated table."""
+    flags = flags_from_table(_read("flags.json"), SERVER, prefix=SERVER)
+    return tuple(flag for flag in flags if flag.dest not in _SHADOWED)
+
+
+@cache
+def router_flags() -> tuple[Flag, ...]:
+    """Every flag of the router as --router-*, from the generated table."""
+    return tuple(flags_from_table(_read("router_flags.json"), ROUTER, prefix=ROUTER))
+
+
+def _read(name: str) -> str:
+    return files("slime_sglang").joinpath(name).read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """Which model is trained, and which part of it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from slime_core.config.flags import flag
 
@@ -13,6 +14,9 @@ class ModelConfig:
     """Hugging Face directory: config.json, tokenizer and safetensors weights. Required."""
     model_name: str | None = None
     """Model family, when it is not to be taken from config.json's model_type."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = flag(default="auto", ours=True)
+    """What the trainer computes in; auto is bf16 on GPUs and fp32 on CPU, or what --bf16 or --fp16
+    say."""
     only_train_params_name_list: tuple[str, ...] | None = None
     """Regular expressions: train only the parameters whose name one of them matches."""
     freeze_params_name_list: tuple[str, ...] | None = None

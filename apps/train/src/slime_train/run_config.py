@@ -1,0 +1,79 @@
+"""The whole configuration of a run, checked and complete."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from slime_core.config.algorithm import (
+    AdvantageConfig,
+    OffPolicyConfig,
+    PolicyLossConfig,
+    ReferenceConfig,
+)
+from slime_core.config.batch import BatchConfig
+from slime_core.config.checkpoint import CheckpointConfig
+from slime_core.config.cluster import ClusterConfig
+from slime_core.config.command import CommandConfig
+from slime_core.config.data import DataConfig
+from slime_core.config.debug import DebugConfig
+from slime_core.config.evaluation import EvalConfig
+from slime_core.config.model import ModelConfig
+from slime_core.config.rollout import HealthConfig, RolloutConfig, SamplingConfig
+from slime_core.config.sync import WeightSyncConfig
+from slime_core.config.tracking import TrackingConfig
+from slime_megatron.config import MegatronConfig
+from slime_rewards.config import RewardConfig
+from slime_sglang.config import SGLangConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One attribute per section. Made by ``resolve``; crosses processes by pickle."""
+
+    cluster: ClusterConfig
+    model: ModelConfig
+    data: DataConfig
+    sampling: SamplingConfig
+    rollout: RolloutConfig
+    health: HealthConfig
+    batch: BatchConfig
+    advantage: AdvantageConfig
+    policy_loss: PolicyLossConfig
+    off_policy: OffPolicyConfig
+    reference: ReferenceConfig
+    checkpoint: CheckpointConfig
+    sync: WeightSyncConfig
+    evaluation: EvalConfig
+    tracking: TrackingConfig
+    debug: DebugConfig
+    reward: RewardConfig
+    sglang: SGLangConfig
+    megatron: MegatronConfig
+    flat: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Everything under upstream's attribute names, for ``FlatArgs``."""
+    hf_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """config.json of the model."""
+
+
+SECTIONS: Mapping[str, type] = {
+    "cluster": ClusterConfig,
+    "model": ModelConfig,
+    "data": DataConfig,
+    "sampling": SamplingConfig,
+    "rollout": RolloutConfig,
+    "health": HealthConfig,
+    "batch": BatchConfig,
+    "advantage": AdvantageConfig,
+    "policy_loss": PolicyLossConfig,
+    "off_policy": OffPolicyConfig,
+    "reference": ReferenceConfig,
+    "checkpoint": CheckpointConfig,
+    "sync": WeightSyncConfig,
+    "evaluation": EvalConfig,
+    "tracking": TrackingConfig,
+    "debug": DebugConfig,
+    "reward": RewardConfig,
+    "sglang": SGLangConfig,
+    "command": CommandConfig,
+}
+"""Every section whose fields are slime's own flags."""
