@@ -47,6 +47,8 @@ def load() -> bool:
     # "No CUDA runtime is found", and GPTModel's deprecation in favour of a hybrid model class.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     logging.getLogger("megatron.core.models.gpt.gpt_model").setLevel(logging.ERROR)
+    # Deprecations inside Megatron, repeated at every forward pass, that we can do nothing about.
+    warnings.filterwarnings("ignore", module=r"megatron\.")
     with quiet():
         for name in _MODULES:
             importlib.import_module(name)

@@ -138,13 +138,12 @@ class CudaMeansCpu(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Stand in for calls that only make sense with a device."""
+def _answer(value: Any) -> Any:
+    """A function that says ``value`` whatever it is asked; a new one each time.
 
-
-def _zero(*args: Any, **kwargs: Any) -> int:
-    """Stand in for memory statistics."""
-    return 0
+    torch.compile keeps a table of torch's functions and refuses one object under two names.
+    """
+    return lambda *args, **kwargs: value
 
 
 def _patch_device_queries(cuda: Any) -> None:
@@ -161,11 +160,11 @@ def _patch_device_queries(cuda: Any) -> None:
     cuda.get_device_properties = get_device_properties
     cuda.get_device_capability = get_device_capability
     for name in ("synchronize", "empty_cache", "set_device", "set_stream", "ipc_collect"):
-        setattr(cuda, name, _nothing)
-    cuda.reset_peak_memory_stats = _nothing
+        setattr(cuda, name, _answer(None))
+    cuda.reset_peak_memory_stats = _answer(None)
     for name in ("memory_allocated", "max_memory_allocated", "memory_reserved"):
-        setattr(cuda, name, _zero)
-    cuda.max_memory_reserved = _zero
+        setattr(cuda, name, _answer(0))
+    cuda.max_memory_reserved = _answer(0)
 
 
 def _patch_streams(cuda: Any) -> None:
@@ -174,8 +173,8 @@ def _patch_streams(cuda: Any) -> None:
     cuda.current_stream = cuda.default_stream = lambda device=None: _Stream()  # type: ignore[misc]
     cuda.stream = lambda stream: contextlib.nullcontext()
     for name in ("range_push", "range_pop", "mark"):
-        setattr(cuda.nvtx, name, _zero)
-    torch.Tensor.record_stream = _nothing  # type: ignore[method-assign]
+        setattr(cuda.nvtx, name, _answer(0))
+    torch.Tensor.record_stream = _answer(None)  # type: ignore[method-assign]
 
 
 def _patch_random_state(cuda: Any) -> None:
@@ -199,6 +198,11 @@ def _patch_random_state(cuda: Any) -> None:
 
 def _stay(self: torch.nn.Module, device: Any = None) -> torch.nn.Module:
     return self
+
+
+def is_installed() -> bool:
+    """Whether Megatron runs on the CPU in this process."""
+    return _patched.is_set()
 
 
 def install() -> bool:

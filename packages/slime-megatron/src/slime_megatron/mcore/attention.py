@@ -1,0 +1,127 @@
+"""Core attention on PyTorch's own kernels: packed, causal, grouped heads, context parallel.
+
+Takes the place of Megatron's ``DotProductAttention`` through the layer spec, on the CPU and on GPUs,
+without TransformerEngine. In 16 bits on a GPU it is one variable-length FlashAttention call; in
+other cases sequences of like length share a padded rectangle under ``scaled_dot_product_attention``.
+
+Under context parallelism keys and values are gathered over the ranks (their gradient is
+reduce-scattered back) and each rank's rows attend to their prefixes.
+
+Shapes: t local rows, h query heads, g key/value heads, d head size.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+from slime_megatron.mcore.packing import PackedInput
+from slime_megatron.spans import Padded, Rectangle, Varlen
+
+
+class CausalAttention(MegatronModule):
+    """softmax(q k^T * scale) v under a causal mask, per packed sequence."""
+
+    def __init__(
+        self,
+        config: Any,
+        layer_number: int,
+        attn_mask_type: AttnMaskType = AttnMaskType.causal,
+        *_: Any,
+        softmax_scale: float | None = None,
+        k_channels: int | None = None,
+        pg_collection: ProcessGroupCollection | None = None,
+        **__: Any,
+    ) -> None:
+        super().__init__(config=config)
+        assert attn_mask_type in (AttnMaskType.causal, AttnMaskType.padding_causal)
+        assert config.window_size is None, "sliding windows are not supported"
+        assert config.softmax_type == "vanilla", "attention sinks are not supported"
+        groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups(required_pgs=["cp"])
+        self.cp_group = groups.cp
+        self.cp_size: int = self.cp_group.size() if self.cp_group is not None else 1
+        head = k_channels or config.kv_channels
+        self.scale = softmax_scale if softmax_scale is not None else 1.0 / math.sqrt(head)
+        if config.apply_query_key_layer_scaling:
+            self.scale /= max(1, layer_number)
+
+    def forward(
+        self,
+        query: Float[Tensor, "t b h d"],
+        key: Float[Tensor, "t b g d"],
+        value: Float[Tensor, "t b g d"],
+        attention_mask: Tensor | None = None,
+        *,
+        packed_seq_params: PackedInput | None = None,
+        **_: Any,
+    ) -> Float[Tensor, "t b hd"]:
+        """Attend; without a packed input the batch holds whole sequences of one length."""
+        if packed_seq_params is None:
+            assert self.cp_size == 1, "context parallelism needs a packed input"
+            return self._batch(query, key, value)
+        q, k, v = query[:, 0], key[:, 0], value[:, 0]
+        if self.cp_size > 1:
+            k = gather_from_sequence_parallel_region(k.contiguous(), group=self.cp_group)
+            v = gather_from_sequence_parallel_region(v.contiguous(), group=self.cp_group)
+        if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+            out = self._varlen(q, k, v, packed_seq_params.varlen)
+        else:
+            out = self._padded(q, k, v, packed_seq_params.padded)
+        return out.reshape(out.shape[0], 1, -1)
+
+    def _batch(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+        out = self._sdpa(q, k, v, None)
+        return out.permute(2, 0, 1, 3).reshape(*query.shape[:2], -1)
+
+    def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """One kernel call on [spans, heads, rows, d]."""
+        return F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self.scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+
+    def _padded(self, q: Tensor, k: Tensor, v: Tensor, padded: Padded) -> Tensor:
+        outs = [self._rectangle(q, k, v, rectangle) for rectangle in padded.rectangles]
+        rows = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return rows.index_select(0, padded.restore)
+
+    def _rectangle(self, q: Tensor, k: Tensor, v: Tensor, rectangle: Rectangle) -> Tensor:
+        def take(x: Tensor, rows: Tensor) -> Tensor:
+            return x.index_select(0, rows.flatten()).unflatten(0, rows.shape).transpose(1, 2)
+
+        queries, keys = rectangle.query_rows, rectangle.key_rows
+        out = self._sdpa(take(q, queries), take(k, keys), take(v, keys), rectangle.mask)
+        return out.transpose(1, 2).flatten(0, 1)
+
+    def _varlen(self, q: Tensor, k: Tensor, v: Tensor, varlen: Varlen) -> Tensor:
+        """Torch's variable-length FlashAttention; it wants as many key heads as query heads."""
+        if varlen.key_rows is not None:
+            k, v = k.index_select(0, varlen.key_rows), v.index_select(0, varlen.key_rows)
+        share = q.shape[1] // k.shape[1]
+        if share > 1:
+            k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
+        return varlen_attn(
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            varlen.cu_queries,
+            varlen.cu_keys,
+            varlen.max_queries,
+            varlen.max_keys,
+            scale=self.scale,
+            window_size=(-1, 0),
+        )

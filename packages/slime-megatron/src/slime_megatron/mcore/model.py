@@ -1,0 +1,179 @@
+"""Build this rank's model chunks: Megatron's GPT model on our attention, norm and rotary modules."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.module import Float16Module
+from megatron.training.arguments import core_transformer_config_from_args
+from megatron.training.training import get_megatron_ddp_config, wrap_model_chunks_with_ddp
+from slime_core.errors import ConfigError
+
+from slime_megatron.mcore.attention import CausalAttention
+from slime_megatron.mcore.bootstrap import quiet
+from slime_megatron.mcore.norm import RMSNorm
+from slime_megatron.mcore.rotary import PositionRotary
+
+if TYPE_CHECKING:
+    from slime_convert.families import Family
+
+ModelProvider = Callable[..., torch.nn.Module]
+"""``f(pre_process, post_process, vp_stage=None)``: a user's own model."""
+
+
+def transformer_config(args: Any) -> Any:
+    """Megatron's ``TransformerConfig`` for ``args``.
+
+    ``calculate_per_token_loss`` is always on in it, whatever the flag of that name says: with it
+    Megatron adds gradients over microbatches and data- and context-parallel ranks and scales them
+    by nothing, so the loss itself carries the divisor (see ``step``).
+    """
+    with quiet():
+        config = core_transformer_config_from_args(args)
+    config.calculate_per_token_loss = True
+    return config
+
+
+def layer_spec(config: Any, vp_stage: int | None = None) -> Any:
+    """Megatron's local block spec of this stage with attention and norms swapped for ours."""
+    if config.normalization != "RMSNorm":
+        raise ConfigError(f"--normalization {config.normalization}: only RMSNorm is supported")
+    block = get_gpt_decoder_block_spec(
+        config, use_transformer_engine=False, normalization="RMSNorm", vp_stage=vp_stage
+    )
+    for layer in block.layer_specs:
+        parts = layer.submodules
+        attention = parts.self_attention.submodules
+        attention.core_attention = CausalAttention
+        parts.input_layernorm = RMSNorm
+        if parts.pre_mlp_layernorm is not IdentityOp:
+            parts.pre_mlp_layernorm = RMSNorm
+        for name in ("q_layernorm", "k_layernorm"):
+            if getattr(attention, name, IdentityOp) not in (IdentityOp, None):
+                setattr(attention, name, RMSNorm)
+    block.layer_norm = RMSNorm
+    return block
+
+
+def _gpt_chunk(args: Any, config: Any, vp_stage: int | None) -> torch.nn.Module:
+    """The layers of one (virtual) pipeline stage."""
+    ends = {"ignore_virtual": False, "vp_stage": vp_stage}
+    model = GPTModel(
+        config=config,
+        transformer_layer_spec=layer_spec(config, vp_stage),
+        vocab_size=args.padded_vocab_size,
+        max_sequence_length=args.max_position_embeddings,
+        pre_process=parallel_state.is_pipeline_first_stage(**ends),
+        post_process=parallel_state.is_pipeline_last_stage(**ends),
+        share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
+        position_embedding_type=args.position_embedding_type,
+        rotary_percent=args.rotary_percent,
+        rotary_base=args.rotary_base,
+        rope_scaling=args.use_rope_scaling,
+        rope_scaling_factor=args.rope_scaling_factor,
+        seq_len_interpolation_factor=args.rotary_seq_len_interpolation_factor,
+        vp_stage=vp_stage,
+    )
+    model.rotary_pos_emb.__class__ = PositionRotary
+    return model
+
+
+def _provided_chunk(provider: ModelProvider, vp_stage: int | None) -> torch.nn.Module:
+    ends = {"ignore_virtual": False, "vp_stage": vp_stage}
+    return provider(
+        pre_process=parallel_state.is_pipeline_first_stage(**ends),
+        post_process=parallel_state.is_pipeline_last_stage(**ends),
+        vp_stage=vp_stage,
+    )
+
+
+def freeze(
+    chunks: Sequence[torch.nn.Module],
+    *,
+    only_train: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+) -> None:
+    """Take the gradient from parameters by regular expressions searched in their names.
+
+    ``only_train`` keeps just the matching ones, ``frozen`` drops the matching ones.
+
+    Raises:
+        ConfigError: nothing is left to train on this rank's pipeline stage group.
+    """
+    if not only_train and not frozen:
+        return
+    kept = 0
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            keep = not only_train or any(re.search(p, name) for p in only_train)
+            keep = keep and not any(re.search(p, name) for p in frozen)
+            parameter.requires_grad_(keep)
+            kept += keep
+    total = torch.tensor([kept], device=next(chunks[0].parameters()).device)
+    torch.distributed.all_reduce(total)
+    if not int(total):
+        raise ConfigError(
+            "--only-train-params-name-list and --freeze-params-name-list leave no parameter to "
+            f"train: given {list(only_train)} and {list(frozen)}, matched against names such as "
+            f"{next(chunks[0].named_parameters())[0]}"
+        )
+
+
+def build(
+    args: Any,
+    hf_config: Mapping[str, Any],
+    family: "Family",
+    *,
+    provider: ModelProvider | None = None,
+    only_train: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+) -> list[torch.nn.Module]:
+    """This rank's chunks with random weights, on the device, in ``DistributedDataParallel``.
+
+    Collective over data-parallel ranks. ``args`` already describes the architecture that ``family``
+    derives from ``hf_config``; the two are here for families whose modules need more than flags.
+    """
+    config = transformer_config(args)
+    stages = args.virtual_pipeline_model_parallel_size
+    chunks: list[torch.nn.Module] = []
+    for stage in range(stages) if stages else (None,):
+        with quiet():
+            if provider is None:
+                chunk = _gpt_chunk(args, config, stage)
+            else:
+                chunk = _provided_chunk(provider, stage)
+        chunk.vp_stage = stage
+        chunks.append(chunk.to(torch.cuda.current_device()))
+    freeze(chunks, only_train=only_train, frozen=frozen)
+    return _wrap(args, config, chunks)
+
+
+def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.nn.Module]:
+    """16-bit parameters if asked for, then gradient buffers and their reduction."""
+    for chunk in chunks:
+        for parameter in chunk.parameters():
+            tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
+    if args.bf16 or args.fp16:
+        chunks = [Float16Module(config, chunk) for chunk in chunks]
+    ddp_config = get_megatron_ddp_config(args)
+    # A step with a gradient that is not finite is handled once, in `step`, by the gradient norm.
+    ddp_config.check_for_nan_in_grad = False
+    with quiet():
+        return wrap_model_chunks_with_ddp(
+            chunks,
+            config,
+            ddp_config,
+            disable_bucketing_per_chunk=[index > 0 for index in range(len(chunks))],
+        )
+
+
+def unwrap(chunk: torch.nn.Module) -> torch.nn.Module:
+    """The GPT model inside the wrappers."""
+    while hasattr(chunk, "module"):
+        chunk = chunk.module
+    return chunk
