@@ -31,6 +31,10 @@ class ParallelLayout:
         """Ranks of the trainer; expert parallelism divides, it does not multiply."""
         return self.dp * self.cp * self.tp * self.pp
 
+    def dp_rank(self, rank: int) -> int:
+        """Which data share a global rank trains on; ranks count tp, then cp, then dp, then pp."""
+        return rank // (self.tp * self.cp) % self.dp
+
     @property
     def microbatch_multiple(self) -> int:
         """The interleaved pipeline schedule wants whole rounds of microbatches."""
