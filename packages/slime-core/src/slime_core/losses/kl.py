@@ -1,0 +1,41 @@
+"""Estimates of the KL divergence from sampled tokens."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+KlType = Literal["k1", "k2", "k3", "low_var_kl"]
+
+
+def approx_kl(
+    log_probs: Float[Tensor, " tokens"],
+    base_log_probs: Float[Tensor, " tokens"],
+    kind: KlType,
+    *,
+    ratio: Float[Tensor, " tokens"] | None = None,
+) -> Float[Tensor, " tokens"]:
+    """KL(policy || base) per token, from tokens the policy sampled; d = log p - log base.
+
+        k1           d                    unbiased, noisy, its gradient has mean zero
+        k2           d**2 / 2             biased, the gradient of the KL
+        k3           exp(-d) - 1 + d      unbiased and never negative
+        low_var_kl   k3, clamped to [-10, 10]
+
+    ``ratio`` p / p_old, when given, weighs each estimate, which makes the gradient unbiased for
+    tokens sampled from p_old; it is not detached.
+    Source: J. Schulman, Approximating KL Divergence, 2020; the weighting: DeepSeek-V3.2,
+    arXiv:2512.02556, section 3.1.
+    """
+    d = log_probs - base_log_probs
+    match kind:
+        case "k1":
+            kl = d
+        case "k2":
+            kl = d * d / 2
+        case "k3" | "low_var_kl":
+            kl = torch.exp(-d) - 1 + d
+    if ratio is not None:
+        kl = ratio * kl
+    return kl.clamp(-10, 10) if kind == "low_var_kl" else kl
