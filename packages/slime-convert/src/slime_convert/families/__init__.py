@@ -2,14 +2,16 @@
 
 from slime_core.errors import CheckpointError
 
-from slime_convert.families import qwen3
+from slime_convert.families import llama, qwen2, qwen3
 from slime_convert.family import Family
 from slime_convert.hf_config import read_config
 from slime_convert.rules import HfConfig
 
 __all__ = ["FAMILIES", "Family", "find", "read_config"]
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (qwen3.FAMILY,)}
+_ALL = (llama.FAMILY, qwen2.FAMILY, qwen3.FAMILY)
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
 """Every family by its ``model_type``."""
 
 

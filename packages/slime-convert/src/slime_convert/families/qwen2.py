@@ -1,0 +1,29 @@
+"""Qwen2 and Qwen2.5, dense: grouped-query attention with biases on query, key and value."""
+
+from typing import Any
+
+from slime_convert import blocks
+from slime_convert.family import Family
+from slime_convert.rules import HfConfig
+
+
+def arguments(config: HfConfig) -> dict[str, Any]:
+    """Return the Megatron arguments."""
+    blocks.refuse_scaled_rope(config)
+    return blocks.dense_arguments(config) | {"add_qkv_bias": True}
+
+
+FAMILY = Family(
+    model_type="qwen2",
+    rules=(
+        *blocks.embedding(),
+        *blocks.layer_norms(),
+        *blocks.attention(qkv_bias=True),
+        *blocks.gated_mlp(),
+        *blocks.head(),
+    ),
+    arguments=arguments,
+    dims=blocks.dense_dims,
+    counts=blocks.dense_counts,
+    ignored=("lm_head.weight",),
+)
