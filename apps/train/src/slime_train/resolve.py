@@ -1,0 +1,97 @@
+"""From what was given to a complete configuration, in small named rules."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slime_core.config.flags import has_flag
+from slime_core.config.flat import flatten
+from slime_core.errors import ConfigErrors
+from slime_megatron.config import MegatronConfig, command_line, megatron_flags
+from slime_sglang.config import SERVER
+
+from slime_train.draft import Draft, draft_of
+from slime_train.facts import Facts
+from slime_train.rules import algorithm, batch, cluster, data, engine, files, megatron
+from slime_train.run_config import SECTIONS, RunConfig
+from slime_train.sources import RawConfig
+
+Rule = Callable[[Draft, Facts], None]
+
+RULES: tuple[Rule, ...] = (
+    *megatron.RULES[:2],
+    *data.RULES,
+    *cluster.RULES,
+    *batch.RULES,
+    *algorithm.RULES,
+    *files.RULES,
+    *engine.RULES,
+    *megatron.RULES[2:],
+)
+"""In order: a rule reads what those before it settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A configuration, where its values came from, and what the user should hear."""
+
+    config: RunConfig
+    draft: Draft
+    notices: tuple[str, ...]
+
+
+def resolve(raw: RawConfig, facts: Facts) -> Resolved:
+    """Complete and check what was given.
+
+    Raises:
+        ConfigErrors: every problem there is, those of ``raw`` and ``facts`` included.
+    """
+    draft = draft_of(raw)
+    draft.problems += facts.problems
+    for rule in RULES:
+        rule(draft, facts)
+    if draft.problems:
+        raise ConfigErrors(tuple(dict.fromkeys(draft.problems)))
+    return Resolved(_run_config(draft, raw, facts), draft, tuple(draft.notices))
+
+
+def _run_config(draft: Draft, raw: RawConfig, facts: Facts) -> RunConfig:
+    sections = {name: _section(kind, draft) for name, kind in SECTIONS.items() if name != "command"}
+    sections["sglang"] = dataclasses.replace(
+        sections["sglang"],
+        server=dict(draft.server.values),
+        router=dict(draft.router.values),
+        server_argv=_server_argv(raw),
+    )
+    sections["megatron"] = MegatronConfig(
+        argv=command_line(draft.megatron.values, megatron_flags()),
+        values=dict(draft.megatron.values),
+        world_size=megatron.world_size(draft),
+    )
+    flat = flatten(*sections.values(), extra=_foreign(draft))
+    return RunConfig(**sections, flat=flat, hf_config=facts.hf_config)
+
+
+def _section(kind: Any, draft: Draft) -> Any:
+    fields = filter(has_flag, dataclasses.fields(kind))
+    return kind(**{field.name: draft[field.name] for field in fields})
+
+
+def _server_argv(raw: RawConfig) -> tuple[str, ...]:
+    given = (item for (owner, _), item in raw.given.items() if owner == SERVER)
+    return tuple(
+        word.replace(f"--{SERVER}-", "--", 1) if word.startswith(f"--{SERVER}-") else word
+        for item in given
+        for word in item.words
+    )
+
+
+def _foreign(draft: Draft) -> Mapping[str, Any]:
+    """Values of other owners as upstream names them; the user's own keys win."""
+    return {
+        **draft.megatron.values,
+        **{f"sglang_{name}": value for name, value in draft.server.values.items()},
+        **{f"router_{name}": value for name, value in draft.router.values.items()},
+        **draft.extra,
+    }

@@ -1,0 +1,101 @@
+"""Devices, trainer ranks, engines."""
+
+from slime_train.draft import Draft
+from slime_train.facts import Facts
+
+
+def device(draft: Draft, facts: Facts) -> None:
+    """auto is CUDA where a device is visible."""
+    if draft["device"] == "auto":
+        draft.derive("device", "cuda" if facts.num_gpus else "cpu", "visible devices")
+    elif draft["device"] == "cuda" and not facts.num_gpus and not facts.in_cluster:
+        draft.problem(
+            "--device cuda: no NVIDIA device is visible (/dev/nvidia*, CUDA_VISIBLE_DEVICES); "
+            "give --device cpu, or leave it out"
+        )
+
+
+def trainer_ranks(draft: Draft, facts: Facts) -> None:
+    """One process on a CPU, all visible devices up to eight on one machine, unless given."""
+    if draft.given("actor_num_gpus_per_node"):
+        return
+    if draft["device"] == "cpu":
+        draft.derive("actor_num_gpus_per_node", 1, "one process on a CPU")
+    elif facts.num_gpus < draft["actor_num_gpus_per_node"] and not facts.in_cluster:
+        draft.derive("actor_num_gpus_per_node", max(1, facts.num_gpus), "visible devices")
+
+
+def residency(draft: Draft, facts: Facts) -> None:
+    """Nothing is offloaded unless asked for."""
+    for name in ("offload_train", "offload_rollout"):
+        draft.derive(name, bool(draft[name]), "off unless given")
+
+
+def engines_needed(draft: Draft) -> bool:
+    """Whether this run generates at all."""
+    if draft["debug_train_only"]:
+        return False
+    supervised = draft["loss_type"] == "sft_loss"
+    return not supervised or bool(draft["eval_prompt_data"])
+
+
+def engines(draft: Draft, facts: Facts) -> None:
+    """rollout_num_gpus = rollout_num_engines * rollout_num_gpus_per_engine."""
+    per_engine = draft["rollout_num_gpus_per_engine"]
+    gpus, count = draft["rollout_num_gpus"], draft["rollout_num_engines"]
+    if not engines_needed(draft):
+        draft.derive("rollout_num_gpus", 0, "no generation")
+        draft.derive("rollout_num_engines", 0, "no generation")
+        return
+    if gpus == 0:
+        draft.problem(
+            "--rollout-num-gpus 0 leaves no engine, and engines that already run cannot be used "
+            "yet: give at least --rollout-num-gpus-per-engine"
+        )
+        return
+    if gpus is None and draft["colocate"] and draft["device"] == "cuda" and count is None:
+        gpus = draft["actor_num_nodes"] * draft["actor_num_gpus_per_node"]
+    if gpus is None:
+        gpus = (count or 1) * per_engine
+    if gpus % per_engine:
+        draft.problem(
+            f"--rollout-num-gpus {gpus} is not a multiple of "
+            f"--rollout-num-gpus-per-engine {per_engine}"
+        )
+    elif count is not None and count * per_engine != gpus:
+        draft.problem(
+            f"--rollout-num-gpus {gpus} gives {gpus // per_engine} engines of "
+            f"--rollout-num-gpus-per-engine {per_engine}, not --rollout-num-engines {count}: "
+            "leave one of them out"
+        )
+    draft.derive("rollout_num_gpus", gpus, "engines times their GPUs")
+    draft.derive("rollout_num_engines", max(1, gpus // per_engine), "GPUs per engine")
+
+
+def enough_devices(draft: Draft, facts: Facts) -> None:
+    """Trainer and engines fit on this machine, unless the run spans several."""
+    if draft["device"] == "cpu" or facts.in_cluster or draft["actor_num_nodes"] > 1:
+        return
+    trainer, rollout = draft["actor_num_gpus_per_node"], draft["rollout_num_gpus"] or 0
+    if draft["debug_rollout_only"]:
+        trainer = 0
+    needed = max(trainer, rollout) if draft["colocate"] else trainer + rollout
+    if needed > facts.num_gpus:
+        how = "with --colocate the larger of" if draft["colocate"] else "the sum of"
+        draft.problem(
+            f"{needed} GPUs are needed ({how} --actor-num-gpus-per-node {trainer} and "
+            f"--rollout-num-gpus {rollout}) and {facts.num_gpus} are visible: give smaller "
+            "numbers" + ("" if draft["colocate"] else ", or share the GPUs with --colocate")
+        )
+
+
+def backend(draft: Draft, facts: Facts) -> None:
+    """NCCL needs GPUs."""
+    if draft["device"] != "cpu" or draft["distributed_backend"] == "gloo":
+        return
+    if draft.given("distributed_backend"):
+        draft.problem("--distributed-backend nccl needs GPUs; on a CPU leave it out, or give gloo")
+    draft.derive("distributed_backend", "gloo", "device cpu")
+
+
+RULES = (device, trainer_ranks, residency, engines, enough_devices, backend)

@@ -1,0 +1,139 @@
+"""Prompts, rewards, evaluation sets."""
+
+from slime_train.draft import Draft
+from slime_train.facts import Facts
+
+
+def replayed_rollouts(draft: Draft, facts: Facts) -> None:
+    """Training on saved rollouts needs no engines, and training without engines needs those."""
+    if draft["load_debug_rollout_data"] is not None:
+        draft.derive("debug_train_only", True, "--load-debug-rollout-data")
+    if draft["debug_train_only"] and draft["debug_rollout_only"]:
+        draft.problem("--debug-train-only and --debug-rollout-only leave nothing to do: drop one")
+    elif (
+        draft["debug_train_only"]
+        and draft["load_debug_rollout_data"] is None
+        and draft["loss_type"] != "sft_loss"
+    ):
+        draft.problem(
+            "--debug-train-only needs saved rollouts: give --load-debug-rollout-data PATH, "
+            "written by an earlier run with --save-debug-rollout-data PATH"
+        )
+    if draft["dump_details"] is not None:
+        folder = draft["dump_details"]
+        for side, name in (("rollout", "{rollout_id}"), ("train", "{rollout_id}_{rank}")):
+            if draft[f"save_debug_{side}_data"] is None:
+                path = f"{folder}/{side}_data/{name}.pt"
+                draft.derive(f"save_debug_{side}_data", path, "--dump-details")
+    if draft["load_debug_rollout_data"] is not None and (
+        draft["load_debug_rollout_data"] == draft["save_debug_rollout_data"]
+    ):
+        draft.problem(
+            "--load-debug-rollout-data and --save-debug-rollout-data name the same path "
+            f"{draft['load_debug_rollout_data']}: give another to save"
+        )
+
+
+def prompts(draft: Draft, facts: Facts) -> None:
+    """There are prompts, unless the run only evaluates or replays."""
+    replays = draft["load_debug_rollout_data"] is not None
+    if not draft["prompt_data"] and not replays and draft["num_rollout"] != 0:
+        draft.problem(
+            "--prompt-data is missing: give a .jsonl or .parquet file with one prompt per row"
+        )
+
+
+def prompt_columns(draft: Draft, facts: Facts) -> None:
+    """Find the prompt's and the label's column where they are not given."""
+    seen = [facts.columns[path] for path in draft["prompt_data"] if facts.columns.get(path)]
+    if not seen:
+        seen = [facts.columns[p] for _, p in draft["eval_prompt_data"] if facts.columns.get(p)]
+    common = frozenset[str]().union(*seen[:1]).intersection(*seen) if seen else frozenset[str]()
+    if not draft.given("input_key") and "input" not in common and "prompt" in common:
+        draft.derive("input_key", "prompt", "columns of the prompt file")
+    if not draft.given("label_key") and "label" in common:
+        draft.derive("label_key", "label", "columns of the prompt file")
+    for path in draft["prompt_data"]:
+        for flag, name in (("--input-key", "input_key"), ("--label-key", "label_key")):
+            _has_column(draft, facts, path, (flag, draft[name]))
+
+
+def _has_column(draft: Draft, facts: Facts, path: str, key: tuple[str, str | None]) -> None:
+    columns = facts.columns.get(path)
+    if columns and key[1] is not None and key[1] not in columns:
+        draft.problem(
+            f"{path}: its first row has no column {key[1]!r} ({key[0]}); "
+            f"its columns: {', '.join(sorted(columns))}"
+        )
+
+
+def length_of_run(draft: Draft, facts: Facts) -> None:
+    """--num-rollout, or from --num-epoch and the number of prompts."""
+    if draft["num_rollout"] is not None:
+        return
+    if draft["num_epoch"] is None:
+        draft.problem("--num-rollout (iterations) or --num-epoch is missing: give one of them")
+        return
+    if facts.num_prompts is not None:
+        total = draft["num_epoch"] * facts.num_prompts // draft["rollout_batch_size"]
+        draft.derive("num_rollout", max(1, total), "--num-epoch over the prompts")
+
+
+def reward(draft: Draft, facts: Facts) -> None:
+    """Without a word about rewards, answers are checked as mathematics."""
+    if draft["rm_type"] is None and draft["custom_rm_path"] is None:
+        if draft["loss_type"] != "sft_loss" or draft["eval_prompt_data"]:
+            draft.derive("rm_type", "math", "no reward is given")
+    if draft["rm_type"] == "remote_rm" and draft["rm_url"] is None:
+        draft.problem("--rm-type remote_rm needs the address of the reward server: give --rm-url")
+    if draft["eval_reward_key"] is None:
+        draft.derive("eval_reward_key", draft["reward_key"], "--reward-key")
+    if draft["group_rm"] and draft["eval_prompt_data"]:
+        draft.problem(
+            "--group-rm scores the responses of a prompt together, which evaluation does not do: "
+            "leave out --eval-prompt-data or --group-rm"
+        )
+
+
+_FROM_ROLLOUT = {
+    "eval_input_key": "input_key",
+    "eval_label_key": "label_key",
+    "eval_tool_key": "tool_key",
+    "eval_temperature": "rollout_temperature",
+    "eval_top_p": "rollout_top_p",
+    "eval_top_k": "rollout_top_k",
+    "eval_max_response_len": "rollout_max_response_len",
+    "eval_max_prompt_len": "rollout_max_prompt_len",
+    "eval_max_context_len": "rollout_max_context_len",
+    "eval_function_path": "rollout_function_path",
+}
+
+
+def evaluation(draft: Draft, facts: Facts) -> None:
+    """What evaluation does not say is as in the rollout."""
+    for name, fallback in _FROM_ROLLOUT.items():
+        if draft[name] is None:
+            draft.derive(name, draft[fallback], "--" + fallback.replace("_", "-"))
+    draft.derive("eval_min_new_tokens", draft["eval_min_new_tokens"] or 0, "none asked for")
+    for _, path in draft["eval_prompt_data"]:
+        _has_column(draft, facts, path, ("--eval-input-key", draft["eval_input_key"]))
+    if draft["eval_interval"] is not None and not draft["eval_prompt_data"]:
+        draft.notice(
+            f"--eval-interval {draft['eval_interval']} has nothing to evaluate: "
+            "give --eval-prompt-data NAME PATH; evaluation is off"
+        )
+        draft.derive("eval_interval", None, "no --eval-prompt-data")
+    if draft["num_rollout"] == 0 and not draft["eval_prompt_data"]:
+        draft.problem("--num-rollout 0 only evaluates: give --eval-prompt-data NAME PATH")
+
+
+def prompt_length(draft: Draft, facts: Facts) -> None:
+    """A context limit bounds the prompt."""
+    for kind, side in (("rollout", "rollout"), ("eval", "eval")):
+        context, prompt = draft[f"{kind}_max_context_len"], draft[f"{side}_max_prompt_len"]
+        if context is not None and prompt is None:
+            rule = f"--{kind}-max-context-len"
+            draft.derive(f"{side}_max_prompt_len", context - 1, rule)
+
+
+RULES = (replayed_rollouts, prompts, prompt_columns, length_of_run, reward, prompt_length, evaluation)

@@ -1,0 +1,33 @@
+"""What SGLang and its router are told."""
+
+from slime_train.draft import Draft
+from slime_train.facts import Facts
+
+
+def router_timeout(draft: Draft, facts: Facts) -> None:
+    """The router waits as long as slime says."""
+    if not draft.router.given("request_timeout_secs"):
+        timeout = draft["sglang_router_request_timeout_secs"]
+        rule = "derived: --sglang-router-request-timeout-secs"
+        draft.router.put("request_timeout_secs", timeout, rule)
+
+
+def router_address(draft: Draft, facts: Facts) -> None:
+    """A router that already runs has an address and a port."""
+    if draft["sglang_router_ip"] is not None and draft["sglang_router_port"] is None:
+        draft.problem("--sglang-router-ip needs --sglang-router-port")
+
+
+def context_length(draft: Draft, facts: Facts) -> None:
+    """Responses fit into the context of engine and model."""
+    limit = draft.server.values.get("context_length")
+    model = facts.hf_config.get("max_position_embeddings")
+    for name, most in (("--sglang-context-length", limit), ("max_position_embeddings", model)):
+        if most is not None and draft["rollout_max_response_len"] >= most:
+            draft.problem(
+                f"--rollout-max-response-len {draft['rollout_max_response_len']} leaves no room "
+                f"for a prompt within {name} {most}"
+            )
+
+
+RULES = (router_timeout, router_address, context_length)

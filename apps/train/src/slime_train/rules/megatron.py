@@ -1,0 +1,158 @@
+"""Architecture, parallelism, precision and length of the run, in Megatron's terms."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from slime_megatron.config import megatron_flags, model_parallel_sizes, same, virtual_stages
+
+from slime_train.draft import MODEL, Draft
+from slime_train.facts import Facts
+
+_FREE = frozenset({"max_position_embeddings", "make_vocab_size_divisible_by"})
+"""Architecture values a command line may change without changing the network's weights."""
+
+_FORWARDED = (
+    "global_batch_size",
+    "micro_batch_size",
+    "calculate_per_token_loss",
+    "distributed_backend",
+    "distributed_timeout_minutes",
+    "padded_vocab_size",
+    "save",
+    "save_interval",
+    "load",
+    "async_save",
+    "no_save_optim",
+    "no_load_optim",
+    "no_load_rng",
+    "finetune",
+    "ckpt_step",
+)
+"""Fields of slime's that Megatron has under the same name."""
+
+
+def model(draft: Draft, facts: Facts) -> None:
+    """There is a model."""
+    if not draft["hf_checkpoint"]:
+        draft.problem(
+            "--hf-checkpoint is missing: give a Hugging Face directory "
+            "(config.json, tokenizer files, *.safetensors)"
+        )
+
+
+def architecture(draft: Draft, facts: Facts) -> None:
+    """config.json decides; what the command line repeats must agree."""
+    for dest, value in facts.megatron_args.items():
+        if not draft.megatron.given(dest):
+            draft.megatron.put(dest, value, MODEL)
+        elif dest not in _FREE and not same(draft.megatron[dest], value):
+            draft.problem(
+                f"{_spelling(dest)} gives {dest} = {draft.megatron[dest]}, but config.json of "
+                f"--hf-checkpoint {draft['hf_checkpoint']} says {value}: leave the flag out"
+            )
+
+
+def _spelling(dest: str) -> str:
+    return next(flag.names[0] for flag in megatron_flags() if flag.dest == dest)
+
+
+def precision(draft: Draft, facts: Facts) -> None:
+    """bf16 on GPUs, fp32 on a CPU, unless something is said."""
+    asked = [name for name in ("bf16", "fp16") if draft.megatron[name]]
+    wanted = draft["precision"]
+    if len(asked) == 2:
+        draft.problem("--bf16 and --fp16 exclude each other: drop one")
+        return
+    if asked and wanted not in ("auto", asked[0]):
+        draft.problem(f"--{asked[0]} contradicts --precision {wanted}: drop one")
+        return
+    if wanted == "auto":
+        wanted = asked[0] if asked else ("bf16" if draft["device"] == "cuda" else "fp32")
+        draft.derive("precision", wanted, f"--{asked[0]}" if asked else f"device {draft['device']}")
+    if wanted == "fp16" and draft["device"] == "cpu":
+        draft.problem("--fp16 needs GPUs: give --bf16 or --precision fp32 on a CPU")
+    if wanted != "fp32":
+        draft.derive_megatron(wanted, True, "--precision")
+
+
+def on_a_cpu(draft: Draft, facts: Facts) -> None:
+    """Megatron builds its weights without a GPU when told to."""
+    if draft["device"] == "cpu":
+        draft.derive_megatron("use_cpu_initialization", True, "device cpu")
+
+
+def world(draft: Draft, facts: Facts) -> None:
+    """The ranks divide into tensor, pipeline and context parallel groups."""
+    values = draft.megatron.values
+    tp, pp, cp = model_parallel_sizes(values)
+    ranks = world_size(draft)
+    if ranks % (tp * pp * cp):
+        draft.problem(
+            f"--actor-num-nodes {draft['actor_num_nodes']} * --actor-num-gpus-per-node "
+            f"{draft['actor_num_gpus_per_node']} = {ranks} trainer ranks do not divide by "
+            f"--tensor-model-parallel-size {tp} * --pipeline-model-parallel-size {pp} * "
+            f"--context-parallel-size {cp} = {tp * pp * cp}"
+        )
+    _divides(draft, "num_attention_heads", "--tensor-model-parallel-size", tp)
+    _divides(draft, "num_query_groups", "--tensor-model-parallel-size", tp)
+    _divides(draft, "ffn_hidden_size", "--tensor-model-parallel-size", tp)
+    if not _uneven(values):
+        _divides(draft, "num_layers", "--pipeline-model-parallel-size", pp)
+    if values["sequence_parallel"] and tp == 1:
+        draft.notice("--sequence-parallel has no effect with --tensor-model-parallel-size 1")
+    if virtual_stages(values) > 1 and pp == 1:
+        draft.problem("virtual pipeline stages need --pipeline-model-parallel-size of 2 or more")
+
+
+def world_size(draft: Draft) -> int:
+    """Trainer ranks."""
+    return draft["actor_num_nodes"] * draft["actor_num_gpus_per_node"]
+
+
+def _uneven(values: Mapping[str, Any]) -> bool:
+    return any(
+        values[dest] is not None
+        for dest in (
+            "decoder_first_pipeline_num_layers",
+            "decoder_last_pipeline_num_layers",
+            "pipeline_model_parallel_layout",
+        )
+    ) or bool(
+        values["account_for_embedding_in_pipeline_split"]
+        or values["account_for_loss_in_pipeline_split"]
+    )
+
+
+def _divides(draft: Draft, dest: str, flag: str, size: int) -> None:
+    value = draft.megatron[dest]
+    if value and value % size:
+        fitting = [n for n in range(1, value + 1) if value % n == 0 and n <= 64]
+        draft.problem(
+            f"{flag} {size} does not divide the model's {dest} {value}; "
+            f"possible: {', '.join(map(str, fitting))}"
+        )
+
+
+def run_length(draft: Draft, facts: Facts) -> None:
+    """train_iters = num_rollout * num_steps_per_rollout, for learning-rate schedules."""
+    steps = (draft["num_rollout"] or 0) * (draft["num_steps_per_rollout"] or 1)
+    draft.derive_megatron("train_iters", max(1, steps), "iterations times steps")
+
+
+def unused_sizes(draft: Draft, facts: Facts) -> None:
+    """Megatron checks a sequence length that packed batches do not have."""
+    cp = draft.megatron["context_parallel_size"]
+    longest = min(4096, draft.megatron["max_position_embeddings"] or 4096)
+    if draft.megatron["seq_length"] is None:
+        length = max(2 * cp, longest // (2 * cp) * (2 * cp))
+        draft.derive_megatron("seq_length", length, "a bound Megatron asks for; unused")
+
+
+def forwarded(draft: Draft, facts: Facts) -> None:
+    """Hand Megatron the values that slime owns."""
+    for name in _FORWARDED:
+        if draft[name] is not None:
+            draft.derive_megatron(name, draft[name], "slime's flag of this name")
+
+
+RULES = (model, architecture, precision, on_a_cpu, world, run_length, unused_sizes, forwarded)

@@ -1,0 +1,161 @@
+"""Where values come from: the command line, then a YAML file that wins over it."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from slime_core.config.arguments import Given, Parsed, by_name, parse
+from slime_core.config.flags import Flag, flags_of, has_flag
+from slime_megatron.config import OWNER as MEGATRON
+from slime_megatron.config import REFUSED, megatron_flags
+from slime_sglang.config import SERVER, SLIME_SETS, router_flags, server_flags
+
+from slime_train.run_config import SECTIONS
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(slots=True)
+class RawConfig:
+    """Everything that was given, unresolved, and every complaint so far."""
+
+    given: dict[tuple[str, str], Given] = field(default_factory=dict[tuple[str, str], Given])
+    sources: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    extra: dict[str, Any] = field(default_factory=dict[str, Any])
+    """YAML keys that are no flag: the user's own, for plugins."""
+    problems: list[str] = field(default_factory=list[str])
+
+    def value(self, dest: str, default: Any = None) -> Any:
+        """What was given for one of slime's own fields."""
+        return next(
+            (g.value for (owner, d), g in self.given.items() if d == dest and owner in _OWNERS),
+            default,
+        )
+
+
+_OWNERS = frozenset(section.__name__ for section in SECTIONS.values())
+
+
+@cache
+def slime_flags() -> tuple[Flag, ...]:
+    """The flags of every section."""
+    return tuple(flag for section in SECTIONS.values() for flag in flags_of(section))
+
+
+@cache
+def all_flags() -> Mapping[str, Flag]:
+    """Every spelling the command line knows; slime's own flags shadow Megatron's."""
+    ours = slime_flags()
+    shadowed = {name for flag in ours for name in (*flag.names, *flag.negatives)}
+    theirs = (flag for flag in megatron_flags() if shadowed.isdisjoint(flag.names))
+    return by_name((*ours, *theirs, *server_flags(), *router_flags()))
+
+
+def read_sources(argv: Sequence[str]) -> RawConfig:
+    """Read ``argv`` and the file it names with ``--custom-config-path``."""
+    parsed = parse(argv, all_flags())
+    raw = RawConfig(problems=list(parsed.problems))
+    _merge(raw, parsed, COMMAND_LINE)
+    path = raw.value("custom_config_path")
+    if path is not None:
+        _read_yaml(raw, Path(path))
+    raw.problems += refusals(raw.given.values())
+    return raw
+
+
+def _merge(raw: RawConfig, parsed: Parsed, source: str) -> None:
+    raw.given |= parsed.given
+    raw.sources |= dict.fromkeys(parsed.given, source)
+
+
+def refusals(given: Iterator[Given] | Any) -> Iterator[str]:
+    """A complaint for every value that is not there yet or not the user's to set."""
+    for item in given:
+        flag, shown = item.flag, " ".join(item.words)
+        if flag.owner == MEGATRON and flag.dest in REFUSED:
+            yield f"{shown}: not used here, {REFUSED[flag.dest]}"
+        elif flag.owner == SERVER and flag.dest in SLIME_SETS:
+            yield f"{shown}: the run sets this itself; give {SLIME_SETS[flag.dest]}"
+        elif reason := _planned(flag, item.value):
+            yield f"{shown}: not there yet; {reason}"
+
+
+def _planned(flag: Flag, value: Any) -> str | None:
+    planned = flag.spelling.get("planned")
+    if planned is None or isinstance(planned, str):
+        return planned
+    return planned.get(value)
+
+
+def _read_yaml(raw: RawConfig, path: Path) -> None:
+    """Merge a YAML mapping whose keys are flags without dashes, or the user's own."""
+    import yaml
+
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw.problems.append(f"--custom-config-path {path} cannot be read: {error}")
+        return
+    if not isinstance(content, Mapping):
+        raw.problems.append(f"--custom-config-path {path} must hold a mapping of flags to values")
+        return
+    keys = _yaml_keys()
+    for key, value in content.items():
+        flag = keys.get(str(key).replace("-", "_"))
+        if flag is None:
+            raw.extra[str(key)] = value
+            continue
+        try:
+            _take_yaml(raw, flag, value, str(path))
+        except (ValueError, TypeError) as error:
+            raw.problems.append(f"{path}: {key}: {error}")
+
+
+@cache
+def _yaml_keys() -> Mapping[str, Flag]:
+    """Field names and flag names, with underscores."""
+    keys = {name.removeprefix("--").replace("-", "_"): f for name, f in all_flags().items()}
+    keys |= {f.dest: f for f in megatron_flags() if f"--{f.dest}".replace("_", "-") in all_flags()}
+    for section, flags in _flags_by_section():
+        for item in filter(has_flag, dataclasses.fields(section)):
+            keys[item.name] = flags[item.name]
+    return keys
+
+
+def _flags_by_section() -> Iterator[tuple[Any, dict[str, Flag]]]:
+    for section in SECTIONS.values():
+        yield section, {f.dest: f for f in slime_flags() if f.owner == section.__name__}
+
+
+def _take_yaml(raw: RawConfig, flag: Flag, value: Any, source: str) -> None:
+    name = flag.names[0]
+    if value is None:
+        return
+    if flag.arity == "none":
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} expects true or false, got {value!r}")
+        raw.given[flag.key] = Given(flag, value, (f"{flag.dest}: {str(value).lower()}",))
+    else:
+        words = _words_of(flag, value)
+        taken = parse((name, *words), {name: flag})
+        if taken.problems:
+            raise ValueError("; ".join(taken.problems))
+        raw.given |= taken.given
+    raw.sources[flag.key] = source
+
+
+def _words_of(flag: Flag, value: Any) -> list[str]:
+    """A YAML value as the words that would follow the flag."""
+    if flag.type_name.lower() == "json":
+        return [value if isinstance(value, str) else json.dumps(value)]
+    if isinstance(value, Mapping):
+        return [str(word) for pair in value.items() for word in pair]
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return [str(value)]
+
+
