@@ -1,0 +1,40 @@
+"""TCP ports that nobody else is given between choosing one and listening on it."""
+
+import socket
+from types import TracebackType
+
+
+class PortLease:
+    """Free ports of one address, held until ``close``; belongs to one process.
+
+    Each port is bound but not listened on, with SO_REUSEADDR. Linux then hands the port to no
+    other automatic bind and to no outgoing connection, while a server that binds it by number
+    with SO_REUSEADDR (uvicorn, the router and torch's TCPStore do) may listen.
+    """
+
+    def __init__(self, count: int, host: str = "127.0.0.1") -> None:
+        self._sockets = [_hold(host) for _ in range(count)]
+        self.ports = tuple(int(held.getsockname()[1]) for held in self._sockets)
+
+    def close(self) -> None:
+        """Give the ports back."""
+        for held in self._sockets:
+            held.close()
+
+    def __enter__(self) -> "PortLease":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _hold(host: str) -> socket.socket:
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((host, 0))
+    return held

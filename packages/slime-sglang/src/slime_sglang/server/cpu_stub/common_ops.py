@@ -1,0 +1,1 @@
+"""Stands in for SGLang's compiled operators on a machine without CUDA; PyTorch does the work."""

@@ -1,0 +1,189 @@
+"""Start one stock SGLang server as a supervised process and wait until it generates."""
+
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from slime_core.errors import EngineError
+
+from slime_sglang.client import EngineClient
+from slime_sglang.command_line import to_words
+from slime_sglang.ports import PortLease
+from slime_sglang.server.archs import disabled_models
+from slime_sglang.supervise import Command, Supervised
+
+logger = logging.getLogger(__name__)
+
+_PLUGIN_GROUP = "sglang.srt.plugins"
+_PLUGIN = "slime"
+_CPU_TOKENS = 65536
+"""Tokens of KV cache of an engine on a CPU, unless --sglang-max-total-tokens says otherwise."""
+_PRIVATE_ENV = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK",
+    "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
+)  # fmt: skip
+"""Variables that describe the caller's own process group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """One engine: what it serves, on what, and where it writes its log."""
+
+    name: str
+    model_path: Path
+    device: Literal["cpu", "cuda"]
+    log_dir: Path
+    server: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """ServerArgs given by the user; they win over the defaults, not over what a run must set."""
+    gpus: tuple[int, ...] = ()
+    """Indices on this machine, one per tensor-parallel rank; empty on a CPU."""
+    num_threads: int = 1
+    """Threads of an engine on a CPU."""
+    seed: int = 0
+    memory_saver: bool = False
+    """Let the engine's memory be released and resumed."""
+    host: str = "127.0.0.1"
+
+
+class Engine:
+    """A running SGLang server; owned by the process that started it."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        check_plugin()
+        self.spec = spec
+        self._lease = PortLease(2, spec.host)
+        port, collective_port = self._lease.ports
+        self.url = f"http://{spec.host}:{port}"
+        self.client = EngineClient(self.url)
+        command = Command(
+            name=f"engine {spec.name}",
+            argv=command_line(spec, port=port, collective_port=collective_port),
+            log_path=spec.log_dir / f"{spec.name}.log",
+            env=environment(spec, os.environ),
+        )
+        self.process = Supervised(command)
+
+    @property
+    def num_ranks(self) -> int:
+        """Tensor-parallel size: processes that hold a shard of the weights."""
+        return max(1, len(self.spec.gpus))
+
+    def wait_ready(self, deadline_s: float) -> None:
+        """Return when it has generated a token; ``EngineError`` with its log's end otherwise."""
+        self.process.wait_until(self.client.is_up, deadline_s)
+        probe = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
+        try:
+            self.client.generate(probe, timeout_s=deadline_s)
+        except EngineError as error:
+            self.process.check("answering its first request")
+            raise EngineError(f"{error}; log:\n{self.process.tail()}") from error
+
+    def check_alive(self) -> None:
+        """Raise ``EngineError`` with the end of its log if it has ended."""
+        self.process.check()
+
+    def stop(self) -> None:
+        """End it and everything it started."""
+        self.client.close()
+        self.process.stop()
+        self._lease.close()
+
+
+def start_engine(spec: EngineSpec, *, deadline_s: float = 600.0) -> Engine:
+    """A server that answers; whatever was started is stopped again when it does not."""
+    engine = Engine(spec)
+    try:
+        engine.wait_ready(deadline_s)
+    except BaseException:
+        engine.stop()
+        raise
+    return engine
+
+
+def check_plugin() -> None:
+    """Raise ``EngineError`` unless SGLang will find the plugin that verifies weights."""
+    if not importlib.metadata.entry_points(group=_PLUGIN_GROUP, name=_PLUGIN):
+        raise EngineError(
+            f"the entry point {_PLUGIN!r} of group {_PLUGIN_GROUP!r} is missing: "
+            "slime-sglang is not installed, or was installed before it had one; "
+            "run `uv sync --reinstall-package slime-sglang`"
+        )
+
+
+def command_line(spec: EngineSpec, *, port: int, collective_port: int) -> list[str]:
+    """The words of the server's command line: defaults, the user's values, then the run's."""
+    ours = {
+        "model_path": str(spec.model_path),
+        "device": spec.device,
+        "host": spec.host,
+        "port": port,
+        "nccl_port": collective_port,
+        "tp_size": max(1, len(spec.gpus)),
+        "skip_server_warmup": True,
+        "random_seed": spec.seed,
+        "enable_memory_saver": spec.memory_saver,
+    }
+    values = {"log_level_http": "warning", **_device_defaults(spec), **spec.server, **ours}
+    module = "slime_sglang.server.cpu_main" if spec.device == "cpu" else "sglang.launch_server"
+    return [sys.executable, "-m", module, *to_words(values, "flags")]
+
+
+def _device_defaults(spec: EngineSpec) -> dict[str, Any]:
+    if spec.device == "cuda":
+        return {}
+    return {
+        "dtype": "float32",
+        "attention_backend": "torch_native",
+        "sampling_backend": "pytorch",
+        "disable_cuda_graph": True,
+        "disable_overlap_schedule": True,
+        "mem_fraction_static": 0.1,
+        "max_total_tokens": _CPU_TOKENS,
+    }
+
+
+def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment without its process group, plus what an engine needs."""
+    env = {name: value for name, value in base.items() if name not in _PRIVATE_ENV}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    env["SGLANG_PLUGINS"] = _PLUGIN
+    env["SGLANG_PYSPY_DUMP_BEFORE_CRASH"] = "0"
+    env["SGLANG_CUDA_COREDUMP_BEFORE_CRASH"] = "0"
+    if spec.model_path.is_dir():
+        env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        env["SGLANG_DISABLED_MODEL_ARCHS"] = ",".join(disabled_models(_architectures(spec)))
+    if spec.device == "cuda":
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, _visible(spec.gpus, base)))
+        return env
+    stub = str(Path(__file__).with_name("cpu_stub"))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [stub, env.get("PYTHONPATH")]))
+    env |= {
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": str(spec.num_threads),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if not spec.server.get("enable_torch_compile"):
+        env["TORCHDYNAMO_DISABLE"] = "1"  # else the sampler compiles C++ on its first batch
+    return env
+
+
+def _visible(gpus: tuple[int, ...], base: Mapping[str, str]) -> list[str]:
+    """Device names for ``gpus``, which count within the caller's own CUDA_VISIBLE_DEVICES."""
+    given = [name for name in base.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return [given[gpu] for gpu in gpus] if given else [str(gpu) for gpu in gpus]
+
+
+def _architectures(spec: EngineSpec) -> list[str]:
+    path = spec.model_path / "config.json"
+    try:
+        names = json.loads(path.read_text()).get("architectures")
+    except (OSError, ValueError) as error:
+        raise EngineError(f"cannot read {path}: {error}") from error
+    return list(names or [])

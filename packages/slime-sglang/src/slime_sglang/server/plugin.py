@@ -1,0 +1,48 @@
+"""SGLang plugin ``slime``: verifies published weights inside the engine.
+
+SGLang calls ``register`` in each of its processes before the engine starts (entry point group
+``sglang.srt.plugins``). A hook whose target is gone ends the process: an engine that loads weights
+without checking them must not start. On a CPU it also installs ``slime_sglang.server.sampling``.
+"""
+
+import importlib.metadata
+import os
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from slime_sglang.server import sampling, verified
+
+_SUPPORTED = "0.5.17"
+
+
+def register() -> None:
+    """Register every hook, or end the process with the reason."""
+    hooks = dict(verified.AROUND)
+    replacements: dict[str, Callable[..., Any]] = {}
+    afters: dict[str, Callable[..., Any]] = {}
+    if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
+        hooks |= sampling.AROUND
+        afters |= sampling.AFTER
+        replacements |= sampling.REPLACE
+    _require([*hooks, *afters, *replacements])
+
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # noqa: PLC0415
+
+    for target, hook in hooks.items():
+        HookRegistry.register(target, hook, HookType.AROUND)
+    for target, hook in afters.items():
+        HookRegistry.register(target, hook, HookType.AFTER)
+    for target, hook in replacements.items():
+        HookRegistry.register(target, hook, HookType.REPLACE)
+
+
+def _require(targets: list[str]) -> None:
+    found = importlib.metadata.version("sglang")
+    if found != _SUPPORTED:
+        raise SystemExit(f"slime_sglang: made for SGLang {_SUPPORTED}, this is {found}")
+    for target in targets:
+        try:
+            pkgutil.resolve_name(target)
+        except (ImportError, AttributeError) as error:
+            raise SystemExit(f"slime_sglang: SGLang {found} has no {target}: {error}") from error

@@ -1,0 +1,122 @@
+"""Child processes that cannot outlive the run and never fail silently."""
+
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slime_core.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+_GUARDIAN = Path(__file__).with_name("guardian.py")
+_TAIL_LINES = 30
+_TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What to run, where its output goes, and how long it may take to obey SIGTERM."""
+
+    name: str
+    argv: Sequence[str]
+    log_path: Path
+    env: Mapping[str, str]
+    grace_s: float = 1.0
+
+
+class Supervised:
+    """A running command with everything it starts; belongs to the process that created it.
+
+    The command runs under a guardian (``slime_sglang.guardian``) that kills the whole family when
+    this process ends in any way. Not picklable.
+    """
+
+    def __init__(self, command: Command) -> None:
+        self.name = command.name
+        self.log_path = command.log_path
+        self._grace_s = command.grace_s
+        command.log_path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.mkdtemp(prefix="slime-")
+        logger.info("starting %s: %s (log: %s)", self.name, shlex.join(command.argv), self.log_path)
+        guarded = [sys.executable, "-I", "-S", str(_GUARDIAN)]
+        guarded += [str(os.getpid()), str(command.grace_s), scratch, *command.argv]
+        try:
+            with command.log_path.open("wb") as log:
+                self._guardian = subprocess.Popen(
+                    guarded,
+                    env={**command.env, "TMPDIR": scratch},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The guardian's process id."""
+        return self._guardian.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._guardian.poll()
+
+    def tail(self, lines: int = _TAIL_LINES) -> str:
+        """The end of its log."""
+        return log_tail(self.log_path, lines)
+
+    def check(self, doing: str = "running") -> None:
+        """Raise ``EngineError`` with the end of the log when it is no longer alive."""
+        code = self.exit_code
+        if code is not None:
+            raise EngineError(
+                f"{self.name} ended with exit code {code} while {doing}; "
+                f"its log is {self.log_path} and ends with:\n{self.tail()}"
+            )
+
+    def wait_until(
+        self, ready: Callable[[], bool], deadline_s: float, *, every_s: float = 0.1
+    ) -> None:
+        """Return as soon as ``ready()``; ``EngineError`` if it dies or the deadline passes."""
+        deadline = time.monotonic() + deadline_s
+        while not ready():
+            self.check("starting")
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"{self.name} was not ready after {deadline_s:.0f} s; "
+                    f"its log is {self.log_path} and ends with:\n{self.tail()}"
+                )
+            time.sleep(every_s)
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL, to what this command started; returns when all of it is gone."""
+        if self._guardian.poll() is None:
+            self._guardian.terminate()
+            try:
+                self._guardian.wait(self._grace_s + 15)
+            except subprocess.TimeoutExpired:
+                logger.warning("%s did not stop in time; killing its guardian", self.name)
+                self._guardian.kill()  # the command itself dies with it
+                self._guardian.wait(5)
+
+
+def log_tail(path: Path, lines: int = _TAIL_LINES) -> str:
+    """The last ``lines`` of a text file, long lines shortened; empty if there is none."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - _TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+    return "\n".join(line[:400] for line in text.splitlines()[-lines:])

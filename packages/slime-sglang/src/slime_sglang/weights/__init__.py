@@ -1,0 +1,1 @@
+"""The engines' end of a publish: receivers that live in the trainer's process."""

@@ -1,0 +1,87 @@
+"""Fingerprints that travel with weights: the sender writes them, the engine checks them.
+
+Every bucket and every version on disk carries one more tensor, ``slime.digests``: the bytes of a
+JSON object {tensor name: ``slime_core.digest.tensor_digest``}. The engine answers with a receipt
+over what it verified; the sender compares it with its own.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from slime_core.digest import tensor_digest, tensor_digests
+from slime_core.errors import WeightSyncError
+from torch import Tensor
+
+DIGESTS = "slime.digests"
+_RECEIPT = "slime-receipt"
+
+NamedTensors = Sequence[tuple[str, Tensor]]
+
+
+def digests_of(tensors: NamedTensors) -> dict[str, str]:
+    """Name to fingerprint; waits for the device once."""
+    values = tensor_digests(tensor for _, tensor in tensors)
+    return {name: value for (name, _), value in zip(tensors, values, strict=True)}
+
+
+def encode(digests: Mapping[str, str]) -> Tensor:
+    """The uint8 tensor that travels as ``slime.digests``."""
+    return torch.frombuffer(bytearray(json.dumps(digests).encode()), dtype=torch.uint8)
+
+
+def decode(tensor: Tensor) -> dict[str, str]:
+    """Inverse of ``encode``."""
+    try:
+        return dict(json.loads(bytes(tensor.cpu().tolist())))
+    except (ValueError, TypeError) as error:
+        raise WeightSyncError(f"`{DIGESTS}` itself arrived damaged: {error}") from error
+
+
+def split(tensors: Iterable[tuple[str, Tensor]]) -> tuple[list[tuple[str, Tensor]], dict[str, str]]:
+    """The weights, and the digests that came with them (empty if none did)."""
+    weights: list[tuple[str, Tensor]] = []
+    digests: dict[str, str] = {}
+    for name, tensor in tensors:
+        if name == DIGESTS:
+            digests = decode(tensor)
+        else:
+            weights.append((name, tensor))
+    return weights, digests
+
+
+def verify(tensors: NamedTensors, expected: Mapping[str, str]) -> None:
+    """Raise ``WeightSyncError`` naming the first tensor that is not what was sent."""
+    for name, found in digests_of(tensors).items():
+        compare(name, found, expected)
+    missing(expected, {name for name, _ in tensors})
+
+
+def verify_one(name: str, tensor: Tensor, expected: Mapping[str, str]) -> None:
+    """``verify`` for one tensor of several."""
+    compare(name, tensor_digest(tensor), expected)
+
+
+def compare(name: str, found: str, expected: Mapping[str, str]) -> None:
+    """Raise ``WeightSyncError`` unless ``name`` was sent with the digest ``found``."""
+    if name not in expected:
+        raise WeightSyncError(f"tensor `{name}` arrived without a digest")
+    if found != expected[name]:
+        raise WeightSyncError(
+            f"tensor `{name}` differs from what was sent: "
+            f"digest {found}, expected {expected[name]}"
+        )
+
+
+def missing(expected: Mapping[str, str], arrived: set[str]) -> None:
+    """Raise ``WeightSyncError`` naming the first tensor that was sent and did not arrive."""
+    for name in expected:
+        if name not in arrived:
+            raise WeightSyncError(f"tensor `{name}` did not arrive")
+
+
+def receipt(digests: Mapping[str, str]) -> str:
+    """What an engine answers after verifying: the count and a hash of names and digests."""
+    text = json.dumps(sorted(digests.items()))
+    return f"{_RECEIPT}:{len(digests)}:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
