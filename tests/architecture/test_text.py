@@ -1,0 +1,47 @@
+"""What stands in tracked text: links lead somewhere, nothing names one machine."""
+
+import re
+from pathlib import Path
+
+import pytest
+from slime_testing.workspace import ROOT, tracked_files
+
+TEXT = {".py", ".md", ".toml", ".yml", ".yaml", ".sh", ".json", ".txt", ".cfg", ""}
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HOME_DIRECTORY = re.compile(r"(?<![\w./-])/(?:root|work|home/\w+)/")
+
+
+def texts(*suffixes: str) -> list[Path]:
+    return [path for path in tracked_files() if path.suffix in (suffixes or TEXT)]
+
+
+def dead_links(page: Path) -> list[str]:
+    """Relative links of a Markdown page that lead to no file."""
+    links = [link.split("#")[0] for link in LINK.findall(page.read_text())]
+    local = [link for link in links if link and "://" not in link and ":" not in link]
+    return [link for link in local if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", texts(".md"), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path):
+    assert not dead_links(page)
+
+
+def test_a_dead_link_is_found(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text("[here](page.md#top) [gone](gone.md) [web](https://example.org/x)")
+    assert dead_links(page) == ["gone.md"]
+
+
+def test_no_file_holds_a_path_of_somebodys_machine():
+    named = {
+        str(path.relative_to(ROOT)): found
+        for path in texts()
+        if (found := HOME_DIRECTORY.findall(path.read_text()))
+    }
+    assert not named
+
+
+@pytest.mark.parametrize(("page", "lines"), [("README.md", 120), ("AGENTS.md", 80)])
+def test_entry_pages_are_short(page: str, lines: int):
+    assert len((ROOT / page).read_text().splitlines()) <= lines
