@@ -129,11 +129,18 @@ def evaluation(draft: Draft, facts: Facts) -> None:
 
 def prompt_length(draft: Draft, facts: Facts) -> None:
     """A context limit bounds the prompt."""
-    for kind, side in (("rollout", "rollout"), ("eval", "eval")):
-        context, prompt = draft[f"{kind}_max_context_len"], draft[f"{side}_max_prompt_len"]
+    for side in ("rollout", "eval"):
+        context, prompt = draft[f"{side}_max_context_len"], draft[f"{side}_max_prompt_len"]
         if context is not None and prompt is None:
-            rule = f"--{kind}-max-context-len"
-            draft.derive(f"{side}_max_prompt_len", context - 1, rule)
+            draft.derive(f"{side}_max_prompt_len", context - 1, f"--{side}-max-context-len")
 
 
-RULES = (replayed_rollouts, prompts, prompt_columns, length_of_run, reward, prompt_length, evaluation)
+RULES = (
+    replayed_rollouts,
+    prompts,
+    prompt_columns,
+    length_of_run,
+    reward,
+    evaluation,
+    prompt_length,
+)

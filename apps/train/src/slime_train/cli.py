@@ -1,0 +1,86 @@
+"""``slime-train``: from words to a run. Imports neither torch nor Ray nor an engine."""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from slime_core.errors import ConfigErrors
+
+USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code (2: it cannot be run as given)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    wanted = next((word for word in words if word in _HELPS), None)
+    if wanted is not None or not words:
+        _print(_help(_HELPS[wanted or "--help"]))
+        return 0
+    try:
+        return _configured(words)
+    except ConfigErrors as errors:
+        count = len(errors.problems)
+        head = "1 problem" if count == 1 else f"{count} problems"
+        sys.stderr.write(f"slime-train: {head} with this command line\n")
+        sys.stderr.writelines(f"  * {problem}\n" for problem in errors.problems)
+        return USAGE_ERROR
+
+
+_HELPS = {
+    "-h": "slime",
+    "--help": "slime",
+    "--help-megatron": "megatron",
+    "--help-sglang": "sglang",
+    "--help-router": "router",
+}
+
+
+def _configured(words: Sequence[str]) -> int:
+    from slime_train.facts import gather
+    from slime_train.resolve import resolve
+    from slime_train.sources import read_sources
+    from slime_train.user_functions import problems
+
+    raw = read_sources(words)
+    resolved = resolve(raw, gather(raw))
+    for notice in resolved.notices:
+        sys.stderr.write(f"slime-train: note: {notice}\n")
+    if broken := tuple(problems(resolved.config)):
+        raise ConfigErrors(broken)
+    if raw.value("dump_config"):
+        from slime_train.dump import dump
+
+        _print(dump(resolved))
+        return 0
+    from slime_train.run import run
+
+    return run(resolved.config)
+
+
+def _help(topic: str) -> Iterable[str]:
+    from slime_train import help as texts
+
+    if topic == "slime":
+        return texts.slime_help()
+    from slime_megatron.config import megatron_flags
+    from slime_sglang.config import router_flags, server_flags
+
+    title, flags = {
+        "megatron": ("Flags of Megatron's own parser", megatron_flags),
+        "sglang": ("Flags of the SGLang engines", server_flags),
+        "router": ("Flags of the router", router_flags),
+    }[topic]
+    return texts.foreign_help(title, flags())
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Write lines; a reader that stops early (``| head``) is no error."""
+    try:
+        for line in lines:
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stderr.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Load the user's functions once, before anything is started, so that a typo costs a second."""
+
+from collections.abc import Iterator
+
+from slime_core.errors import PluginError
+from slime_core.plugins import load_plugin
+
+from slime_train.run_config import RunConfig
+
+_PATHS = (
+    ("rollout", "dynamic_sampling_filter_path"),
+    ("rollout", "rollout_function_path"),
+    ("rollout", "custom_generate_function_path"),
+    ("rollout", "rollout_sample_hook_path"),
+    ("rollout", "rollout_sample_filter_path"),
+    ("rollout", "rollout_all_samples_process_path"),
+    ("rollout", "buffer_filter_path"),
+    ("rollout", "custom_rollout_log_function_path"),
+    ("rollout", "custom_eval_rollout_log_function_path"),
+    ("evaluation", "eval_function_path"),
+    ("reward", "custom_rm_path"),
+    ("reward", "custom_reward_post_process_path"),
+    ("advantage", "custom_advantage_function_path"),
+    ("off_policy", "custom_tis_function_path"),
+)
+
+
+def problems(config: RunConfig) -> Iterator[str]:
+    """A complaint for every user function that does not load."""
+    for section, name in _PATHS:
+        given: str | tuple[str, ...] | None = getattr(getattr(config, section), name)
+        for spec in (given,) if isinstance(given, str) else given or ():
+            try:
+                load_plugin(spec)
+            except PluginError as error:
+                yield f"--{name.replace('_', '-')} {spec}: {error}"
