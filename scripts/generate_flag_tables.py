@@ -1,7 +1,7 @@
 """Write the flag tables of slime-megatron and slime-sglang from the real parsers.
 
-    uv run python scripts/generate_flag_tables.py            write packages/*/src/*/flags.json
-    uv run python scripts/generate_flag_tables.py --check    compare instead; 1 when out of step
+``uv run python scripts/generate_flag_tables.py`` writes ``packages/*/src/*/*flags.json``; with
+``--check`` it compares instead and returns 1 when a table is out of step.
 """
 
 import argparse

@@ -82,7 +82,7 @@ def draft_of(raw: RawConfig) -> Draft:
     draft = Draft(extra=raw.extra, problems=list(raw.problems))
     for flag in slime_flags():
         draft.own.put(flag.dest, flag.default, DEFAULT)
-    for flag in megatron_flags():
+    for flag in reversed(megatron_flags()):  # of flags with one destination the first counts
         draft.megatron.put(flag.dest, flag.default, DEFAULT)
     for dest, value in MEGATRON_DEFAULTS.items():
         draft.megatron.put(dest, value, REDEFAULT)

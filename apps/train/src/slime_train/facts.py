@@ -27,7 +27,7 @@ class Facts:
     """NVIDIA devices this process may use."""
     in_cluster: bool = False
     """Ray spans other machines, whose devices cannot be counted here."""
-    now: datetime = datetime(2000, 1, 1)  # noqa: DTZ001 - local wall-clock time, for names only
+    now: datetime = datetime(2000, 1, 1)
     columns: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     """Prompt file -> columns of its first row."""
     num_prompts: int | None = None
@@ -51,7 +51,7 @@ def gather(raw: RawConfig) -> Facts:
         megatron_args=megatron_args,
         num_gpus=visible_gpus(os.environ),
         in_cluster="RAY_ADDRESS" in os.environ,
-        now=datetime.now(),  # noqa: DTZ005
+        now=datetime.now(),
         columns=columns,
         num_prompts=sum(_count(path) for path in prompts) if counted else None,
         tensorboard_dir=os.environ.get("TENSORBOARD_DIR"),
@@ -69,9 +69,7 @@ def visible_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -
     return min(present, len(listed))
 
 
-def _model(
-    raw: RawConfig, problems: list[str]
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _model(raw: RawConfig, problems: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     directory = raw.value("hf_checkpoint")
     if directory is None:
         return {}, {}

@@ -157,5 +157,3 @@ def _words_of(flag: Flag, value: Any) -> list[str]:
     if isinstance(value, list):
         return [str(item) for item in value]
     return [str(value)]
-
-

@@ -61,7 +61,9 @@ def dynamic_batches(draft: Draft, facts: Facts) -> None:
     if draft["max_tokens_per_gpu"] is None:
         longest = (draft["rollout_max_prompt_len"] or 0) + draft["rollout_max_response_len"]
         share = ceil(longest / max(1, draft.megatron["context_parallel_size"]))
-        draft.derive("max_tokens_per_gpu", max(_USUAL_TOKENS, share), "longest sample, 4096 or more")
+        draft.derive(
+            "max_tokens_per_gpu", max(_USUAL_TOKENS, share), "longest sample, 4096 or more"
+        )
     if draft["log_probs_max_tokens_per_gpu"] is None:
         limit = draft["max_tokens_per_gpu"]
         draft.derive("log_probs_max_tokens_per_gpu", limit, "--max-tokens-per-gpu")

@@ -5,7 +5,7 @@ from slime_train.facts import Facts
 
 
 def device(draft: Draft, facts: Facts) -> None:
-    """auto is CUDA where a device is visible."""
+    """Auto is CUDA where a device is visible."""
     if draft["device"] == "auto":
         draft.derive("device", "cuda" if facts.num_gpus else "cpu", "visible devices")
     elif draft["device"] == "cuda" and not facts.num_gpus and not facts.in_cluster:

@@ -81,9 +81,9 @@ def length_of_run(draft: Draft, facts: Facts) -> None:
 
 def reward(draft: Draft, facts: Facts) -> None:
     """Without a word about rewards, answers are checked as mathematics."""
-    if draft["rm_type"] is None and draft["custom_rm_path"] is None:
-        if draft["loss_type"] != "sft_loss" or draft["eval_prompt_data"]:
-            draft.derive("rm_type", "math", "no reward is given")
+    scores = draft["loss_type"] != "sft_loss" or draft["eval_prompt_data"]
+    if scores and draft["rm_type"] is None and draft["custom_rm_path"] is None:
+        draft.derive("rm_type", "math", "no reward is given")
     if draft["rm_type"] == "remote_rm" and draft["rm_url"] is None:
         draft.problem("--rm-type remote_rm needs the address of the reward server: give --rm-url")
     if draft["eval_reward_key"] is None:

@@ -151,7 +151,7 @@ def unused_sizes(draft: Draft, facts: Facts) -> None:
 def forwarded(draft: Draft, facts: Facts) -> None:
     """Hand Megatron the values that slime owns."""
     for name in _FORWARDED:
-        if draft[name] is not None:
+        if draft[name]:
             draft.derive_megatron(name, draft[name], "slime's flag of this name")
 
 

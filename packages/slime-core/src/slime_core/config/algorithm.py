@@ -26,13 +26,9 @@ class AdvantageConfig:
     """KL penalty against the reference, inside the reward; not together with --kl-loss-coef."""
     normalize_advantages: bool = False
     """Whiten advantages over all tokens of a step's data-parallel batch."""
-    normalize_rewards: bool = flag(
-        "--disable-rewards-normalization", default=True, negated=True
-    )
+    normalize_rewards: bool = flag("--disable-rewards-normalization", default=True, negated=True)
     """Centre rewards within the group of one prompt."""
-    normalize_grpo_std: bool = flag(
-        "--disable-grpo-std-normalization", default=True, negated=True
-    )
+    normalize_grpo_std: bool = flag("--disable-grpo-std-normalization", default=True, negated=True)
     """Divide centred rewards by the group's standard deviation."""
     compute_advantages_and_returns: bool = flag(
         "--disable-compute-advantages-and-returns", default=True, negated=True

@@ -29,9 +29,7 @@ class EvalConfig:
 
     eval_interval: int | None = flag(default=None, at_least=1)
     """Iterations between evaluations."""
-    eval_prompt_data: tuple[tuple[str, str], ...] = flag(
-        default=(), repeat=True, parse=named_sets
-    )
+    eval_prompt_data: tuple[tuple[str, str], ...] = flag(default=(), repeat=True, parse=named_sets)
     """Sets as name path [name path ...]; may be given several times."""
     eval_config: str | None = flag(
         default=None, planned="give the sets with --eval-prompt-data name path"

@@ -98,13 +98,9 @@ class RolloutConfig:
     """Proxy of outgoing requests."""
     rollout_buffer_url: str | None = flag(default=None, planned="the buffer is in the run itself")
     """Address of an external rollout buffer."""
-    fetch_trajectory_retry_times: int = flag(
-        default=-1, planned="the buffer is in the run itself"
-    )
+    fetch_trajectory_retry_times: int = flag(default=-1, planned="the buffer is in the run itself")
     """Attempts to fetch from an external rollout buffer."""
-    min_batch_collection_ratio: float = flag(
-        default=1.0, planned="the buffer is in the run itself"
-    )
+    min_batch_collection_ratio: float = flag(default=1.0, planned="the buffer is in the run itself")
     """Share of a batch an external rollout buffer must hold."""
     rollout_task_type: str = flag(default="math", planned="the buffer is in the run itself")
     """Task name for an external rollout buffer."""
