@@ -131,6 +131,7 @@ class Residency(Protocol):
         ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Where metrics go."""
 

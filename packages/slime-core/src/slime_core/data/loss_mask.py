@@ -1,0 +1,97 @@
+"""Which tokens of a conversation the assistant wrote."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slime_core.data.chat import Message, Tokenizer, render
+from slime_core.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedTokens:
+    """Token ids of a whole conversation and, for each, whether it is trained on."""
+
+    tokens: list[int]
+    loss_mask: list[int]
+
+
+def mask_conversation(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    *,
+    tools: Sequence[Any] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> MaskedTokens:
+    """Tokens of ``messages``, with the assistant's turns marked.
+
+    A turn is what the model would have to write: from the end of the generation prompt through
+    the token that ends the turn. Text and turns are tokenized apart, as they are at generation.
+    Turns with a false ``step_loss_mask`` or ``train`` are not marked.
+
+    Raises:
+        DataError: where rendering the messages before a turn does not give the beginning of the
+            whole conversation: such a template rewrites what was already said, and no token of
+            it has one meaning.
+    """
+    kwargs = template_kwargs or {}
+    text = render(
+        tokenizer, messages, tools=tools, add_generation_prompt=False, template_kwargs=kwargs
+    )
+    tokens: list[int] = []
+    mask: list[int] = []
+    end = 0
+    for position, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = render(
+            tokenizer,
+            messages[:position],
+            tools=tools,
+            add_generation_prompt=True,
+            template_kwargs=kwargs,
+        )
+        if len(before) < end or not text.startswith(before):
+            raise DataError(_not_append_only(messages, position, before, text))
+        stop = _turn_end(messages, position, text, len(before), tokenizer)
+        trained = bool(message.get("step_loss_mask", message.get("train", True)))
+        for piece, flag in ((text[end : len(before)], 0), (text[len(before) : stop], int(trained))):
+            ids = tokenizer.encode(piece, add_special_tokens=False) if piece else []
+            tokens += ids
+            mask += [flag] * len(ids)
+        end = stop
+    return MaskedTokens(tokens, mask)
+
+
+def _turn_end(
+    messages: Sequence[Message], position: int, text: str, start: int, tokenizer: Tokenizer
+) -> int:
+    """Just behind the end-of-turn token, or the end of the text when it ends with this turn."""
+    eos = tokenizer.eos_token_id
+    marker = "" if eos is None else tokenizer.decode([eos], skip_special_tokens=False)
+    found = text.find(marker, start) if marker else -1
+    if found >= 0:
+        return found + len(marker)
+    if position + 1 == len(messages):
+        return len(text)
+    raise DataError(
+        f"message {position} of a conversation is not closed by the end-of-turn token {marker!r}, "
+        f"so where it ends is unknown: {_excerpt(text, start)}"
+    )
+
+
+def _not_append_only(messages: Sequence[Message], position: int, before: str, text: str) -> str:
+    place = next(
+        (i for i, (a, b) in enumerate(zip(before, text, strict=False)) if a != b),
+        min(len(before), len(text)),
+    )
+    return (
+        f"the chat template is not append-only: the {position} messages before turn {position} of "
+        f"a conversation of {len(messages)} render to {_excerpt(before, place)}, but in the whole "
+        f"conversation that is {_excerpt(text, place)}. Cut the conversation into single turns, or "
+        "choose other --apply-chat-template-kwargs"
+    )
+
+
+def _excerpt(text: str, place: int) -> str:
+    return repr(text[max(0, place - 20) : place + 40])

@@ -1,0 +1,289 @@
+"""User functions: their contracts, and adapters for those written against upstream.
+
+A function whose first parameter is called ``args`` gets a fresh ``FlatArgs`` there; one without it
+is called without. Keyword arguments a function does not know are left out. Functions may be
+``async`` or not.
+"""
+
+import ast
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+from slime_core.config.flat import FlatArgs
+from slime_core.data.filters import DynamicFilterOutput
+from slime_core.errors import PluginError
+from slime_core.plugins import load_plugin
+from slime_core.types import Sample
+
+Flat = Mapping[str, Any]
+RewardValue = float | dict[str, Any]
+
+_UPSTREAM = {
+    "slime.rollout.filter_hub.dynamic_sampling_filters.": "slime_core.data.filters.",
+}
+
+
+@runtime_checkable
+class GenerateFunction(Protocol):
+    """--custom-generate-function-path: completes one sample."""
+
+    async def __call__(
+        self, sample: Sample, sampling_params: Mapping[str, Any], *, evaluation: bool
+    ) -> Sample | list[Sample]:
+        """The finished sample, or the segments it split into."""
+        ...
+
+
+@runtime_checkable
+class RewardFunction(Protocol):
+    """--custom-rm-path: rewards of some samples, one each."""
+
+    async def __call__(self, samples: Sequence[Sample]) -> list[RewardValue]:
+        """In the order of ``samples``."""
+        ...
+
+
+@runtime_checkable
+class DynamicFilter(Protocol):
+    """--dynamic-sampling-filter-path: whether a finished group is trained on."""
+
+    def __call__(self, samples: Sequence[Sample]) -> DynamicFilterOutput:
+        """The verdict on one group."""
+        ...
+
+
+@runtime_checkable
+class RewardPostProcess(Protocol):
+    """--custom-reward-post-process-path: replaces group normalisation."""
+
+    def __call__(self, samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
+        """Raw rewards, and rewards to learn from."""
+        ...
+
+
+@runtime_checkable
+class SampleFilter(Protocol):
+    """--rollout-sample-filter-path: sets ``remove_sample`` on samples of the collected groups."""
+
+    def __call__(self, groups: Sequence[list[Sample]]) -> None:
+        """Change the samples in place."""
+        ...
+
+
+@runtime_checkable
+class SampleHook(Protocol):
+    """--rollout-sample-hook-path: sees every generated sample before its reward."""
+
+    async def __call__(
+        self, sample: Sample, *, rollout_id: int | None, evaluation: bool
+    ) -> Sample | None:
+        """A sample to go on with, or None for the same one."""
+        ...
+
+
+def load_hook(spec: str, *names: str) -> Callable[..., Any]:
+    """The function ``spec`` means; a bare ``file.py`` means one of ``names`` in it.
+
+    Upstream's own functions are found under their old dotted names.
+
+    Raises:
+        PluginError: with what was looked for and what is there.
+    """
+    for old, new in _UPSTREAM.items():
+        if spec.startswith(old):
+            spec = new + spec.removeprefix(old)
+    return load_plugin(_complete(spec, names) if spec.endswith(".py") else spec)
+
+
+def _complete(spec: str, names: Sequence[str]) -> str:
+    """``file.py:name`` for a bare ``file.py``, by reading it, not by running it."""
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        raise PluginError(f"plugin file {path.resolve()} does not exist")
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise PluginError(f"plugin file {path} is not Python: {error}") from error
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    public = [n.name for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
+    chosen = next((name for name in names if name in public), None)
+    if chosen is None and len(public) == 1:
+        chosen = public[0]
+    if chosen is None:
+        raise PluginError(
+            f"plugin file {path} defines {public}; name one as {spec}:NAME, "
+            f"or call it {' or '.join(names)}"
+        )
+    return f"{spec}:{chosen}"
+
+
+def bind(fn: Callable[..., Any], flat: Flat) -> Callable[..., Any]:
+    """``fn`` without its ``args``, deaf to keyword arguments it does not know."""
+    parameters = list(inspect.signature(fn).parameters.values())
+    takes_args = bool(parameters) and parameters[0].name.lstrip("_") == "args"
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    known = {p.name for p in parameters}
+
+    def call(*positional: Any, **optional: Any) -> Any:
+        kept = {k: v for k, v in optional.items() if takes_all or k in known}
+        return fn(FlatArgs(flat), *positional, **kept) if takes_args else fn(*positional, **kept)
+
+    return call
+
+
+async def settle(value: Any) -> Any:
+    """``value``, awaited if it wants to be."""
+    return await cast("Awaitable[Any]", value) if inspect.isawaitable(value) else value
+
+
+def _require(spec: str, fn: Callable[..., Any], *forms: Sequence[str]) -> None:
+    """Check at start-up that ``fn`` can be called in one of ``forms``."""
+    signature = inspect.signature(fn)
+    for form in forms:
+        try:
+            signature.bind(*form)
+        except TypeError:
+            continue
+        return
+    shapes = " or ".join(f"f({', '.join(form)})" for form in forms)
+    raise PluginError(f"plugin {spec!r} must be callable as {shapes}, but is {signature}")
+
+
+def custom_generate(spec: str, flat: Flat) -> GenerateFunction:
+    """``async f(args, sample, sampling_params[, evaluation])``, or ``f(args, samples)``."""
+    fn = load_hook(spec, "custom_generate", "generate")
+    _require(spec, fn, ("args", "sample", "sampling_params"), ("args", "samples"))
+    call = bind(fn, flat)
+    takes_list = "samples" in inspect.signature(fn).parameters
+
+    async def generate(
+        sample: Sample, sampling_params: Mapping[str, Any], *, evaluation: bool
+    ) -> Sample | list[Sample]:
+        if not takes_list:
+            return await settle(call(sample, dict(sampling_params), evaluation=evaluation))
+        options = {"sampling_params": dict(sampling_params), "evaluation": evaluation}
+        results: list[Sample] = await settle(call([sample], **options))
+        return results[0] if len(results) == 1 else results
+
+    return generate
+
+
+def custom_reward(spec: str, flat: Flat, *, group: bool) -> RewardFunction:
+    """``f(args, sample, **kw)`` once per sample, or once per ``group`` with a list of samples.
+
+    A class with ``compute_reward(prompts, responses)`` is instantiated without arguments.
+    """
+    fn = load_hook(
+        spec, "custom_rm", "reward_func", "compute_reward", "reward", "CustomRewardModel"
+    )
+    if inspect.isclass(fn):
+        return _reward_object(spec, fn)
+    _require(spec, fn, ("args", "sample"), ("sample",))
+    call = bind(fn, flat)
+
+    async def per_sample(samples: Sequence[Sample]) -> list[RewardValue]:
+        return [await settle(call(sample)) for sample in samples]
+
+    async def per_group(samples: Sequence[Sample]) -> list[RewardValue]:
+        rewards = list(await settle(call(list(samples))))
+        if len(rewards) != len(samples):
+            raise PluginError(
+                f"plugin {spec!r} returned {len(rewards)} rewards for {len(samples)} samples"
+            )
+        return rewards
+
+    return per_group if group else per_sample
+
+
+def _reward_object(spec: str, cls: type) -> RewardFunction:
+    if not hasattr(cls, "compute_reward"):
+        raise PluginError(f"plugin {spec!r} is a class without compute_reward(prompts, responses)")
+    try:
+        inspect.signature(cls).bind()
+    except TypeError as error:
+        raise PluginError(
+            f"plugin {spec!r} must be constructible without arguments: {error}"
+        ) from error
+    model: Any = cls()
+
+    async def per_group(samples: Sequence[Sample]) -> list[RewardValue]:
+        prompts, responses = [s.prompt for s in samples], [s.response for s in samples]
+        return list(await settle(model.compute_reward(prompts, responses)))
+
+    return per_group
+
+
+def dynamic_filter(spec: str, flat: Flat) -> DynamicFilter:
+    """``f(args, group, **kw)`` returning a verdict, or whether to keep the group."""
+    fn = load_hook(spec, "dynamic_filter", "filter", "check_reward_nonzero_std")
+    _require(spec, fn, ("args", "samples"), ("samples",))
+    call = bind(fn, flat)
+
+    def verdict(samples: Sequence[Sample]) -> DynamicFilterOutput:
+        found = call(list(samples))
+        if isinstance(found, bool):
+            return DynamicFilterOutput(keep=found, reason=None if found else "filtered")
+        return DynamicFilterOutput(
+            keep=bool(found.keep),
+            reason=found.reason,
+            keep_when_insufficient=getattr(found, "keep_when_insufficient", False),
+        )
+
+    return verdict
+
+
+def reward_post_process(spec: str, flat: Flat) -> RewardPostProcess:
+    """``f(args, samples)`` returning raw rewards and rewards to learn from."""
+    fn = load_hook(spec, "reward_post_process", "post_process_rewards")
+    _require(spec, fn, ("args", "samples"), ("samples",))
+    call = bind(fn, flat)
+
+    def process(samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
+        raw, rewards = call(list(samples))
+        return [float(x) for x in raw], [float(x) for x in rewards]
+
+    return process
+
+
+def sample_filter(spec: str, flat: Flat) -> SampleFilter:
+    """``f(args, groups)`` that sets ``remove_sample``."""
+    fn = load_hook(spec, "sample_filter", "rollout_sample_filter", "filter")
+    _require(spec, fn, ("args", "data"), ("data",))
+    return bind(fn, flat)
+
+
+def sample_hook(spec: str, flat: Flat) -> SampleHook:
+    """``f(args, sample, *, rollout_id=None, evaluation=False)``."""
+    fn = load_hook(spec, "sample_hook", "rollout_sample_hook", "hook")
+    _require(spec, fn, ("args", "sample"), ("sample",))
+    call = bind(fn, flat)
+
+    async def run(sample: Sample, *, rollout_id: int | None, evaluation: bool) -> Sample | None:
+        return await settle(call(sample, rollout_id=rollout_id, evaluation=evaluation))
+
+    return run
+
+
+def samples_process(spec: str, flat: Flat) -> Callable[[list[list[Sample]], Any], None]:
+    """--rollout-all-samples-process-path: ``f(args, all_samples, data_source)``."""
+    fn = load_hook(spec, "process_all_samples", "all_samples_process")
+    _require(spec, fn, ("args", "all_samples", "data_source"), ("all_samples", "data_source"))
+    return bind(fn, flat)
+
+
+def buffer_filter(spec: str, flat: Flat) -> Callable[[list[Any], int], list[Any]]:
+    """--buffer-filter-path: ``f(args, rollout_id, buffer, num_samples)``, removes what it takes."""
+    fn = load_hook(spec, "buffer_filter", "filter")
+    _require(spec, fn, ("args", "rollout_id", "buffer", "num_samples"))
+    call = bind(fn, flat)
+
+    def select(waiting: list[Any], num_groups: int) -> list[Any]:
+        lists = [list(group.samples) for group in waiting]
+        by_samples = {id(samples): group for samples, group in zip(lists, waiting, strict=True)}
+        taken = [by_samples[id(samples)] for samples in call(None, lists, num_groups)]
+        waiting[:] = [by_samples[id(samples)] for samples in lists]
+        return taken
+
+    return select

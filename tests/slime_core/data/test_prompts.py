@@ -1,0 +1,88 @@
+import json
+import logging
+
+import pytest
+from slime_core.config.data import DataConfig
+from slime_core.data.prompts import load_prompts
+from slime_core.errors import DataError
+from slime_testing.chars import CharTokenizer
+
+CHAT = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_rows(*rows, max_prompt_len=None, **config):
+        path = tmp_path / "p.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return load_prompts(
+            DataConfig(**config),
+            CharTokenizer(),
+            sources=[str(path)],
+            max_prompt_len=max_prompt_len,
+        )
+
+    return load_rows
+
+
+def test_text_is_tokenized_without_special_tokens(load):
+    (prompt,) = load({"prompt": "2+2", "label": "4"})
+    assert (prompt.prompt, prompt.label, prompt.tokens) == ("2+2", "4", (50, 43, 50))
+
+
+@pytest.mark.parametrize("key", ["input", "prompt", "question", "messages"])
+@pytest.mark.parametrize("label", ["label", "answer"])
+def test_usual_columns_are_found(load, key, label):
+    (prompt,) = load({key: "a", label: 4})
+    assert (prompt.prompt, prompt.label) == ("a", 4)
+
+
+def test_given_columns_are_taken_and_missed_by_line(load):
+    rows = [{"q": "a", "gold": "1", "answer": "x"}, {"q": "b"}]
+    assert load(rows[0], input_key="q", label_key="gold")[0].label == "1"
+    message = r"p.jsonl, line 2: no key 'gold'; the row has \['q'\]: choose with --label-key"
+    with pytest.raises(DataError, match=message):
+        load(*rows, input_key="q", label_key="gold")
+
+
+def test_an_unknown_column_says_what_there_is(load):
+    with pytest.raises(DataError, match=r"no key 'input'; the row has \['foo'\].*--input-key"):
+        load({"foo": "a"})
+
+
+def test_chat_templates_render_messages_and_text(load):
+    first, second = load({"prompt": CHAT}, {"prompt": "hi"}, apply_chat_template=True)
+    assert first.prompt == "<system>S#<user>U#<assistant>"
+    assert second.prompt == "<user>hi#<assistant>"
+    assert second.tokens == tuple(ord(c) for c in second.prompt)
+
+
+def test_messages_stay_messages_without_a_template(load):
+    (prompt,) = load({"prompt": CHAT})
+    assert (prompt.prompt, prompt.tokens) == (CHAT, None)
+
+
+def test_metadata_and_tools_travel_along(load):
+    (prompt,) = load({"prompt": "a", "metadata": '{"rm_type": "f1"}', "tools": [{"name": "t"}]})
+    assert prompt.metadata == {"rm_type": "f1", "tools": [{"name": "t"}]}
+    with pytest.raises(DataError, match=r"line 1: 'metadata' is \[1\], not a dict"):
+        load({"prompt": "a", "metadata": [1]})
+
+
+def test_a_prompt_of_the_wrong_kind_is_shown(load):
+    with pytest.raises(DataError, match=r"line 1: 'prompt' is 5, neither a string nor a list"):
+        load({"prompt": 5})
+
+
+def test_long_prompts_are_left_out_and_counted(load, caplog):
+    with caplog.at_level(logging.WARNING):
+        prompts = load({"prompt": "aaaa"}, {"prompt": "aa"}, max_prompt_len=3)
+    assert [p.prompt for p in prompts] == ["aa"]
+    assert "left out 1 of 2 prompts longer than 3 tokens" in caplog.text
+
+
+def test_nothing_left_is_an_error(load):
+    with pytest.raises(DataError, match="all 1 are longer than 1 tokens"):
+        load({"prompt": "aa"}, max_prompt_len=1)
+    with pytest.raises(DataError, match="there are no rows"):
+        load()

@@ -1,0 +1,69 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from slime_core.metrics import (
+    category_metrics,
+    is_repetitive,
+    pass_at_k,
+    pass_rates,
+    sample_metrics,
+    throughput,
+)
+from slime_core.types import Status
+from slime_testing import make_sample
+
+
+def test_sample_metrics_by_hand():
+    samples = [
+        make_sample(4, reward=1.0, group_index=0),
+        make_sample(2, reward=1.0, group_index=0, status=Status.TRUNCATED),
+        make_sample(3, reward=0.0, group_index=1, loss_mask=[1, 0, 0]),
+        make_sample(9, reward=None, group_index=1, status=Status.FAILED, response="ab" * 5000),
+    ]
+    assert sample_metrics(samples) == pytest.approx(
+        {
+            "response_len/mean": 4.0,
+            "response_len/median": 3.0,
+            "response_len/max": 9.0,
+            "response_len/min": 1.0,
+            "truncated_ratio": 0.25,
+            "failed_ratio": 0.25,
+            "repetition_frac": 0.25,
+            "raw_reward": 2 / 3,
+            "zero_std/count_1.0": 1.0,
+        }
+    )
+
+
+def test_nothing_gives_nothing():
+    assert sample_metrics([]) == {}
+    assert pass_rates([]) == {}
+
+
+@given(st.integers(1, 7), st.data())
+def test_pass_at_k_counts_subsets(n, data):
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    subsets = list(itertools.combinations([1] * c + [0] * (n - c), k))
+    assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def test_pass_rates_are_means_over_groups():
+    samples = [make_sample(reward=r, group_index=g) for g, r in [(0, 1.0), (0, 0.0), (1, 0.0)]]
+    samples.append(make_sample(reward=None, status=Status.FAILED, group_index=1))
+    assert pass_rates(samples) == {"pass@1": 0.25, "pass@2": 0.5}
+
+
+def test_repetition_needs_length():
+    assert not is_repetitive("aaaa")
+    assert not is_repetitive("".join(map(str, range(3000))))
+    assert is_repetitive("x" * 5000)
+
+
+def test_categories_and_throughput():
+    samples = [make_sample(4, reward={"kind": k}) for k in ("a", "b", "a")] + [make_sample(8)]
+    assert category_metrics(samples, "kind") == {"error_cat/a": 0.5, "error_cat/b": 0.25}
+    speed = throughput(samples, 2.0, num_gpus=5)
+    assert speed["tokens_per_gpu_per_sec"] == 2.0
+    assert speed["longest_sample_tokens_per_sec"] == 4.0
