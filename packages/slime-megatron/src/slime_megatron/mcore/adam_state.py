@@ -1,0 +1,69 @@
+"""Two things Megatron's distributed optimizer needs before torch's own Adam can be checkpointed.
+
+Without TransformerEngine or apex the optimizer inside is ``torch.optim.Adam`` or ``AdamW``, whose
+state differs from what Megatron expects in one entry, ``step``.
+"""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def parts(optimizer: Any) -> list[Any]:
+    """The Megatron optimizers inside a chained one, or the one itself."""
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
+
+
+@torch.no_grad()
+def prime(optimizer: Any) -> None:
+    """Give a fresh Adam the state its first step would start from.
+
+    Megatron describes what it is going to load or save by the state that exists, and asserts that
+    there is exactly one step count.
+    """
+    for part in parts(optimizer):
+        inner = getattr(part, "optimizer", None)
+        if not isinstance(inner, torch.optim.Adam):  # AdamW is one
+            continue
+        for group in inner.param_groups:
+            for parameter in group["params"]:
+                if not inner.state[parameter]:
+                    on_device = group.get("fused") or group.get("capturable")
+                    inner.state[parameter].update(
+                        step=torch.tensor(0.0, device=parameter.device if on_device else None),
+                        exp_avg=torch.zeros_like(parameter),
+                        exp_avg_sq=torch.zeros_like(parameter),
+                    )
+
+
+def load(optimizer: Any, state: Mapping[Any, Any]) -> None:
+    """``optimizer.load_state_dict``, with the step counts kept out of Megatron's way.
+
+    The distributed optimizer copies every tensor of a parameter's state from the checkpoint, where
+    the step count is stored once, in the parameter groups: while it copies, ours are plain numbers.
+    It also hands the same count to every parameter; each needs its own, because Adam increments
+    them one by one.
+    """
+    inners = parts(optimizer)
+    states = [state] if len(inners) == 1 else [state[index] for index in range(len(inners))]
+    for part, own in zip(inners, states, strict=True):
+        if "param_state" not in own or not isinstance(part.optimizer, torch.optim.Adam):
+            part.load_state_dict(own)
+            continue
+        part.load_state_dict({k: v for k, v in own.items() if not k.startswith("param_state")})
+        with _steps_as_numbers(part.optimizer):
+            part.load_parameter_state_from_fully_reshardable(own["param_state"])
+
+
+@contextmanager
+def _steps_as_numbers(adam: torch.optim.Adam) -> Generator[None]:
+    steps = [(state, state["step"].clone()) for state in adam.state.values()]
+    for state, step in steps:
+        state["step"] = float(step)
+    try:
+        yield
+    finally:
+        for state, step in steps:
+            state["step"] = step

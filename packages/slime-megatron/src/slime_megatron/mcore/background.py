@@ -1,0 +1,68 @@
+"""Writing a checkpoint's files while training goes on."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from slime_core.errors import CheckpointError
+from torch.distributed.checkpoint.api import CheckpointException
+
+
+class PendingSave:
+    """The files of one checkpoint being written by a thread of every rank.
+
+    Created on all ranks by ``checkpoint.save``, which has copied everything that training may
+    change; ended on all ranks by ``finish``. A thread rather than Megatron's forked process: it
+    cannot outlive the rank, and forking is unsafe once a process runs gloo, CUDA or Ray threads.
+    """
+
+    def __init__(self, request: Any) -> None:
+        self._finalize: list[Callable[[], None]] = list(request.finalize_fns)
+        self._failure: BaseException | None = None
+        arguments = list(request.async_fn_args)
+        if request.preload_fn is not None:
+            arguments[1] = _detached(request.preload_fn())
+        self._thread = threading.Thread(
+            target=self._write, args=(request.async_fn, arguments), name="checkpoint writer"
+        )
+        self._thread.start()
+
+    def finish(self, *, wait: bool) -> bool:
+        """Complete the checkpoint if every rank has written its files; return whether it is.
+
+        Collective. Raises ``CheckpointError`` on every rank when any of them could not write.
+        """
+        if wait:
+            self._thread.join()
+        writing = torch.tensor([int(self._thread.is_alive())], device=torch.cuda.current_device())
+        dist.all_reduce(writing)
+        if int(writing):
+            return False
+        self._thread.join()
+        try:
+            while self._finalize:
+                self._finalize.pop(0)()
+        except (CheckpointException, CheckpointingException) as error:
+            raise CheckpointError(f"the checkpoint could not be written: {error}") from (
+                self._failure or error
+            )
+        return True
+
+    def _write(self, function: Callable[..., None] | None, arguments: list[Any]) -> None:
+        if function is None:
+            return
+        try:
+            function(*arguments)
+        except BaseException as error:  # reported by `finish`
+            self._failure = error
+
+
+def _detached(buckets: list[Any]) -> list[Any]:
+    """The write buckets with tensors of their own: on a CPU the staged ones are the live ones."""
+    return [
+        (path, key, (objects, [(item, tensor.clone()) for item, tensor in tensors]))
+        for path, key, (objects, tensors) in buckets
+    ]

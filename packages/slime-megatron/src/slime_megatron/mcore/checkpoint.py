@@ -1,0 +1,210 @@
+"""The whole training state in Megatron's distributed checkpoint format, resharded on load.
+
+A checkpoint holds, besides Megatron's files, under these names:
+
+    model / model0, model1, ...   parameters, by names and shapes of the whole model
+    optimizer                     main parameters and moments in the shape of the parameters
+                                  ("fully reshardable"), so that TP, PP and DP may change
+    opt_param_scheduler           samples seen, and the schedule they were seen under
+    rng_state                     every generator of every rank, for a run with the same ranks
+    slime                         what wrote it: the architecture, the layout, the optimizer
+
+``save`` writes into a directory that the driver makes visible once it is complete.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from slime_core.errors import CheckpointError
+from torch.distributed.checkpoint.api import CheckpointException
+
+from slime_megatron.mcore import adam_state, identity, patches, rng
+from slime_megatron.mcore.background import PendingSave
+from slime_megatron.mcore.bootstrap import quiet
+from slime_megatron.mcore.state import TrainState
+from slime_megatron.mcore.tensors import settle, unwrap
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def save(
+    state: TrainState,
+    directory: Path,
+    iteration: int,
+    *,
+    asynchronous: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> PendingSave | None:
+    """Write the state after ``iteration`` into the empty ``directory``; every rank calls it.
+
+    With ``asynchronous`` the state is copied now and written while training goes on: the directory
+    is complete when ``finish`` of the result has returned True. Otherwise it is on return, which
+    is None. ``extra``: further plain data, the same on every rank, for ``read_extra``.
+
+    ``--no-save-optim`` and ``--no-save-rng`` leave out what they name.
+    """
+    patches.collect_write_results_in_process()
+    patches.silence_async_strategy_notice()
+    settle(state.chunks)
+    metadata = _metadata(state)
+    content: dict[str, Any] = {
+        "iteration": iteration,
+        "slime": identity.describe(state),
+        "extra": dict(extra or {}),
+        **_model(state, metadata),
+    }
+    if not state.args.no_save_optim and state.optimizer is not None:
+        adam_state.prime(state.optimizer)
+        content["opt_param_scheduler"] = state.scheduler.state_dict()
+        content["optimizer"] = state.optimizer.sharded_state_dict(content, metadata=metadata)
+    if not state.args.no_save_rng:
+        content["rng_state"] = _rng_object(rng.capture())
+    with quiet():
+        request: Any = dist_checkpointing.save(
+            content,
+            str(directory),
+            async_sharded_save=True,
+            async_strategy="mcore",
+            content_metadata={k: v for k, v in metadata.items() if k != "dp_cp_group"},
+        )
+    pending = PendingSave(request)
+    if asynchronous:
+        return pending
+    pending.finish(wait=True)
+    return None
+
+
+@torch.no_grad()
+def load(state: TrainState, directory: Path) -> int:
+    """Continue from ``directory``; return the iteration it was saved after.
+
+    Every rank calls it, on any layout. Generators continue only where there are the same ranks as
+    before; otherwise they are seeded anew. ``--no-load-optim`` and ``--no-load-rng`` leave out what
+    they name; ``--finetune`` takes the weights alone and returns -1, so that the next iteration is
+    the first.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model or optimizer, or damaged.
+    """
+    saved = _read_common(directory)
+    wants_optimizer = not (state.args.no_load_optim or state.args.finetune)
+    same_ranks = identity.same_layout(saved)
+    wants_rng = not (state.args.no_load_rng or state.args.finetune)
+    metadata = _metadata(state)
+    wanted = _model(state, metadata)
+    if wants_optimizer:
+        identity.check_optimizer(state, saved, directory)
+        adam_state.prime(state.optimizer)
+        wanted["optimizer"] = state.optimizer.sharded_state_dict(
+            wanted, is_loading=True, metadata=metadata
+        )
+    identity.check_model(state, saved, wanted, directory)
+    if wants_rng and same_ranks and saved["slime"]["rng"]:
+        wanted["rng_state"] = _rng_object(None)
+    loaded = _read(wanted, directory)
+    _into_model(state, loaded)
+    if wants_optimizer:
+        adam_state.load(state.optimizer, loaded["optimizer"])
+        identity.load_scheduler(state, saved["opt_param_scheduler"], directory)
+    else:
+        state.optimizer.reload_model_params()
+    iteration = -1 if state.args.finetune else int(saved["iteration"])
+    if "rng_state" in wanted:
+        rng.restore(loaded["rng_state"])
+    elif wants_rng:
+        _reseed(state, iteration, directory)
+    return iteration
+
+
+@torch.no_grad()
+def load_model(state: TrainState, directory: Path) -> None:
+    """Take the parameters alone from ``directory``; optimizer and generators stay as they are.
+
+    For models besides the trained one, such as ``--ref-load``: put them aside with ``Snapshots``.
+    """
+    saved = _read_common(directory)
+    wanted = _model(state, _metadata(state))
+    identity.check_model(state, saved, wanted, directory)
+    _into_model(state, _read(wanted, directory))
+
+
+def read_extra(directory: Path) -> dict[str, Any]:
+    """What ``save`` was given as ``extra``."""
+    return dict(_read_common(directory).get("extra", {}))
+
+
+def _metadata(state: TrainState) -> dict[str, Any]:
+    """How Megatron is to describe the state; the same for saving and loading."""
+    return {
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "distrib_optim_fully_reshardable_mem_efficient": (
+            state.args.distrib_optim_fully_reshardable_mem_efficient
+        ),
+        "singleton_local_shards": False,
+        "chained_optim_avoid_prefix": True,
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+    }
+
+
+def _model_keys(state: TrainState) -> list[str]:
+    if len(state.chunks) == 1:
+        return ["model"]
+    return [f"model{index}" for index in range(len(state.chunks))]
+
+
+def _model(state: TrainState, metadata: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: unwrap(chunk).sharded_state_dict(metadata=metadata)
+        for key, chunk in zip(_model_keys(state), state.chunks, strict=True)
+    }
+
+
+def _into_model(state: TrainState, loaded: dict[str, Any]) -> None:
+    for key, chunk in zip(_model_keys(state), state.chunks, strict=True):
+        unwrap(chunk).load_state_dict(loaded[key], strict=True)
+
+
+def _rng_object(data: dict[str, Any] | None) -> ShardedObject:
+    world, rank = dist.get_world_size(), dist.get_rank()
+    return ShardedObject("rng_state", data, (world,), (rank,), replica_id=0)
+
+
+def _reseed(state: TrainState, iteration: int, directory: Path) -> None:
+    seed = rng.reseed(state.args.seed, iteration, parallel_state.get_pipeline_model_parallel_rank())
+    if dist.get_rank() == 0:
+        logger.info(
+            "%s holds no random states for this layout: generators are seeded with %d",
+            directory,
+            seed,
+        )
+
+
+def _read_common(directory: Path) -> dict[str, Any]:
+    if not dist_checkpointing.check_is_distributed_checkpoint(str(directory)):
+        raise CheckpointError(
+            f"{directory} is no Megatron distributed checkpoint (it has no metadata.json): give "
+            "--load a directory with latest_checkpointed_iteration.txt, as --save wrote it; "
+            "Hugging Face weights are given with --hf-checkpoint or --ref-load"
+        )
+    try:
+        with quiet():
+            return dist_checkpointing.load_common_state_dict(str(directory))
+    except (CheckpointException, CheckpointingException, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{directory} is damaged: {error}") from error
+
+
+def _read(wanted: dict[str, Any], directory: Path) -> dict[str, Any]:
+    try:
+        with quiet():
+            loaded: Any = dist_checkpointing.load(wanted, str(directory))
+    except (CheckpointException, CheckpointingException) as error:
+        raise CheckpointError(f"{directory} cannot be read: {error}") from error
+    return loaded
