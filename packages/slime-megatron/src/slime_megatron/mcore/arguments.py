@@ -108,10 +108,11 @@ def parse(argv: Sequence[str], rank: int, world_size: int) -> argparse.Namespace
     args.variable_seq_lengths = True
     if args.vocab_size is None:
         raise ConfigError("--vocab-size is missing: it comes from config.json of --hf-checkpoint")
-    args.padded_vocab_size = calculate_padded_vocab_size(
-        args.vocab_size,
-        args.make_vocab_size_divisible_by,
-        args.tensor_model_parallel_size,
-        logging_enabled=False,
-    )
+    if args.padded_vocab_size is None:
+        args.padded_vocab_size = calculate_padded_vocab_size(
+            args.vocab_size,
+            args.make_vocab_size_divisible_by,
+            args.tensor_model_parallel_size,
+            logging_enabled=False,
+        )
     return args

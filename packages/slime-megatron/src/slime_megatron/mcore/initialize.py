@@ -36,6 +36,7 @@ def initialize(args: Any, *, device: torch.device, store: dist.Store | None = No
         )
     _divide(args)
     _seed(args.seed)
+    destroy_rerun_state_machine()
     initialize_rerun_state_machine()
 
 

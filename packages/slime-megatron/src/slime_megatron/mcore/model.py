@@ -170,10 +170,3 @@ def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.n
             ddp_config,
             disable_bucketing_per_chunk=[index > 0 for index in range(len(chunks))],
         )
-
-
-def unwrap(chunk: torch.nn.Module) -> torch.nn.Module:
-    """The GPT model inside the wrappers."""
-    while hasattr(chunk, "module"):
-        chunk = chunk.module
-    return chunk

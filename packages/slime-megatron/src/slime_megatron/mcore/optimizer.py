@@ -10,12 +10,20 @@ from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import get_model_config
 from megatron.training.training import get_megatron_optimizer_config
+from slime_core.errors import SlimeError
 
 from slime_megatron.mcore.bootstrap import quiet
 
 
-class NonFiniteGradientError(FloatingPointError):
+class NonFiniteGradientError(SlimeError, FloatingPointError):
     """The gradient norm of a step is infinite or not a number; nothing was updated."""
+
+    def __init__(self, norm: float) -> None:
+        super().__init__(
+            f"the gradient norm is {norm} and no weight was changed: lower --lr, or leave such "
+            "steps out with --no-check-for-nan-in-loss-and-grad"
+        )
+        self.norm = norm
 
 
 def build(args: Any, chunks: Sequence[torch.nn.Module]) -> tuple[Any, OptimizerParamScheduler]:
@@ -45,7 +53,7 @@ def _refuse_non_finite(optimizer: Any) -> None:
     def get_grad_norm() -> float:
         norm = stock()
         if not math.isfinite(norm):
-            raise NonFiniteGradientError(f"the gradient norm is {norm}")
+            raise NonFiniteGradientError(norm)
         return norm
 
     optimizer.get_grad_norm = get_grad_norm

@@ -1,0 +1,119 @@
+"""One microbatch through the model, and passes without gradient over many."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from slime_core.batch import Ragged
+from torch import Tensor
+
+from slime_megatron.mcore.logprobs import Scoring, score
+from slime_megatron.mcore.packing import PackedInput
+from slime_megatron.mcore.state import TrainState
+from slime_megatron.pack import PackedMicrobatch
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """How hidden states become log-probabilities; the same in every pass of a run."""
+
+    vocab_size: int
+    temperature: float = 1.0
+    chunk_size: int = 1024
+
+
+def is_last_stage() -> bool:
+    """Whether this rank holds the end of the model."""
+    return parallel_state.is_pipeline_last_stage(ignore_virtual=True)
+
+
+def run_model(
+    model: torch.nn.Module,
+    microbatch: PackedMicrobatch,
+    config: ScoreConfig,
+    *,
+    with_entropy: bool = False,
+) -> Tensor:
+    """The chunk's output: hidden states, or [log-probabilities, entropies] at the end."""
+    return model(
+        input_ids=microbatch.tokens[None],
+        position_ids=microbatch.positions[None],
+        attention_mask=None,
+        packed_seq_params=PackedInput(positions=microbatch.positions, spans=microbatch.spans),
+        output_processor=score,
+        output_processor_context=Scoring(
+            rows=microbatch.rows,
+            targets=microbatch.targets,
+            vocab_size=config.vocab_size,
+            temperature=config.temperature,
+            chunk_size=config.chunk_size,
+            with_entropy=with_entropy,
+        ),
+    )
+
+
+def run_schedule(
+    state: TrainState, items: Sequence[Any], forward_step: Callable[..., Any], *, forward_only: bool
+) -> list[Any]:
+    """Send ``items`` through Megatron's pipeline schedule; what the last stage collects.
+
+    Sequence lengths differ between microbatches and are exchanged between stages, so the length
+    given here is not read.
+    """
+    iterators: list[Iterator[Any]] = [iter(items) for _ in state.chunks]
+    return get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=iterators if len(iterators) > 1 else iterators[0],
+        model=state.chunks,
+        num_microbatches=len(items),
+        seq_length=state.args.seq_length,
+        micro_batch_size=1,
+        forward_only=forward_only,
+        collect_non_loss_data=forward_only,
+    )
+
+
+@torch.no_grad()
+def log_probs(
+    state: TrainState,
+    microbatches: Sequence[PackedMicrobatch],
+    config: ScoreConfig,
+    *,
+    with_entropy: bool = False,
+) -> tuple[Ragged, Ragged] | None:
+    """Log-probabilities and entropies of all response tokens, on the CPU.
+
+    Row i belongs to the i-th sample of the microbatches in order; whole responses on every
+    context-parallel rank of the last pipeline stage, None on the other stages. Runs the very
+    operations of a training pass, so the same weights give the same bits.
+    """
+
+    def forward_step(items: Iterator[PackedMicrobatch], model: torch.nn.Module) -> Any:
+        item = next(items).to(state.device)
+        output = run_model(model, item, config, with_entropy=with_entropy)
+        return output, partial(_placed, item)
+
+    collected = run_schedule(state, microbatches, forward_step, forward_only=True)
+    if not is_last_stage():
+        return None
+    values = _gathered(torch.cat(collected, dim=1)).cpu()
+    lengths = torch.tensor([n for m in microbatches for n in m.response_lengths]).long()
+    return Ragged(values[0], lengths), Ragged(values[1], lengths)
+
+
+def _placed(microbatch: PackedMicrobatch, output: Tensor, *, non_loss_data: bool = True) -> Tensor:
+    """This rank's scores at their places in the microbatch's responses, zeros elsewhere."""
+    whole = output.new_zeros(output.shape[0], sum(microbatch.response_lengths))
+    return whole.index_copy(1, microbatch.response_index, output.float())
+
+
+def _gathered(values: Tensor) -> Tensor:
+    """Fill in what other context-parallel ranks scored: exactly one of them holds each token."""
+    if parallel_state.get_context_parallel_world_size() > 1:
+        dist.all_reduce(values, group=parallel_state.get_context_parallel_group())
+    return values

@@ -1,0 +1,114 @@
+"""One optimizer step over the microbatches of a data-parallel rank.
+
+The gradient of a step is that of
+
+    (1 / divisor) * sum over ranks, microbatches, tokens of  loss_t
+
+however tokens are cut into microbatches, ranks and chunks. ``loss_fn`` returns the sum over one
+microbatch on one rank; it is divided by the step's global divisor here. Megatron would scale
+further: by 1 / microbatches and by the data-parallel mean. Its ``calculate_per_token_loss`` switch,
+always on in the model's config (``model.transformer_config``), turns both off and adds gradients
+over data- and context-parallel ranks; the token count it would then divide by is not passed on
+(``optimizer.build``).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from slime_core.losses.aggregate import LossOutput
+from torch import Tensor
+
+from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, run_model, run_schedule
+from slime_megatron.mcore.optimizer import NonFiniteGradientError
+from slime_megatron.mcore.state import TrainState
+from slime_megatron.pack import PackedMicrobatch
+
+LossFn = Callable[[Tensor, Tensor, torch.device], LossOutput]
+"""(log-probabilities, entropies, device) of this rank's scored rows -> sums over them."""
+
+
+@dataclass(frozen=True)
+class TrainItem:
+    """A microbatch and what to do with its log-probabilities."""
+
+    microbatch: PackedMicrobatch
+    loss: LossFn
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step reports."""
+
+    metrics: dict[str, float]
+    """Means over the step, the same on every rank of the last pipeline stage; else empty."""
+    grad_norm: float
+    """Before clipping; not finite when the step was left out."""
+    updated: bool
+    learning_rates: tuple[float, ...]
+    """Of the update, by parameter group."""
+
+
+def train_step(
+    state: TrainState,
+    items: Sequence[TrainItem],
+    config: ScoreConfig,
+    *,
+    divisor: float,
+    num_samples: int,
+    with_entropy: bool,
+) -> StepResult:
+    """Forward and backward over ``items``, then update; all ranks together.
+
+    ``divisor`` and ``num_samples`` (by which the learning rate schedule advances) belong to the
+    step as a whole, not to this rank.
+
+    Raises:
+        NonFiniteGradientError: with nothing updated, unless --no-check-for-nan-in-loss-and-grad is
+            given: then the step is left out and reported.
+    """
+    for chunk in state.chunks:
+        chunk.zero_grad_buffer()
+    state.optimizer.zero_grad()
+
+    def forward_step(stream: Iterator[TrainItem], model: torch.nn.Module) -> Any:
+        item = next(stream)
+        microbatch = item.microbatch.to(state.device)
+        output = run_model(model, microbatch, config, with_entropy=with_entropy)
+
+        def loss(scores: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+            result = item.loss(scores[0], scores[1], state.device)
+            no_tokens = torch.zeros([], dtype=torch.int, device=state.device)
+            return result.loss / divisor, no_tokens, dict(result.metrics)
+
+        return output, loss
+
+    collected = run_schedule(state, items, forward_step, forward_only=False)
+    rates = tuple(group["lr"] for group in state.optimizer.param_groups)
+    updated, grad_norm = _update(state)
+    state.scheduler.step(increment=num_samples)
+    return StepResult(_merged(collected, divisor), grad_norm, updated, rates)
+
+
+def _update(state: TrainState) -> tuple[bool, float]:
+    """(whether the weights changed, gradient norm before clipping)."""
+    try:
+        updated, grad_norm, _ = state.optimizer.step()
+    except NonFiniteGradientError as error:
+        if state.args.check_for_nan_in_loss_and_grad:
+            raise
+        return False, error.norm
+    return bool(updated), float("nan") if grad_norm is None else float(grad_norm)
+
+
+def _merged(collected: Sequence[dict[str, Tensor]], divisor: float) -> dict[str, float]:
+    """Add the sums over microbatches and data- and context-parallel ranks, then divide."""
+    if not is_last_stage():
+        return {}
+    names = list(collected[0])
+    sums = torch.stack([torch.stack([m[n].double() for n in names]) for m in collected]).sum(0)
+    dist.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+    return dict(zip(names, (sums / divisor).tolist(), strict=True))
