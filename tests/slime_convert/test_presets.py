@@ -17,7 +17,7 @@ qwen3-8B                36 4096 12288 32 1000000 untied
 qwen3-14B               40 5120 17408 40 1000000 untied
 qwen3-32B               64 5120 25600 64 1000000 untied
 """
-"""Layers, hidden size, MLP size, heads, rotary base, output layer: as upstream's scripts have it."""
+"""Layers, hidden size, MLP size, heads, rotary base, output layer: as in upstream's scripts."""
 
 
 def sourced(path):
@@ -32,7 +32,7 @@ def test_the_scripts_are_what_the_table_renders_to():
     assert written == rendered
 
 
-@pytest.mark.parametrize("row", UPSTREAM.strip().splitlines())
+@pytest.mark.parametrize("row", UPSTREAM.strip().splitlines(), ids=lambda row: row.split()[0])
 def test_a_script_gives_the_values_of_upstream(row):
     name, layers, hidden, ffn, heads, theta, tied = row.split()
     flags = sourced(SCRIPTS / f"{name}.sh")

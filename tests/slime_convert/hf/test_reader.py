@@ -70,7 +70,7 @@ def test_tensors_outlive_the_reader(tmp_path):
 def test_a_name_that_is_not_there_is_named(tmp_path):
     with (
         HfReader(make_qwen3(tmp_path)) as reader,
-        pytest.raises(CheckpointError, match="holds no tensor `model.nrom.weight`"),
+        pytest.raises(CheckpointError, match=r"holds no tensor `model\.nrom\.weight`"),
     ):
         reader.get("model.nrom.weight")
 
@@ -170,6 +170,6 @@ def test_values_that_are_not_finite_are_named_when_asked_for(tmp_path):
         assert reader.get("model.norm.weight").isnan().any()
     with (
         HfReader(tmp_path, check_finite=True) as reader,
-        pytest.raises(CheckpointError, match="`model.norm.weight` in .*model.safetensors"),
+        pytest.raises(CheckpointError, match=r"`model\.norm\.weight` in .*model\.safetensors"),
     ):
         reader.get("model.norm.weight")
