@@ -1,0 +1,28 @@
+"""TensorBoard files, by TensorBoard's own writer (torch's wrapper would import torch here)."""
+
+import time
+from pathlib import Path
+
+from slime_core.interfaces import Metrics
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+_FLUSH_S = 5
+
+
+class TensorBoardTracker:
+    """Writes scalars that `tensorboard --logdir` shows while the run lasts."""
+
+    def __init__(self, directory: Path) -> None:
+        self._writer = EventFileWriter(str(directory), flush_secs=_FLUSH_S)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Add one event that holds all of ``metrics``."""
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        self._writer.add_event(event)
+
+    def close(self) -> None:
+        """Write what is buffered and close the file."""
+        self._writer.close()
