@@ -106,6 +106,7 @@ def test_a_mixture_of_experts_is_a_declaration_like_any_other():
     router = hf(f"{theirs}.gate.weight", "experts", "hidden")
     family = Family(
         model_type="sparse",
+        title="a test",
         rules=(
             *blocks.gated_mlp(when=is_dense),
             Rule(f"{mlp}.router.weight", (router,), when=is_sparse),

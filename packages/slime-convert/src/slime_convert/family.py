@@ -18,6 +18,8 @@ class Family:
     """
 
     model_type: str
+    title: str
+    """Which published models these are, in a few words."""
     rules: tuple[Rule, ...]
     arguments: Callable[[HfConfig], dict[str, Any]]
     """config.json -> Megatron argument destinations and values."""

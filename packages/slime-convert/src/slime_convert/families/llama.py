@@ -42,6 +42,7 @@ def scaling(config: HfConfig) -> dict[str, Any]:
 
 FAMILY = Family(
     model_type="llama",
+    title="Llama 3, 3.1, 3.2 and 3.3 dense, 1B to 70B",
     rules=(
         *blocks.embedding(),
         *blocks.layer_norms(),

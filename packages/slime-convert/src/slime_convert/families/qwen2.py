@@ -15,6 +15,7 @@ def arguments(config: HfConfig) -> dict[str, Any]:
 
 FAMILY = Family(
     model_type="qwen2",
+    title="Qwen2 and Qwen2.5 dense, 0.5B to 72B",
     rules=(
         *blocks.embedding(),
         *blocks.layer_norms(),

@@ -17,6 +17,7 @@ def arguments(config: HfConfig) -> dict[str, Any]:
 
 FAMILY = Family(
     model_type="qwen3",
+    title="Qwen3 dense, 0.6B to 32B",
     rules=(
         *blocks.embedding(),
         *blocks.layer_norms(),

@@ -54,6 +54,15 @@ class HfReader:
         """Return the shape of a tensor without reading it."""
         return self._entry(name).shape
 
+    def dtype(self, name: str) -> str:
+        """Return the type of a tensor as safetensors files spell it, such as "BF16"."""
+        return self._entry(name).dtype
+
+    @property
+    def num_files(self) -> int:
+        """How many files the tensors are in."""
+        return len(set(self._files.values()))
+
     def get(self, name: str, *index: slice) -> Tensor:
         """Return a tensor, or the slice of it: ``get(name, slice(0, 8))`` reads 8 rows."""
         self._entry(name)
