@@ -10,15 +10,19 @@ from typing import Any, Literal
 def to_words(values: Mapping[str, Any], table: Literal["flags", "router_flags"]) -> list[str]:
     """The command line that makes the parser behind ``table`` store ``values``.
 
-    None is the absence of a flag; a switch that has no negative is left out when False.
+    None is the absence of a flag; a switch that has no negative is left out when False. A flag
+    that only a run sets is not in the table and is spelled after its destination.
     """
     rows = _rows(table)
     words: list[str] = []
     for dest, value in values.items():
-        if dest not in rows:
-            raise KeyError(f"`{dest}` is no destination of {table}.json")
-        words += _one(rows[dest], value)
+        words += _one(rows.get(dest) or _plain(dest, value), value)
     return words
+
+
+def _plain(dest: str, value: Any) -> dict[str, Any]:
+    name = "--" + dest.replace("_", "-")
+    return {"names": [name], "arity": "none" if isinstance(value, bool) else "one"}
 
 
 @functools.cache

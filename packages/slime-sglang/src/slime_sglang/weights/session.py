@@ -1,0 +1,97 @@
+"""What every transport does to the engines before and after the weights: pause, version, resume."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from slime_core.errors import EngineError, WeightSyncError
+
+from slime_sglang.client import EngineClient
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTarget:
+    """Where one engine listens and how many ranks hold its weights; crosses processes."""
+
+    url: str
+    num_ranks: int = 1
+
+
+class Session:
+    """The engines of one publish after another; lives in the trainer's process."""
+
+    def __init__(self, targets: Sequence[EngineTarget]) -> None:
+        if not targets:
+            raise WeightSyncError("there is no engine to publish weights to")
+        self.targets = tuple(targets)
+        self._clients = [EngineClient(target.url) for target in targets]
+        self._pool = ThreadPoolExecutor(len(targets), "publish")
+        self._version: int | None = None
+
+    @property
+    def version(self) -> int:
+        """The version being published."""
+        if self._version is None:
+            raise WeightSyncError("weights were sent outside of begin() and commit()")
+        return self._version
+
+    def open(self, version: int) -> None:
+        """Remember which version comes next."""
+        self._version = version
+
+    def pause(self) -> None:
+        """Stop all engines and forget what they cached under the old weights."""
+        self.each(lambda client, _: client.pause())
+        self.each(lambda client, _: client.flush_cache())
+
+    def finish(self) -> None:
+        """Set the version everywhere, resume, and check that every engine reports it."""
+        wanted = str(self.version)
+        self.each(lambda client, _: client.flush_cache())
+        self.each(lambda client, _: client.set_weight_version(wanted))
+        self.each(lambda client, _: client.resume())
+        found = self.each(lambda client, _: client.weight_version())
+        for target, version in zip(self.targets, found, strict=True):
+            if version != wanted:
+                raise WeightSyncError(
+                    f"engine {target.url} reports weight version {version!r} after a publish "
+                    f"of {wanted!r}"
+                )
+        self._version = None
+
+    def submit[T](self, call: Callable[[EngineClient, EngineTarget], T]) -> list[Future[T]]:
+        """Run ``call`` for every engine at once."""
+        pairs = zip(self._clients, self.targets, strict=True)
+        return [self._pool.submit(call, client, target) for client, target in pairs]
+
+    def collect[T](self, futures: Sequence[Future[T]]) -> list[T]:
+        """Every engine's result; ``WeightSyncError`` with the reasons of those that failed."""
+        problems: list[str] = []
+        results: list[T] = []
+        for future in futures:
+            try:
+                results.append(future.result())
+            except EngineError as error:
+                problems.append(str(error))
+        if problems:
+            raise WeightSyncError("; ".join(problems))
+        return results
+
+    def each[T](self, call: Callable[[EngineClient, EngineTarget], T]) -> list[T]:
+        """``submit`` and ``collect``."""
+        return self.collect(self.submit(call))
+
+    def check_receipts(self, messages: Sequence[str], receipt: str) -> None:
+        """Raise ``WeightSyncError`` unless every engine confirmed what it verified."""
+        for target, message in zip(self.targets, messages, strict=True):
+            if receipt not in message:
+                raise WeightSyncError(
+                    f"engine {target.url} loaded weights without confirming their digests "
+                    f"(it answered {message!r}): its SGLang runs without slime's plugin"
+                )
+
+    def close(self) -> None:
+        """Drop connections and threads."""
+        for client in self._clients:
+            client.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,98 @@
+"""Publish by handing over memory: shared memory on a CPU, CUDA IPC on a GPU; one host only.
+
+The bytes never pass through HTTP: a request carries a pickled handle. The pickle is what SGLang's
+MultiprocessingSerializer would have written, without importing SGLang.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from torch import Tensor
+from torch.multiprocessing import reductions
+
+from slime_sglang.weights.bucket import Bucket, pack
+from slime_sglang.weights.session import EngineTarget, Session
+
+_DEVICE_ARGUMENT = 6
+"""Position of the device index among the arguments of torch's ``rebuild_cuda_tensor``."""
+
+
+class TensorReceiver:
+    """``WeightReceiver`` for engines on the trainer's own host."""
+
+    def __init__(self, targets: Sequence[EngineTarget]) -> None:
+        self._session = Session(targets)
+
+    def begin(self, version: int) -> None:
+        """Pause the engines."""
+        self._session.open(version)
+        self._session.pause()
+
+    def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        """Load one bucket in every engine; returns when it is verified and loaded."""
+        if not tensors:
+            return
+        bucket = pack(tensors)
+        if bucket.flat.is_cuda:
+            torch.cuda.synchronize(bucket.flat.device)
+        payloads = [
+            [serialize(bucket) for _ in range(target.num_ranks)]
+            for target in self._session.targets
+        ]
+        by_url = dict(zip((t.url for t in self._session.targets), payloads, strict=True))
+        messages = self._session.each(
+            lambda client, target: client.update_from_tensor(by_url[target.url])
+        )
+        self._session.check_receipts(messages, bucket.receipt)
+        if bucket.flat.is_cuda:
+            torch.cuda.ipc_collect()
+
+    def commit(self) -> None:
+        """Set the version and resume."""
+        self._session.finish()
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._session.close()
+
+
+def serialize(bucket: Bucket) -> str:
+    """A base64 pickle that an engine opens as the bucket's memory; one per rank that reads it."""
+    flat = _CudaHandle(bucket.flat) if bucket.flat.is_cuda else bucket.flat
+    out = io.BytesIO()
+    with _shared_by_file_name():
+        ForkingPickler(out).dump({"flattened_tensor": flat, "metadata": bucket.metadata()})
+    return base64.b64encode(out.getvalue()).decode()
+
+
+@contextmanager
+def _shared_by_file_name() -> Iterator[None]:
+    """Shared memory by name: the default passes descriptors, which unrelated processes cannot."""
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    try:
+        yield
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)
+
+
+class _CudaHandle:
+    """Pickles as a CUDA tensor whose device is named by UUID, as SGLang's processes expect.
+
+    An index would mean another GPU where CUDA_VISIBLE_DEVICES differs.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        rebuild, arguments = reductions.reduce_tensor(self._tensor)
+        at = _DEVICE_ARGUMENT
+        uuid = str(torch.cuda.get_device_properties(arguments[at]).uuid)
+        return rebuild, (*arguments[:at], uuid, *arguments[at + 1 :])
