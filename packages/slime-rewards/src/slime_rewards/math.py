@@ -1,0 +1,91 @@
+r"""Whether a response gives the label's value: ``--rm-type math``.
+
+Most answers are settled by comparing text or plain numbers. The rest goes to the math-verify
+library, which may take for ever on a hostile expression and therefore runs in ``workers``.
+"""
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from slime_rewards.boxed import last_boxed
+
+_TAIL = 3_000
+"""Characters of a response without a box in which an answer is looked for."""
+_INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
+_DECIMAL = re.compile(rf"([-+]?)({_INTEGER}(?:\.\d*)?|\.\d+)")
+_RATIO = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\frac\{?(\d+)\}?\{?(\d+)\}?)")
+_NOISE = re.compile(r"\\(?:left|right|!|,|;|displaystyle|mathrm|rm)(?![a-zA-Z])|[$\s]")
+_ASSIGNED = re.compile(r"[a-zA-Z]=(?=[^=])")
+
+
+def settle(response: str, label: str) -> float | None:
+    """1 or 0 where plain text or plain numbers decide, None where algebra has to.
+
+    The answer is the last box of the response, or all of it when there is none. A label may be
+    boxed, too.
+    """
+    boxed = last_boxed(response)
+    answer = _normalized(response if boxed is None else boxed)
+    expected = _normalized(target(label))
+    if answer == expected:
+        return 1.0
+    given, wanted = _number(answer), _number(expected)
+    if given is not None and wanted is not None:
+        return float(given == wanted)
+    return 0.0 if not answer else None
+
+
+def target(label: str) -> str:
+    """What the label says the answer is."""
+    boxed = last_boxed(label)
+    return label if boxed is None else boxed
+
+
+def verify(response: str, label: str) -> float:
+    """1 where math-verify finds response and label equal; may take for ever.
+
+    Where the label is a number, the answer must be one as well: ``5+7`` is not the answer to what
+    is 5+7, though it has the right value.
+    """
+    import math_verify
+
+    limits = {"parsing_timeout": None}
+    expected = target(label)
+    gold = math_verify.parse(f"${expected}$", **limits) or math_verify.parse(expected, **limits)
+    boxed = last_boxed(response)
+    text = response[-_TAIL:] if boxed is None else f"$\\boxed{{{boxed}}}$"
+    found = math_verify.parse(text, **limits)
+    if not gold or not found:
+        return 0.0
+    if _is_number(gold[0]) and not _is_number(found[0]):
+        return 0.0
+    return float(math_verify.verify(gold, found, timeout_seconds=None))
+
+
+def _is_number(expression: Any) -> bool:
+    """A number as written, or something said to equal one; nothing left to compute."""
+    if getattr(expression, "is_Relational", False):
+        expression = expression.rhs
+    return bool(getattr(expression, "is_Number", False))
+
+
+def _normalized(text: str) -> str:
+    text = re.sub(r"\\text(?:bf|it)?\{([^{}]*)\}", r"\1", text)
+    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("{,}", ",")
+    text = _NOISE.sub("", text).rstrip(".")
+    return _ASSIGNED.sub("", text, count=1) if _ASSIGNED.match(text) else text
+
+
+def _number(text: str) -> Fraction | None:
+    found = _DECIMAL.fullmatch(text)
+    if found:
+        return _signed(found[1], Fraction(found[2].replace(",", "")))
+    found = _RATIO.fullmatch(text)
+    if found and (denominator := int(found[3] or found[5])):
+        return _signed(found[1], Fraction(int(found[2] or found[4]), denominator))
+    return None
+
+
+def _signed(sign: str, value: Fraction) -> Fraction:
+    return -value if sign == "-" else value

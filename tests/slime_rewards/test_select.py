@@ -1,0 +1,126 @@
+import asyncio
+import logging
+
+import httpx
+import pytest
+from slime_core.errors import ConfigError, PluginError
+from slime_core.types import Status
+from slime_rewards import remote
+from slime_rewards.config import RewardConfig
+from slime_rewards.select import make_reward
+from slime_testing import make_sample
+
+
+def score(*samples, flat=None, **config):
+    rewards = make_reward(RewardConfig(**config), flat or {})
+    try:
+        asyncio.run(rewards(samples))
+    finally:
+        rewards.close()
+    return [sample.reward for sample in samples]
+
+
+def answered(response, label="4", **changes):
+    return make_sample(reward=None, response=response, label=label, **changes)
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    def write(text):
+        (tmp_path / "rm.py").write_text(text)
+        return str(tmp_path / "rm.py")
+
+    return write
+
+
+def test_math_is_the_default_and_says_so(caplog):
+    with caplog.at_level(logging.INFO):
+        assert score(answered("4"), answered("5"), answered("4", label=4)) == [1.0, 0.0, 1.0]
+    assert "no --rm-type" in caplog.text
+
+
+def test_a_box_can_be_asked_for():
+    assert score(answered(r"a cat \boxed{dog}", "dog"), rm_type="boxed_f1") == [1.0]
+    assert score(answered("dog", "dog"), rm_type="boxed_f1") == [0.0]
+
+
+def test_a_row_may_name_its_own_type_and_path(plugin):
+    spec = plugin("async def custom_rm(args, sample, **kw):\n    return {'score': args.bonus}\n")
+    samples = [
+        answered("the cat", "cat", metadata={"rm_type": "f1"}),
+        answered("x", custom_rm_path=spec),
+        answered("4"),
+    ]
+    assert score(*samples, flat={"bonus": 7.0}) == [1.0, {"score": 7.0}, 1.0]
+
+
+def test_groups_are_scored_in_one_call(plugin):
+    spec = plugin(
+        "async def custom_rm(args, samples, **kw):\n"
+        "    return [float(len(samples))] * len(samples)\n"
+    )
+    assert score(answered("a"), answered("b"), custom_rm_path=spec, group_rm=True) == [2.0, 2.0]
+
+
+def test_failures_become_data(plugin, caplog):
+    spec = plugin("def custom_rm(args, sample):\n    return 1 / 0\n")
+    bad, unlabelled = answered("4", custom_rm_path=spec), answered("4", label=None)
+    unknown = answered("4", metadata={"rm_type": "mth"})
+    assert score(bad, unlabelled, unknown, answered("4")) == [None, None, None, 1.0]
+    assert bad.status is Status.FAILED
+    assert bad.metadata["error"] == "ZeroDivisionError: division by zero"
+    assert "--label-key" in unlabelled.metadata["error"]
+    assert "--rm-type mth is unknown" in unknown.metadata["error"]
+    assert "division by zero" in caplog.text
+
+
+def test_a_failing_group_fails_together(plugin):
+    spec = plugin("def custom_rm(args, samples):\n    return [1.0]\n")
+    samples = [answered("a"), answered("b")]
+    assert score(*samples, custom_rm_path=spec, group_rm=True) == [None, None]
+    assert "1 rewards for 2 samples" in samples[1].metadata["error"]
+
+
+def test_what_has_a_reward_or_was_not_finished_is_left_alone():
+    kept = make_sample(reward=0.3)
+    aborted = answered("4", status=Status.ABORTED)
+    assert score(kept, aborted) == [0.3, None]
+
+
+def test_random_rewards_repeat():
+    samples = [answered("a", index=i) for i in range(40)]
+    again = [answered("a", index=i) for i in range(40)]
+    first = score(*samples, rm_type="random")
+    assert set(first) == {0.0, 1.0}
+    assert score(*again, rm_type="random") == first
+
+
+def test_mistakes_are_found_at_start_up():
+    with pytest.raises(ConfigError, match="--rm-type maths is unknown; there are dapo, deepscaler"):
+        make_reward(RewardConfig(rm_type="maths"), {})
+    with pytest.raises(ConfigError, match="--rm-url"):
+        make_reward(RewardConfig(rm_type="remote_rm"), {})
+    with pytest.raises(PluginError, match="does not exist"):
+        make_reward(RewardConfig(custom_rm_path="gone.py"), {})
+
+
+def test_a_server_is_asked_again_until_it_answers(monkeypatch):
+    seen = []
+
+    def answer(request):
+        seen.append(request.content)
+        return httpx.Response(503 if len(seen) < 3 else 200, json=0.5)
+
+    original = httpx.AsyncClient
+    monkeypatch.setattr(
+        remote.httpx,
+        "AsyncClient",
+        lambda **options: original(transport=httpx.MockTransport(answer)),
+    )
+    monkeypatch.setattr(
+        remote.tenacity, "wait_exponential", lambda **_: remote.tenacity.wait_none()
+    )
+    monkeypatch.setattr(remote.tenacity, "wait_random", lambda *_: remote.tenacity.wait_none())
+    assert score(answered("r"), rm_type="remote_rm", rm_url="http://rm") == [0.5]
+    assert len(seen) == 3
+    assert b'"label":"4"' in seen[0]
