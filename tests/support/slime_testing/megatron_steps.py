@@ -1,4 +1,4 @@
-"""Optimizer steps on made-up gradients: the same for a whole model at any layout, no forward pass."""
+"""Optimizer steps on made-up gradients, the same whatever the layout; no forward pass."""
 
 import zlib
 from typing import Any

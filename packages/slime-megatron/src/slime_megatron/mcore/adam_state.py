@@ -4,11 +4,13 @@ Without TransformerEngine or apex the optimizer inside is ``torch.optim.Adam`` o
 state differs from what Megatron expects in one entry, ``step``.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+_KIND = ("lr_mult", "wd_mult", "is_expert_parallel", "is_decoupled_lr", "optimizer")
 
 
 def parts(optimizer: Any) -> list[Any]:
@@ -38,6 +40,31 @@ def prime(optimizer: Any) -> None:
                     )
 
 
+def group_pairs(
+    optimizer: Any, state: Mapping[Any, Any]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield each parameter group of a saved ``state`` with the optimizer's own of its kind."""
+    for part, own in _part_states(optimizer, state):
+        groups: list[dict[str, Any]] = own.get("optimizer", own)["param_groups"]
+        kinds = [_kind(group) for group in part.param_groups]
+        for group in groups:
+            if kinds.count(_kind(group)) == 1:
+                yield group, part.param_groups[kinds.index(_kind(group))]
+
+
+def _kind(group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells parameter groups apart besides the schedule."""
+    return tuple(group.get(key) for key in _KIND)
+
+
+def _part_states(
+    optimizer: Any, state: Mapping[Any, Any]
+) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
+    inners = parts(optimizer)
+    states = [state] if len(inners) == 1 else [state[index] for index in range(len(inners))]
+    yield from zip(inners, states, strict=True)
+
+
 def load(optimizer: Any, state: Mapping[Any, Any]) -> None:
     """``optimizer.load_state_dict``, with the step counts kept out of Megatron's way.
 
@@ -46,9 +73,7 @@ def load(optimizer: Any, state: Mapping[Any, Any]) -> None:
     It also hands the same count to every parameter; each needs its own, because Adam increments
     them one by one.
     """
-    inners = parts(optimizer)
-    states = [state] if len(inners) == 1 else [state[index] for index in range(len(inners))]
-    for part, own in zip(inners, states, strict=True):
+    for part, own in _part_states(optimizer, state):
         if "param_state" not in own or not isinstance(part.optimizer, torch.optim.Adam):
             part.load_state_dict(own)
             continue

@@ -25,7 +25,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from slime_core.errors import CheckpointError
 from torch.distributed.checkpoint.api import CheckpointException
 
-from slime_megatron.mcore import adam_state, identity, patches, rng
+from slime_megatron.mcore import adam_state, identity, patches, rng, schedule
 from slime_megatron.mcore.background import PendingSave
 from slime_megatron.mcore.bootstrap import quiet
 from slime_megatron.mcore.state import TrainState
@@ -102,6 +102,7 @@ def load(state: TrainState, directory: Path) -> int:
     wanted = _model(state, metadata)
     if wants_optimizer:
         identity.check_optimizer(state, saved, directory)
+        schedule.check(state, saved["opt_param_scheduler"], directory)
         adam_state.prime(state.optimizer)
         wanted["optimizer"] = state.optimizer.sharded_state_dict(
             wanted, is_loading=True, metadata=metadata
@@ -112,8 +113,9 @@ def load(state: TrainState, directory: Path) -> int:
     loaded = _read(wanted, directory)
     _into_model(state, loaded)
     if wants_optimizer:
+        schedule.align_groups(state, loaded["optimizer"])
         adam_state.load(state.optimizer, loaded["optimizer"])
-        identity.load_scheduler(state, saved["opt_param_scheduler"], directory)
+        schedule.load(state, saved["opt_param_scheduler"])
     else:
         state.optimizer.reload_model_params()
     iteration = -1 if state.args.finetune else int(saved["iteration"])
@@ -198,13 +200,28 @@ def _read_common(directory: Path) -> dict[str, Any]:
         with quiet():
             return dist_checkpointing.load_common_state_dict(str(directory))
     except (CheckpointException, CheckpointingException, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{directory} is damaged: {error}") from error
+        raise CheckpointError(f"{directory} is damaged; {_reason(error)}") from error
 
 
 def _read(wanted: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Megatron's load; a file that one rank cannot read is an error on every rank."""
+    loaded: Any = None
+    failure: str | None = None
     try:
         with quiet():
-            loaded: Any = dist_checkpointing.load(wanted, str(directory))
-    except (CheckpointException, CheckpointingException) as error:
-        raise CheckpointError(f"{directory} cannot be read: {error}") from error
+            loaded = dist_checkpointing.load(wanted, str(directory))
+    except (CheckpointException, Exception) as error:  # the former is no Exception
+        failure = _reason(error)
+    failures: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    told = [f"rank {rank}: {text}" for rank, text in enumerate(failures) if text]
+    if told:
+        raise CheckpointError(f"{directory} cannot be read; {told[0]}")
     return loaded
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the tracebacks that torch puts into the message."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return f"{type(error).__name__}: {error}"

@@ -16,17 +16,6 @@ from slime_megatron.mcore.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-_SCHEDULE_FLAGS = {
-    "max_lr": "--lr",
-    "min_lr": "--min-lr",
-    "lr_warmup_steps": "--lr-warmup-iters",
-    "lr_decay_steps": "--lr-decay-iters (or the length of the run)",
-    "lr_decay_style": "--lr-decay-style",
-    "start_wd": "--start-weight-decay",
-    "end_wd": "--weight-decay",
-    "wd_incr_steps": "the length of the run",
-    "wd_incr_style": "--weight-decay-incr-style",
-}
 _SHOWN = 10
 
 
@@ -76,7 +65,7 @@ def check_model(
     everywhere: list[list[str]] = [[]] * dist.get_world_size()
     dist.all_gather_object(everywhere, list(_tensor_problems(wanted, directory)))
     tensors = sorted({problem for problems in everywhere for problem in problems})
-    if tensors:
+    if tensors and not problems:
         more = f" and {len(tensors) - _SHOWN} more" if len(tensors) > _SHOWN else ""
         problems.append(f"tensors: {', '.join(tensors[:_SHOWN])}{more}")
     if problems:
@@ -103,37 +92,6 @@ def check_optimizer(state: TrainState, saved: Mapping[str, Any], directory: Path
             f"the optimizer of {directory} is another: {'; '.join(different)}. Give the same flags "
             "as when it was saved, or --no-load-optim to start with a fresh one"
         )
-
-
-def load_scheduler(state: TrainState, saved: Mapping[str, Any], directory: Path) -> None:
-    """Continue the schedule; refuse one that would jump.
-
-    Lengths do not matter to what is constant: a run with a constant learning rate may be made
-    longer. Megatron's ``--override-opt-param-scheduler`` (take the command line's schedule) and
-    ``--use-checkpoint-opt-param-scheduler`` (take the checkpoint's) decide the rest.
-    """
-    scheduler = state.scheduler
-    ours: dict[str, Any] = scheduler.state_dict()
-    taken = dict(saved)
-    if ours["lr_decay_style"] == "constant":
-        taken["lr_decay_steps"] = ours["lr_decay_steps"]
-    if ours["wd_incr_style"] == "constant":
-        taken["wd_incr_steps"] = ours["wd_incr_steps"]
-    decided = (
-        state.args.override_opt_param_scheduler or state.args.use_checkpoint_opt_param_scheduler
-    )
-    different = [
-        f"{flag}: {taken[name]!r} there and {ours[name]!r} here"
-        for name, flag in _SCHEDULE_FLAGS.items()
-        if taken[name] != ours[name]
-    ]
-    if different and not decided:
-        raise CheckpointError(
-            f"{directory} was trained under another schedule: {'; '.join(different)}. Give "
-            "--override-opt-param-scheduler to continue under the command line's, or "
-            "--use-checkpoint-opt-param-scheduler to keep the checkpoint's"
-        )
-    scheduler.load_state_dict(taken)
 
 
 def _architecture(state: TrainState) -> dict[str, Any]:

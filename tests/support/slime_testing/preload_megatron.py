@@ -1,0 +1,15 @@
+"""What the fork server of ``ranks`` imports: Megatron, and nothing that tests want to see fresh."""
+
+import importlib
+
+from slime_megatron.mcore import bootstrap
+
+bootstrap.load()
+for _name in (
+    "megatron.core.dist_checkpointing",
+    "megatron.core.models.gpt.gpt_layer_specs",
+    "megatron.training.training",
+    "safetensors.torch",
+):
+    with bootstrap.quiet():
+        importlib.import_module(_name)
