@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
-from slime_core.batch import Ragged, TrainBatch
+from slime_core.batch import TrainBatch
 from slime_core.errors import SampleError
 from torch import Tensor
 
@@ -138,13 +138,3 @@ def _local_rows(lengths: list[int], starts: list[int], layout: PackLayout) -> Te
             for start, length in zip(starts, lengths, strict=False)
         ]
     )
-
-
-def microbatch_responses(values: Ragged, rows: Sequence[int]) -> Tensor:
-    """The vectors of ``rows`` end to end, as ``PackedMicrobatch.pick`` expects them."""
-    return values.select(rows).values
-
-
-def spread(values: Tensor, lengths: Tensor) -> Tensor:
-    """Repeat one value per sample for each of its response tokens."""
-    return torch.repeat_interleave(values, lengths)

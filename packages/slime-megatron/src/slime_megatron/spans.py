@@ -94,12 +94,12 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class Padded:
-    """Spans as rectangles; ``restore`` picks the real rows of all rectangles, flattened and laid
-    end to end, in the order of the local rows.
-    """
+    """Spans as rectangles."""
 
     rectangles: tuple[Rectangle, ...]
     restore: Int[Tensor, " rows"]
+    """Picks the real rows of all rectangles, flattened and laid end to end, in the order of the
+    local rows."""
 
     @classmethod
     def of(cls, spans: Spans, device: torch.device) -> "Padded":

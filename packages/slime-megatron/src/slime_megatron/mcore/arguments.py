@@ -1,4 +1,4 @@
-"""Megatron's own command line, parsed by Megatron's own parser, strictly and without side effects."""
+"""Megatron's own command line through its own parser, strictly and without side effects."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,8 @@ REQUIRED: Mapping[str, Any] = {
 }
 """Settings (by Megatron's destination name) that follow from how the model is built here: modules
 of our own on PyTorch kernels, no TransformerEngine, no apex, and no dropout, because the
-log-probabilities of a policy must not be random. A command line may repeat them, not change them."""
+log-probabilities of a policy must not be random. A command line may repeat them, not change
+them."""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,8 +1,8 @@
 """Core attention on PyTorch's own kernels: packed, causal, grouped heads, context parallel.
 
-Takes the place of Megatron's ``DotProductAttention`` through the layer spec, on the CPU and on GPUs,
-without TransformerEngine. In 16 bits on a GPU it is one variable-length FlashAttention call; in
-other cases sequences of like length share a padded rectangle under ``scaled_dot_product_attention``.
+Takes the place of Megatron's ``DotProductAttention`` through the layer spec, on the CPU and on
+GPUs, without TransformerEngine. In 16 bits on a GPU it is one variable-length FlashAttention call;
+otherwise sequences of like length share a padded rectangle of ``scaled_dot_product_attention``.
 
 Under context parallelism keys and values are gathered over the ranks (their gradient is
 reduce-scattered back) and each rank's rows attend to their prefixes.
@@ -14,13 +14,13 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 
 from slime_megatron.mcore.packing import PackedInput
@@ -84,7 +84,7 @@ class CausalAttention(MegatronModule):
 
     def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """One kernel call on [spans, heads, rows, d]."""
-        return F.scaled_dot_product_attention(
+        return functional.scaled_dot_product_attention(
             q,
             k,
             v,

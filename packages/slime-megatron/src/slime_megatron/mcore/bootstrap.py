@@ -39,16 +39,17 @@ def load() -> bool:
     """Import Megatron; must come before any other module of this package. Idempotent.
 
     Returns whether it runs on the CPU (see ``cpu.install``). Also sets
-    ``CUDA_DEVICE_MAX_CONNECTIONS=1`` unless it is set: Megatron insists on it for tensor and context
-    parallelism before Blackwell, and CUDA reads it only once.
+    ``CUDA_DEVICE_MAX_CONNECTIONS=1`` unless it is set: Megatron insists on it for tensor and
+    context parallelism before Blackwell, and CUDA reads it only once.
     """
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     on_cpu = cpu.install()
     # "No CUDA runtime is found", and GPTModel's deprecation in favour of a hybrid model class.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     logging.getLogger("megatron.core.models.gpt.gpt_model").setLevel(logging.ERROR)
-    # Deprecations inside Megatron, repeated at every forward pass, that we can do nothing about.
+    # What Megatron does that is warned about at every step; on the CPU it seems to come from here.
     warnings.filterwarnings("ignore", module=r"megatron\.")
+    warnings.filterwarnings("ignore", message="The .grad attribute", module=cpu.__name__)
     with quiet():
         for name in _MODULES:
             importlib.import_module(name)

@@ -5,9 +5,9 @@ edits a file or one of Megatron's own modules:
 
 1. the handful of ``torch.cuda`` functions Megatron calls unconditionally (current device, streams,
    events, random state, memory statistics) get replacements that mean the CPU;
-2. a ``TorchFunctionMode`` turns ``device="cuda"`` in tensor factories and ``.to``/``.cuda`` into the
-   CPU and, for callers inside Megatron only, spells ``Tensor.type()`` the CUDA way (the optimizer
-   asserts on that string) and says yes to ``Tensor.is_cuda``;
+2. a ``TorchFunctionMode`` turns ``device="cuda"`` in tensor factories and ``.to``/``.cuda`` into
+   the CPU and, for callers inside Megatron only, spells ``Tensor.type()`` the CUDA way (the
+   optimizer asserts on that string) and says yes to ``Tensor.is_cuda``;
 3. ``torch.compile``, which Megatron's fused functions use, runs eagerly: compiling takes seconds at
    the first step and needs a C++ compiler.
 

@@ -16,6 +16,7 @@ from slime_megatron.mcore.logprobs import Scoring, score
 from slime_megatron.mcore.packing import PackedInput
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.pack import PackedMicrobatch
+from slime_megatron.passes import Entropy
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def run_model(
     microbatch: PackedMicrobatch,
     config: ScoreConfig,
     *,
-    with_entropy: bool = False,
+    entropy: Entropy = Entropy.NONE,
 ) -> Tensor:
     """The chunk's output: hidden states, or [log-probabilities, entropies] at the end."""
     return model(
@@ -52,7 +53,7 @@ def run_model(
             vocab_size=config.vocab_size,
             temperature=config.temperature,
             chunk_size=config.chunk_size,
-            with_entropy=with_entropy,
+            entropy=entropy,
         ),
     )
 
@@ -84,7 +85,7 @@ def log_probs(
     microbatches: Sequence[PackedMicrobatch],
     config: ScoreConfig,
     *,
-    with_entropy: bool = False,
+    entropy: Entropy = Entropy.NONE,
 ) -> tuple[Ragged, Ragged] | None:
     """Log-probabilities and entropies of all response tokens, on the CPU.
 
@@ -95,7 +96,7 @@ def log_probs(
 
     def forward_step(items: Iterator[PackedMicrobatch], model: torch.nn.Module) -> Any:
         item = next(items).to(state.device)
-        output = run_model(model, item, config, with_entropy=with_entropy)
+        output = run_model(model, item, config, entropy=entropy)
         return output, partial(_placed, item)
 
     collected = run_schedule(state, microbatches, forward_step, forward_only=True)

@@ -1,4 +1,4 @@
-"""Process groups, Megatron's parallel state, seeds: everything a rank needs before it has a model."""
+"""Process groups, Megatron's parallel state, seeds: what a rank needs before it has a model."""
 
 import os
 import random
@@ -17,27 +17,35 @@ from megatron.core.rerun_state_machine import (
 from slime_megatron.mcore.bootstrap import quiet
 
 
-def initialize(args: Any, *, device: torch.device, store: dist.Store | None = None) -> None:
+def initialize(args: Any, *, device: torch.device, rendezvous: str | None = None) -> None:
     """Join the process group, divide it as ``args`` says, seed every generator.
 
-    Collective. gloo on the CPU, NCCL on GPUs, both with ``--distributed-timeout-minutes``; through
-    ``store`` when given, else through ``MASTER_ADDR``/``MASTER_PORT``. A process group that is
-    already there is kept and divided anew.
+    Collective. gloo on the CPU, NCCL on GPUs, both with ``--distributed-timeout-minutes``. The
+    ranks meet at ``rendezvous`` (``tcp://host:port`` or ``file:///path``), else at
+    ``MASTER_ADDR``/``MASTER_PORT``; a single rank needs neither. A process group that is already
+    there is kept and divided anew.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=store,
-            rank=args.rank,
-            world_size=args.world_size,
-            timeout=timedelta(minutes=args.distributed_timeout_minutes),
-        )
+        _join(args, device, rendezvous)
     _divide(args)
     _seed(args.seed)
     destroy_rerun_state_machine()
     initialize_rerun_state_machine()
+
+
+def _join(args: Any, device: torch.device, rendezvous: str | None) -> None:
+    """Form the group of all ranks."""
+    alone = args.world_size == 1 and rendezvous is None
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.HashStore() if alone else None,
+        init_method=None if alone else rendezvous,
+        rank=args.rank,
+        world_size=args.world_size,
+        timeout=timedelta(minutes=args.distributed_timeout_minutes),
+    )
 
 
 def _divide(args: Any) -> None:

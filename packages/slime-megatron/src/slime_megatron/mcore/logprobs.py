@@ -23,6 +23,8 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
+from slime_megatron.passes import Entropy
+
 
 @dataclass(frozen=True)
 class VocabSlice:
@@ -52,12 +54,17 @@ class Scoring:
     """Without padding."""
     temperature: float = 1.0
     chunk_size: int = 1024
-    with_entropy: bool = False
+    entropy: Entropy = Entropy.NONE
 
 
 def score(
-    *, hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, context: Scoring,
-    config: Any, **_: Any,
+    *,
+    hidden_states: Tensor,
+    output_layer: Any,
+    output_weight: Tensor | None,
+    context: Scoring,
+    config: Any,
+    **_: Any,
 ) -> Float[Tensor, "two scored"]:
     """Megatron's ``output_processor``: log-probabilities in row 0, entropies in row 1.
 
@@ -144,24 +151,29 @@ def _reduce(
     else:
         picked = torch.zeros_like(largest)
     powers = shifted.exp()
-    mean = (powers * shifted).sum(-1) if scoring.with_entropy else torch.zeros_like(picked)
+    wanted = scoring.entropy is not Entropy.NONE
+    mean = (powers * shifted).sum(-1) if wanted else torch.zeros_like(picked)
     sums = torch.stack([powers.sum(-1), picked, mean])
     if vocab.group is not None:
         dist.all_reduce(sums, group=vocab.group)
     total, picked, mean = sums.unbind()
     log_total = total.log()
-    entropy = log_total - mean / total if scoring.with_entropy else torch.zeros_like(mean)
+    entropy = log_total - mean / total if wanted else torch.zeros_like(mean)
     return torch.stack([picked - log_total, entropy]), largest + log_total
 
 
 def _logit_gradient(
-    log_p: Tensor, grad: Tensor, targets: Tensor, entropy: Tensor, scoring: Scoring,
+    log_p: Tensor,
+    grad: Tensor,
+    targets: Tensor,
+    entropy: Tensor,
+    scoring: Scoring,
     vocab: VocabSlice,
 ) -> Tensor:
     """d(loss) / d(logits before the temperature) of one chunk."""
     p = log_p.exp()
     d_logits = p * -grad[0, :, None]
-    if scoring.with_entropy:
+    if scoring.entropy is Entropy.TRAIN:
         d_logits -= grad[1, :, None] * p * (log_p + entropy[:, None])
     if vocab.size:
         column, there = _own(targets, vocab)

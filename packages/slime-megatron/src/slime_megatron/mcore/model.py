@@ -1,4 +1,4 @@
-"""Build this rank's model chunks: Megatron's GPT model on our attention, norm and rotary modules."""
+"""Build this rank's model chunks: Megatron's GPT model on our attention, norm and rotary."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

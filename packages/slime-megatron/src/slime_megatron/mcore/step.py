@@ -12,44 +12,18 @@ over data- and context-parallel ranks; the token count it would then divide by i
 (``optimizer.build``).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from slime_core.losses.aggregate import LossOutput
 from torch import Tensor
 
 from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, run_model, run_schedule
 from slime_megatron.mcore.optimizer import NonFiniteGradientError
 from slime_megatron.mcore.state import TrainState
-from slime_megatron.pack import PackedMicrobatch
-
-LossFn = Callable[[Tensor, Tensor, torch.device], LossOutput]
-"""(log-probabilities, entropies, device) of this rank's scored rows -> sums over them."""
-
-
-@dataclass(frozen=True)
-class TrainItem:
-    """A microbatch and what to do with its log-probabilities."""
-
-    microbatch: PackedMicrobatch
-    loss: LossFn
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What an optimizer step reports."""
-
-    metrics: dict[str, float]
-    """Means over the step, the same on every rank of the last pipeline stage; else empty."""
-    grad_norm: float
-    """Before clipping; not finite when the step was left out."""
-    updated: bool
-    learning_rates: tuple[float, ...]
-    """Of the update, by parameter group."""
+from slime_megatron.passes import Entropy, StepResult, StepSize, TrainItem
 
 
 def train_step(
@@ -57,14 +31,10 @@ def train_step(
     items: Sequence[TrainItem],
     config: ScoreConfig,
     *,
-    divisor: float,
-    num_samples: int,
-    with_entropy: bool,
+    size: StepSize,
+    entropy: Entropy,
 ) -> StepResult:
     """Forward and backward over ``items``, then update; all ranks together.
-
-    ``divisor`` and ``num_samples`` (by which the learning rate schedule advances) belong to the
-    step as a whole, not to this rank.
 
     Raises:
         NonFiniteGradientError: with nothing updated, unless --no-check-for-nan-in-loss-and-grad is
@@ -77,20 +47,20 @@ def train_step(
     def forward_step(stream: Iterator[TrainItem], model: torch.nn.Module) -> Any:
         item = next(stream)
         microbatch = item.microbatch.to(state.device)
-        output = run_model(model, microbatch, config, with_entropy=with_entropy)
+        output = run_model(model, microbatch, config, entropy=entropy)
 
         def loss(scores: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-            result = item.loss(scores[0], scores[1], state.device)
+            result = item.loss(scores[0], scores[1])
             no_tokens = torch.zeros([], dtype=torch.int, device=state.device)
-            return result.loss / divisor, no_tokens, dict(result.metrics)
+            return result.loss / size.divisor, no_tokens, dict(result.metrics)
 
         return output, loss
 
     collected = run_schedule(state, items, forward_step, forward_only=False)
     rates = tuple(group["lr"] for group in state.optimizer.param_groups)
     updated, grad_norm = _update(state)
-    state.scheduler.step(increment=num_samples)
-    return StepResult(_merged(collected, divisor), grad_norm, updated, rates)
+    state.scheduler.step(increment=size.num_samples)
+    return StepResult(_merged(collected, size.divisor), grad_norm, updated, rates)
 
 
 def _update(state: TrainState) -> tuple[bool, float]:

@@ -1,0 +1,65 @@
+"""``Passes`` on a Megatron model."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+from slime_core.batch import Ragged
+
+from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, log_probs
+from slime_megatron.mcore.reduce import GroupReduce
+from slime_megatron.mcore.snapshots import Snapshots
+from slime_megatron.mcore.state import TrainState
+from slime_megatron.mcore.step import train_step
+from slime_megatron.pack import PackedMicrobatch, PackLayout
+from slime_megatron.passes import Entropy, StepResult, StepSize, TrainItem
+
+REFERENCE = "ref"
+"""The snapshot that holds the reference policy."""
+
+
+class ModelPasses:
+    """The verbs of ``slime_megatron.passes.Passes`` for one rank; as long-lived as the model."""
+
+    def __init__(
+        self, state: TrainState, snapshots: Snapshots, config: ScoreConfig, *, pad_multiple: int
+    ) -> None:
+        self._state, self._snapshots, self._config = state, snapshots, config
+        tp_size = parallel_state.get_tensor_model_parallel_world_size()
+        self.layout = PackLayout(
+            cp_size=parallel_state.get_context_parallel_world_size(),
+            cp_rank=parallel_state.get_context_parallel_rank(),
+            row_multiple=tp_size * pad_multiple,
+        )
+        self.last_stage = is_last_stage()
+        self.context = GroupReduce(parallel_state.get_context_parallel_group(), state.device)
+        self.data = GroupReduce(parallel_state.get_data_parallel_group(), state.device)
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Have the reference policy's weights in the model inside the block."""
+        return self._snapshots.using(REFERENCE)
+
+    def log_probs(
+        self, microbatches: Sequence[PackedMicrobatch], entropy: Entropy
+    ) -> tuple[Ragged, Ragged] | None:
+        """Log-probabilities and entropies, by samples in the order of the microbatches."""
+        return log_probs(self._state, microbatches, self._config, entropy=entropy)
+
+    def step(self, items: Sequence[TrainItem], size: StepSize, entropy: Entropy) -> StepResult:
+        """Take one optimizer step."""
+        return train_step(self._state, items, self._config, size=size, entropy=entropy)
+
+
+def from_last_stage(value: Any) -> Any:
+    """What the last pipeline stage holds, on every rank of its pipeline."""
+    if parallel_state.get_pipeline_model_parallel_world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(
+        box,
+        src=parallel_state.get_pipeline_model_parallel_last_rank(),
+        group=parallel_state.get_pipeline_model_parallel_group(),
+    )
+    return box[0]

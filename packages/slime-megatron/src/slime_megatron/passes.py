@@ -1,0 +1,98 @@
+"""What the stages of an iteration ask of the model, in plain vectors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from slime_core.batch import Ragged
+from slime_core.interfaces import Reduce
+from slime_core.losses.aggregate import LossOutput
+from torch import Tensor
+
+from slime_megatron.pack import PackedMicrobatch, PackLayout
+
+LossFn = Callable[[Tensor, Tensor], LossOutput]
+"""(log-probabilities, entropies) of one rank's scored rows of a microbatch -> sums over them."""
+
+
+class Entropy(StrEnum):
+    """What a pass does about the entropy of its predictions."""
+
+    NONE = "none"
+    REPORT = "report"
+    """Compute it."""
+    TRAIN = "train"
+    """Compute it with its gradient."""
+
+
+@dataclass(frozen=True)
+class TrainItem:
+    """A microbatch and what to do with its log-probabilities."""
+
+    microbatch: PackedMicrobatch
+    loss: LossFn
+
+
+@dataclass(frozen=True, slots=True)
+class StepSize:
+    """What a step is measured by, over all ranks."""
+
+    divisor: float
+    """The gradient is that of the summed loss divided by this."""
+    num_samples: int
+    """By how much the learning rate schedule advances."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What an optimizer step reports."""
+
+    metrics: Mapping[str, float]
+    """Means over the step, the same on every rank of the last pipeline stage; else empty."""
+    grad_norm: float
+    """Before clipping; not finite when the step was left out."""
+    updated: bool
+    learning_rates: tuple[float, ...]
+    """Of the update, by parameter group."""
+
+
+class Passes(Protocol):
+    """One rank of the model; every rank makes the same calls in the same order."""
+
+    @property
+    def layout(self) -> PackLayout:
+        """How microbatches are padded and divided."""
+        ...
+
+    @property
+    def last_stage(self) -> bool:
+        """Whether this rank sees log-probabilities."""
+        ...
+
+    @property
+    def context(self) -> Reduce:
+        """Adds over the ranks that share a sample's tokens."""
+        ...
+
+    @property
+    def data(self) -> Reduce:
+        """Adds over the ranks that hold different samples."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """The reference policy's weights are in the model inside the block."""
+        ...
+
+    def log_probs(
+        self, microbatches: Sequence[PackedMicrobatch], entropy: Entropy
+    ) -> tuple[Ragged, Ragged] | None:
+        """Log-probabilities and entropies of all response tokens, by samples in the order of the
+        microbatches; None before the last pipeline stage.
+        """
+        ...
+
+    def step(self, items: Sequence[TrainItem], size: StepSize, entropy: Entropy) -> StepResult:
+        """Take one optimizer step."""
+        ...

@@ -1,0 +1,91 @@
+"""A fixed batch and a trainer configuration for it, at any layout."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from slime_convert.families import find, read_config
+from slime_core.batch import Ragged, TrainBatch
+from slime_core.config.algorithm import (
+    AdvantageConfig,
+    OffPolicyConfig,
+    PolicyLossConfig,
+    ReferenceConfig,
+)
+from slime_core.config.batch import BatchConfig
+from slime_core.config.checkpoint import CheckpointConfig
+from slime_core.config.model import ModelConfig
+from slime_core.config.sync import WeightSyncConfig
+from slime_core.schedule.plan import ParallelLayout, plan
+from slime_megatron.config import MegatronConfig
+from slime_megatron.trainer import RankPayload, TrainerConfig
+
+from slime_testing.megatron_state import _BASE, architecture_argv
+
+
+def make_batch(num_rollouts: int = 8, *, vocab_size: int = 100, seed: int = 0) -> TrainBatch:
+    """Prompts of 2 to 8 tokens, responses of 1 to 24, masks with holes, two rollouts in segments."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    rollouts = [*range(num_rollouts), 1, num_rollouts - 1]
+    responses = [draw(1, 24) for _ in rollouts]
+    tokens = [
+        torch.randint(1, vocab_size, (draw(2, 8) + response,), generator=generator)
+        for response in responses
+    ]
+    masks = [(torch.rand(n, generator=generator) > 0.2).float() for n in responses]
+    totals = dict.fromkeys(rollouts, 0.0)
+    for rollout, mask in zip(rollouts, masks, strict=True):
+        totals[rollout] += float(mask.sum())
+    rewards = torch.randn(len(rollouts), generator=generator)
+    noise = [-2 - torch.rand(n, generator=generator) for n in responses]
+    return TrainBatch(
+        tokens=Ragged.from_tensors(tokens),
+        response_lengths=torch.tensor(responses),
+        loss_mask=Ragged.from_tensors(masks),
+        rewards=rewards,
+        raw_rewards=rewards,
+        truncated=torch.zeros(len(rollouts), dtype=torch.bool),
+        sample_ids=torch.arange(len(rollouts)),
+        group_ids=torch.tensor(rollouts) // 2,
+        rollout_ids=torch.tensor(rollouts),
+        rollout_token_counts=torch.tensor([totals[rollout] for rollout in rollouts]),
+        rollout_log_probs=Ragged.from_tensors(noise),
+    )
+
+
+def make_config(directory: Path, *argv: str, **sections: Any) -> TrainerConfig:
+    """GRPO on the model in ``directory``; ``sections`` replace whole sections or scalars."""
+    hf_config = read_config(directory)
+    flags = (*architecture_argv(find(hf_config).megatron_args(hf_config)), *_BASE, *argv)
+    config = TrainerConfig(
+        megatron=MegatronConfig(argv=flags),
+        model=ModelConfig(hf_checkpoint=str(directory)),
+        batch=BatchConfig(
+            global_batch_size=8,
+            micro_batch_size=2,
+            data_pad_size_multiplier=1,
+            log_probs_chunk_size=32,
+        ),
+        advantage=AdvantageConfig(),
+        policy_loss=PolicyLossConfig(),
+        off_policy=OffPolicyConfig(),
+        reference=ReferenceConfig(),
+        checkpoint=CheckpointConfig(),
+        sync=WeightSyncConfig(),
+        device="cpu",
+    )
+    return replace(config, **sections)
+
+
+def make_payload(
+    batch: TrainBatch, layout: ParallelLayout, config: BatchConfig, rank: int
+) -> RankPayload:
+    """What global rank ``rank`` is sent."""
+    steps = plan(batch, layout, config)
+    dp_rank = rank // (layout.tp * layout.cp) % layout.dp
+    return RankPayload(batch.select(steps.rows(dp_rank)), steps.for_rank(dp_rank))
