@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slime_convert.families import find, read_config
+from slime_core.config.data import DataConfig
 from slime_core.errors import CheckpointError, DataError
 
 from slime_train.sources import RawConfig
@@ -28,8 +29,6 @@ class Facts:
     in_cluster: bool = False
     """Ray spans other machines, whose devices cannot be counted here."""
     now: datetime = datetime(2000, 1, 1)
-    columns: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
-    """Prompt file -> columns of its first row."""
     num_prompts: int | None = None
     """Rows of --prompt-data, counted only where --num-epoch asks for them."""
     tensorboard_dir: str | None = None
@@ -41,10 +40,10 @@ def gather(raw: RawConfig) -> Facts:
     problems: list[str] = []
     hf_config, megatron_args = _model(raw, problems)
     prompts: tuple[str, ...] = raw.value("prompt_data", ())
-    sets: tuple[tuple[str, str], ...] = raw.value("eval_prompt_data", ())
-    files = [("--prompt-data", path) for path in prompts]
-    files += [("--eval-prompt-data", path) for _, path in sets]
-    columns = {path: _columns(flag, path, problems) for flag, path in files}
+    for path in prompts:
+        _look_into("--prompt-data", path, raw, problems)
+    for _, path in raw.value("eval_prompt_data", ()):
+        _look_into("--eval-prompt-data", path, raw, problems)
     counted = raw.value("num_epoch") is not None and not problems
     return Facts(
         hf_config=hf_config,
@@ -52,7 +51,6 @@ def gather(raw: RawConfig) -> Facts:
         num_gpus=visible_gpus(os.environ),
         in_cluster="RAY_ADDRESS" in os.environ,
         now=datetime.now(),
-        columns=columns,
         num_prompts=sum(_count(path) for path in prompts) if counted else None,
         tensorboard_dir=os.environ.get("TENSORBOARD_DIR"),
         problems=tuple(problems),
@@ -83,21 +81,30 @@ def _model(raw: RawConfig, problems: list[str]) -> tuple[Mapping[str, Any], Mapp
         return {}, {}
 
 
-def _columns(flag: str, path: str, problems: list[str]) -> frozenset[str]:
-    plain = _SLICE.sub("", path)
-    if not Path(plain).is_file():
+def _look_into(flag: str, path: str, raw: RawConfig, problems: list[str]) -> None:
+    """Read the first prompt of a file, so that a wrong name or column costs a second."""
+    if not Path(_SLICE.sub("", path)).is_file():
         problems.append(f"{flag} {path}: there is no such file; give a .jsonl or .parquet file")
-        return frozenset()
-    from slime_core.data.prompts import read_rows
+        return
+    from slime_core.data.prompts import read_prompts
 
+    data = _columns(raw, evaluation=flag == "--eval-prompt-data")
     try:
-        first = next(iter(read_rows(path)), None)
+        if next(iter(read_prompts(data, sources=(path,))), None) is None:
+            problems.append(f"{flag} {path}: has no rows")
     except DataError as error:
-        problems.append(f"{flag} {path}: {error}")
-        return frozenset()
-    if first is None:
-        problems.append(f"{flag} {path}: has no rows")
-    return frozenset(first or ())
+        problems.append(f"{flag} {error}")
+
+
+def _columns(raw: RawConfig, *, evaluation: bool) -> DataConfig:
+    """Which columns hold what, as far as it is given."""
+    given: dict[str, Any] = {}
+    for name in ("input_key", "label_key", "tool_key", "metadata_key"):
+        own = raw.value(f"eval_{name}") if evaluation else None
+        value = own or raw.value(name)
+        if value is not None:
+            given[name] = value
+    return DataConfig(**given)
 
 
 def _count(path: str) -> int:

@@ -43,30 +43,6 @@ def prompts(draft: Draft, facts: Facts) -> None:
         )
 
 
-def prompt_columns(draft: Draft, facts: Facts) -> None:
-    """Find the prompt's and the label's column where they are not given."""
-    seen = [facts.columns[path] for path in draft["prompt_data"] if facts.columns.get(path)]
-    if not seen:
-        seen = [facts.columns[p] for _, p in draft["eval_prompt_data"] if facts.columns.get(p)]
-    common = frozenset[str]().union(*seen[:1]).intersection(*seen) if seen else frozenset[str]()
-    if not draft.given("input_key") and "input" not in common and "prompt" in common:
-        draft.derive("input_key", "prompt", "columns of the prompt file")
-    if not draft.given("label_key") and "label" in common:
-        draft.derive("label_key", "label", "columns of the prompt file")
-    for path in draft["prompt_data"]:
-        for flag, name in (("--input-key", "input_key"), ("--label-key", "label_key")):
-            _has_column(draft, facts, path, (flag, draft[name]))
-
-
-def _has_column(draft: Draft, facts: Facts, path: str, key: tuple[str, str | None]) -> None:
-    columns = facts.columns.get(path)
-    if columns and key[1] is not None and key[1] not in columns:
-        draft.problem(
-            f"{path}: its first row has no column {key[1]!r} ({key[0]}); "
-            f"its columns: {', '.join(sorted(columns))}"
-        )
-
-
 def length_of_run(draft: Draft, facts: Facts) -> None:
     """--num-rollout, or from --num-epoch and the number of prompts."""
     if draft["num_rollout"] is not None:
@@ -115,8 +91,6 @@ def evaluation(draft: Draft, facts: Facts) -> None:
         if draft[name] is None:
             draft.derive(name, draft[fallback], "--" + fallback.replace("_", "-"))
     draft.derive("eval_min_new_tokens", draft["eval_min_new_tokens"] or 0, "none asked for")
-    for _, path in draft["eval_prompt_data"]:
-        _has_column(draft, facts, path, ("--eval-input-key", draft["eval_input_key"]))
     if draft["eval_interval"] is not None and not draft["eval_prompt_data"]:
         draft.notice(
             f"--eval-interval {draft['eval_interval']} has nothing to evaluate: "
@@ -138,7 +112,6 @@ def prompt_length(draft: Draft, facts: Facts) -> None:
 RULES = (
     replayed_rollouts,
     prompts,
-    prompt_columns,
     length_of_run,
     reward,
     evaluation,

@@ -74,8 +74,8 @@ def parse(argv: Sequence[str], named: Mapping[str, Flag]) -> Parsed:
 def unknown(name: str, known: Iterable[str]) -> str:
     """The complaint about a flag nobody owns, with the nearest spelling there is."""
     names = list(known)
-    dashed = name.replace("_", "-")
-    near = [dashed] if dashed in names else difflib.get_close_matches(name, names, n=1)
+    longer = (other for other in names if other.startswith(name.replace("_", "-")))
+    near = sorted(longer, key=len)[:1] or difflib.get_close_matches(name, names, n=1)
     return f"unknown flag {name}" + (f" (did you mean {near[0]}?)" if near else "")
 
 

@@ -18,10 +18,11 @@ class DataConfig:
     prompt_data: tuple[str, ...] = flag(default=(), repeat=True, parse=_paths)
     """jsonl or parquet files of prompts, each optionally with a slice of rows: path@[start:end]."""
     input_key: str = "input"
-    """Column of the prompt: a string or a list of messages. When the flag is not given and the
-    rows have no "input", "prompt" is taken."""
+    """Column of the prompt: a string or a list of messages. Where the flag is not given and the
+    rows have no "input", the usual names are tried: prompt, question, messages, ..."""
     label_key: str | None = None
-    """Column of the reference answer; when not given, "label" where the rows have it."""
+    """Column of the reference answer; where not given, the usual names are tried: label, answer,
+    solution, ..."""
     metadata_key: str = "metadata"
     """Column of a mapping that travels with every sample."""
     tool_key: str = "tools"

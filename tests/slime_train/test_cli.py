@@ -1,0 +1,177 @@
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from slime_train.cli import main
+
+HEAVY = ("torch", "ray", "sglang", "sglang_router", "megatron", "transformers")
+SCRIPT = Path(__file__).resolve().parents[2] / "apps/train/train.py"
+CONFIG = {
+    "model_type": "qwen3",
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 100,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture
+def line(tmp_path):
+    """A command line that can run."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(CONFIG))
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "1+1=", "label": "2"}\n')
+    text = f"--hf-checkpoint {model} --prompt-data {prompts} --num-rollout 2 --rollout-batch-size 2"
+    return [*text.split(), "--device", "cpu"]
+
+
+def in_a_new_process(*argv):
+    code = (
+        "import sys; from slime_train.cli import main; code = main(sys.argv[1:]);"
+        f"sys.stdout.flush(); heavy = sorted(set({HEAVY!r}) & set(sys.modules));"
+        "sys.exit('imports ' + ' '.join(heavy) if heavy else code)"
+    )
+    command = [sys.executable, "-c", code, *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_help_needs_under_half_a_second_of_processor_and_no_framework():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = in_a_new_process("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "--rollout-temperature" in done.stdout
+    assert "Softmax temperature" in done.stdout
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 0.5
+
+
+@pytest.mark.parametrize(
+    ("flag", "shows"),
+    [
+        ("--help-megatron", "--tensor-model-parallel-size"),
+        ("--help-sglang", "--sglang-mem-fraction-static"),
+        ("--help-router", "--router-policy"),
+    ],
+)
+def test_helps_of_the_other_programs(flag, shows, capsys):
+    assert main([flag]) == 0
+    assert shows in capsys.readouterr().out
+
+
+def test_a_dump_starts_nothing_and_imports_no_framework(line):
+    done = in_a_new_process(*line, "--dump-config", "--lr", "1e-4")
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(text.split()) for text in done.stdout.splitlines()]
+    assert "rollout_temperature 1.0 # default" in lines
+    assert "lr 0.0001 # command line" in lines
+    assert "num_layers 2 # model config" in lines
+    assert "global_batch_size 2 # derived: samples over steps" in lines
+    assert any(text.startswith("--") and "--num-layers 2" in text for text in lines)
+
+
+def test_problems_are_told_together_with_exit_code_2_and_no_traceback(line):
+    done = in_a_new_process(*line, "--rollout-temprature", "1", "--eps-clip", "x", "--colocat")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "slime-train: 3 problems with this command line",
+        "  * unknown flag --rollout-temprature (did you mean --rollout-temperature?)",
+        "  * --eps-clip expects float, got 'x'; allowed: >= 0",
+        "  * unknown flag --colocat (did you mean --colocate?)",
+    ]
+
+
+def test_missing_files_are_named(line, tmp_path, capsys):
+    words = [*line, "--hf-checkpoint", str(tmp_path), "--prompt-data", "/none.jsonl"]
+    words += ["--eval-prompt-data", "aime", "/gone.jsonl"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "has no config.json" in told
+    assert "--prompt-data /none.jsonl: there is no such file" in told
+    assert "--eval-prompt-data /gone.jsonl: there is no such file" in told
+
+
+def test_a_column_that_is_not_there_is_named(line, capsys):
+    assert main([*line, "--input-key", "question"]) == 2
+    told = capsys.readouterr().err
+    assert "no key 'question'; the row has ['label', 'prompt']: choose with --input-key" in told
+
+
+def test_user_functions_are_loaded_before_anything_starts(line, tmp_path, capsys):
+    words = [*line, "--custom-rm-path", f"{tmp_path}/rm.py:score", "--buffer-filter-path", "a.b"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "--custom-rm-path" in told
+    assert "does not exist" in told
+    assert "--buffer-filter-path a.b: plugin 'a.b': cannot import 'a'" in told
+
+
+def test_a_run_gets_the_resolved_configuration(line, monkeypatch):
+    seen = []
+    run = SimpleNamespace(run=lambda config: seen.append(config) or 7)
+    monkeypatch.setitem(sys.modules, "slime_train.run", run)
+    assert main(line) == 7
+    assert seen[0].rollout.num_rollout == 2
+    assert seen[0].hf_config["model_type"] == "qwen3"
+
+
+def test_the_script_is_the_command():
+    command = [sys.executable, str(SCRIPT), "--num-rollot", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "did you mean --num-rollout?" in done.stderr
+
+
+MEGATRON_LINES = (
+    "",
+    "--bf16",
+    "--actor-num-gpus-per-node 2 --tensor-model-parallel-size 2 --sequence-parallel",
+    "--actor-num-gpus-per-node 4 --context-parallel-size 2 --recompute-granularity full"
+    " --recompute-method uniform --recompute-num-layers 1",
+    "--actor-num-gpus-per-node 2 --pipeline-model-parallel-size 2 --global-batch-size 1"
+    " --lr-decay-style cosine --lr-warmup-iters 1 --save s --save-interval 1",
+)
+
+CHECK = '''
+import sys
+from slime_train.facts import gather
+from slime_train.resolve import resolve
+from slime_train.sources import read_sources
+from slime_megatron.mcore import bootstrap
+bootstrap.load()
+from slime_megatron.mcore.arguments import parse
+
+NAMES = """num_layers hidden_size vocab_size lr bf16 train_iters lr_decay_style seed clip_grad
+    tensor_model_parallel_size context_parallel_size pipeline_model_parallel_size
+    sequence_parallel global_batch_size use_distributed_optimizer qk_layernorm
+    untie_embeddings_and_output_weights recompute_granularity""".split()
+base, lines = sys.argv[1].split(), sys.argv[2:]
+for line in lines:
+    raw = read_sources([*base, *line.split()])
+    config = resolve(raw, gather(raw)).config.megatron
+    args = parse(config.argv, 0, config.world_size)
+    differ = {n: (getattr(args, n), config[n]) for n in NAMES if getattr(args, n) != config[n]}
+    assert not differ, (line, differ)
+    assert args.data_parallel_size == config.layout.dp
+'''
+
+
+@pytest.mark.slow
+def test_megatrons_own_parser_takes_the_command_line_and_agrees(line):
+    command = [sys.executable, "-c", CHECK, " ".join(line), *MEGATRON_LINES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

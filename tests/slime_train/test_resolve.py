@@ -1,0 +1,299 @@
+import pickle
+from datetime import datetime
+
+import pytest
+from slime_core.errors import ConfigErrors
+from slime_train.facts import Facts, visible_gpus
+from slime_train.resolve import resolve
+from slime_train.sources import read_sources
+
+ARCHITECTURE = {
+    "num_layers": 4,
+    "hidden_size": 64,
+    "ffn_hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_query_groups": 2,
+    "group_query_attention": True,
+    "vocab_size": 100,
+    "max_position_embeddings": 2048,
+    "swiglu": True,
+    "add_bias_linear": False,
+    "untie_embeddings_and_output_weights": True,
+}
+NOW = datetime(2026, 1, 2, 3, 4, 5)
+BASE = "--hf-checkpoint /models/tiny --prompt-data p.jsonl --num-rollout 3 --rollout-batch-size 4"
+
+
+def facts(**changes):
+    return Facts(**{"megatron_args": ARCHITECTURE, "now": NOW, **changes})
+
+
+def resolved(line="", base=BASE, **changes):
+    return resolve(read_sources(f"{base} {line}".split()), facts(**changes))
+
+
+def config(line="", **changes):
+    return resolved(line, **changes).config
+
+
+def problems(line="", base=BASE, **changes):
+    with pytest.raises(ConfigErrors) as caught:
+        resolved(line, base, **changes)
+    return "\n".join(caught.value.problems)
+
+
+def test_a_laptop_gets_one_process_one_engine_gloo_and_float32():
+    c = config()
+    assert (c.cluster.device, c.cluster.actor_num_gpus_per_node) == ("cpu", 1)
+    assert (c.cluster.rollout_num_engines, c.cluster.rollout_num_gpus) == (1, 1)
+    assert (c.cluster.distributed_backend, c.model.precision) == ("gloo", "fp32")
+    assert "--bf16" not in c.megatron.argv
+    assert "--use-cpu-initialization" in c.megatron.argv
+
+
+def test_a_gpu_host_gets_nccl_and_bf16():
+    c = config("--actor-num-gpus-per-node 4 --rollout-num-gpus 4", num_gpus=8)
+    assert (c.cluster.device, c.cluster.distributed_backend) == ("cuda", "nccl")
+    assert (c.cluster.rollout_num_engines, c.megatron.world_size) == (4, 4)
+    assert "--bf16" in c.megatron.argv
+
+
+def test_float32_can_be_asked_for_on_gpus_and_bf16_on_a_cpu():
+    c = config("--actor-num-gpus-per-node 1 --precision fp32", num_gpus=2)
+    assert "--bf16" not in c.megatron.argv
+    assert config("--bf16").model.precision == "bf16"
+    assert "--bf16 contradicts --precision fp32" in problems("--bf16 --precision fp32")
+
+
+def test_colocated_engines_use_the_trainers_gpus():
+    c = config("--actor-num-gpus-per-node 2 --colocate", num_gpus=2)
+    assert (c.cluster.rollout_num_gpus, c.cluster.offload_train) == (2, False)
+
+
+def test_too_few_gpus_are_counted_up():
+    text = problems("--actor-num-gpus-per-node 2 --rollout-num-gpus 2", num_gpus=2)
+    assert "4 GPUs are needed" in text
+    assert "2 are visible" in text
+    assert "--colocate" in text
+
+
+def test_engines_and_gpus_must_agree():
+    assert config("--rollout-num-engines 2").cluster.rollout_num_gpus == 2
+    assert "not a multiple" in problems("--rollout-num-gpus 3 --rollout-num-gpus-per-engine 2")
+    assert "not --rollout-num-engines 3" in problems("--rollout-num-gpus 2 --rollout-num-engines 3")
+
+
+def test_supervised_training_needs_no_engine_no_reward_and_no_advantages():
+    c = config("--loss-type sft_loss")
+    assert (c.cluster.rollout_num_engines, c.reward.rm_type) == (0, None)
+    assert c.advantage.compute_advantages_and_returns is False
+
+
+def test_supervised_training_that_evaluates_needs_both():
+    c = config("--loss-type sft_loss --eval-prompt-data a p.jsonl")
+    assert (c.cluster.rollout_num_engines, c.reward.rm_type) == (1, "math")
+
+
+def test_one_step_takes_the_whole_iteration_unless_said_otherwise():
+    batch = config("--n-samples-per-prompt 8").batch
+    assert (batch.global_batch_size, batch.num_steps_per_rollout) == (32, 1)
+    batch = config("--n-samples-per-prompt 8 --num-steps-per-rollout 4").batch
+    assert (batch.global_batch_size, batch.num_steps_per_rollout) == (8, 4)
+    batch = config("--n-samples-per-prompt 8 --global-batch-size 16").batch
+    assert (batch.global_batch_size, batch.num_steps_per_rollout) == (16, 2)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--global-batch-size 7",
+        "--num-steps-per-rollout 5",
+        "--global-batch-size 16 --num-steps-per-rollout 3",
+    ],
+)
+def test_batch_sizes_that_do_not_fit_are_spelled_out(line):
+    text = problems(f"--n-samples-per-prompt 8 {line}")
+    assert "--rollout-batch-size 4 * --n-samples-per-prompt 8 = 32" in text
+    assert "--global-batch-size" in text
+    assert "--num-steps-per-rollout" in text
+
+
+def test_learning_rate_schedules_know_the_length_of_the_run():
+    c = config("--n-samples-per-prompt 8 --num-steps-per-rollout 4")
+    assert c.megatron.train_iters == 12
+    assert c.megatron["lr"] == 1e-6
+    assert c.megatron["lr_decay_style"] == "constant"
+
+
+def test_epochs_are_counted_in_iterations():
+    base = "--hf-checkpoint m --prompt-data p.jsonl --rollout-batch-size 4 --num-epoch 3"
+    assert resolved(base=base, num_prompts=10).config.rollout.num_rollout == 7
+
+
+def test_either_rollouts_or_epochs_are_needed():
+    text = problems(base="--hf-checkpoint m --prompt-data p.jsonl")
+    assert "--num-rollout (iterations) or --num-epoch is missing" in text
+
+
+def test_everything_missing_is_listed_together():
+    text = problems(base="--use-kl-loss", megatron_args={})
+    for flag in ("--hf-checkpoint", "--prompt-data", "--num-rollout"):
+        assert f"{flag} " in text
+
+
+def test_architecture_comes_from_config_json():
+    argv = config().megatron.argv
+    assert argv[argv.index("--num-layers") + 1] == "4"
+    assert "--untie-embeddings-and-output-weights" in argv
+    assert "--disable-bias-linear" in argv
+
+
+def test_architecture_that_contradicts_config_json_names_both_values():
+    assert config("--num-layers 4").megatron["num_layers"] == 4
+    text = problems("--num-layers 5")
+    assert "--num-layers gives num_layers = 5" in text
+    assert "says 4" in text
+
+
+def test_ranks_must_divide_into_groups():
+    c = config(
+        "--actor-num-gpus-per-node 8 --tensor-model-parallel-size 2 --context-parallel-size 2"
+    )
+    layout = c.megatron.layout
+    assert (layout.dp, layout.tp, layout.cp, layout.pp) == (2, 2, 2, 1)
+    text = problems("--actor-num-gpus-per-node 3 --tensor-model-parallel-size 2")
+    assert "3 trainer ranks do not divide" in text
+
+
+def test_heads_and_layers_must_divide():
+    text = problems(
+        "--actor-num-gpus-per-node 12 --tensor-model-parallel-size 4 "
+        "--pipeline-model-parallel-size 3"
+    )
+    assert "--tensor-model-parallel-size 4 does not divide the model's num_query_groups 2" in text
+    assert "--pipeline-model-parallel-size 3 does not divide the model's num_layers 4" in text
+    assert "possible: 1, 2, 4" in text
+
+
+def test_chunks_of_log_probabilities_are_bounded():
+    assert config().batch.log_probs_chunk_size == 1024
+    assert config("--log-probs-chunk-size 64").batch.log_probs_chunk_size == 64
+
+
+def test_evaluation_falls_back_to_the_rollout():
+    c = config("--eval-prompt-data a p.jsonl --rollout-temperature 0.8 --eval-top-p 0.7")
+    assert c.evaluation.eval_prompt_data == (("a", "p.jsonl"),)
+    assert (c.evaluation.eval_temperature, c.evaluation.eval_top_p) == (0.8, 0.7)
+    assert c.evaluation.eval_input_key == "input"
+
+
+def test_an_evaluation_interval_without_data_is_noted_and_dropped():
+    r = resolved("--eval-interval 50")
+    assert r.config.evaluation.eval_interval is None
+    assert "--eval-prompt-data" in " ".join(r.notices)
+
+
+def test_upper_clip_follows_the_lower():
+    assert config("--eps-clip 0.3").policy_loss.eps_clip_high == 0.3
+    assert config("--eps-clip 0.3 --eps-clip-high 0.4").policy_loss.eps_clip_high == 0.4
+    assert config("--eps-clip 0.3 --eps-clip-high 0.2").policy_loss.eps_clip_high == 0.2
+
+
+def test_the_reference_is_the_model_itself():
+    assert config("--use-kl-loss").reference.ref_load == "/models/tiny"
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("--kl-coef 0.1 --use-kl-loss --kl-loss-coef 0.1", "exclude each other"),
+        ("--advantage-estimator reinforce_plus_plus", "needs --normalize-advantages"),
+        ("--use-rollout-logprobs --use-tis", "nothing to correct"),
+        ("--get-mismatch-metrics", "needs --custom-tis-function-path"),
+        ("--over-sampling-batch-size 3", "at least --rollout-batch-size 4"),
+        ("--mask-offpolicy-in-partial-rollout", "needs --partial-rollout"),
+        ("--save-interval 2", "give --save DIR"),
+        ("--load /nowhere/at/all", "no such directory"),
+        ("--update-weight-transport disk", "--update-weight-disk-dir"),
+        ("--sglang-router-ip 1.2.3.4", "needs --sglang-router-port"),
+        ("--rm-type remote_rm", "give --rm-url"),
+        ("--debug-train-only", "--load-debug-rollout-data"),
+        ("--distributed-backend nccl --device cpu", "needs GPUs"),
+        ("--device cuda", "no NVIDIA device is visible"),
+        ("--bf16 --fp16", "exclude each other"),
+        ("--rollout-max-response-len 4096 --sglang-context-length 4096", "no room"),
+        ("--group-rm --eval-prompt-data a p.jsonl", "--group-rm"),
+    ],
+)
+def test_contradictions(line, complaint):
+    assert complaint in problems(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "note"),
+    [
+        ("--use-kl-loss --kl-loss-coef 0.1", "--kl-loss-type k1"),
+        ("--advantage-estimator cispo", "--eps-clip 1 or more"),
+        ("--max-tokens-per-gpu 9", "--use-dynamic-batch-size"),
+        ("--kl-loss-coef 0.1", "without --use-kl-loss"),
+    ],
+)
+def test_things_probably_not_meant_are_noted(line, note):
+    assert note in " ".join(resolved(line).notices)
+
+
+def test_planned_flags_say_what_to_do():
+    text = problems("--use-wandb --advantage-estimator ppo --update-weight-mode delta")
+    assert "--use-wandb: not there yet; numbers go to TensorBoard" in text
+    assert "--advantage-estimator ppo: not there yet; use grpo" in text
+    assert "--update-weight-mode delta: not there yet; use full" in text
+
+
+def test_flags_that_mean_nothing_here_say_what_to_give():
+    text = problems("--train-iters 5 --sglang-tp-size 2")
+    assert "--train-iters 5: not used here, it follows from --num-rollout" in text
+    assert (
+        "--sglang-tp-size 2: the run sets this itself; give --rollout-num-gpus-per-engine" in text
+    )
+
+
+def test_engine_flags_are_handed_on():
+    c = config("--sglang-mem-fraction-static 0.5 --router-policy round_robin")
+    assert c.sglang.server == {"mem_fraction_static": 0.5}
+    assert c.sglang.server_argv == ("--mem-fraction-static", "0.5")
+    assert (c.sglang.router["policy"], c.sglang.router["log_level"]) == ("round_robin", "warn")
+
+
+def test_every_value_knows_where_it_came_from():
+    draft = resolved("--eps-clip 0.3").draft
+    assert draft.own.sources["eps_clip"] == "command line"
+    assert draft.own.sources["eps_clip_high"] == "derived: --eps-clip"
+    assert draft.own.sources["gamma"] == "default"
+    assert draft.megatron.sources["num_layers"] == "model config"
+    assert draft.megatron.sources["lr"] == "default of slime"
+
+
+def test_a_run_has_a_directory_of_its_own():
+    assert config().tracking.output_dir == "outputs/tiny-grpo-20260102-030405"
+    assert config("--output-dir here").tracking.output_dir == "here"
+
+
+def test_plugins_see_everything_in_one_place():
+    flat = config("--max-turns 5 --sglang-mem-fraction-static 0.5").flat
+    assert (flat["max_turns"], flat["sglang_mem_fraction_static"]) == (5, 0.5)
+    assert (flat["hidden_size"], flat["lr"], flat["rollout_batch_size"]) == (64, 1e-6, 4)
+    assert flat["rewards_normalization"] is True
+    assert flat["sglang_server_concurrency"] == 512
+
+
+def test_a_run_travels_between_processes():
+    c = config("--eval-prompt-data a p.jsonl")
+    assert pickle.loads(pickle.dumps(c)) == c
+
+
+def test_gpus_are_counted_without_a_framework(tmp_path):
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus({}, tmp_path) == 2
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) == 1
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == 0

@@ -1,0 +1,53 @@
+from slime_train.sources import read_sources
+
+
+def yaml(tmp_path, text, line=""):
+    file = tmp_path / "more.yaml"
+    file.write_text(text)
+    return read_sources(f"--custom-config-path {file} {line}".split())
+
+
+def test_yaml_wins_over_the_command_line(tmp_path):
+    raw = yaml(tmp_path, "rollout_temperature: 0.5\nlr: 0.001\n", "--rollout-temperature 0.9")
+    assert raw.value("rollout_temperature") == 0.5
+    assert raw.given["megatron", "lr"].value == 0.001
+    assert raw.sources["megatron", "lr"].endswith("more.yaml")
+    assert raw.problems == []
+
+
+def test_yaml_takes_lists_booleans_and_objects(tmp_path):
+    text = """
+rollout_stop: [a, b]
+colocate: true
+normalize_rewards: false
+eval_prompt_data: {gsm8k: g.jsonl, aime: a.jsonl}
+apply_chat_template_kwargs: {enable_thinking: false}
+sglang_mem_fraction_static: 0.5
+"""
+    raw = yaml(tmp_path, text)
+    assert raw.problems == []
+    assert raw.value("rollout_stop") == ("a", "b")
+    assert raw.value("colocate") is True
+    assert raw.value("normalize_rewards") is False
+    assert raw.value("eval_prompt_data") == (("gsm8k", "g.jsonl"), ("aime", "a.jsonl"))
+    assert raw.value("apply_chat_template_kwargs") == {"enable_thinking": False}
+    assert raw.given["sglang", "mem_fraction_static"].value == 0.5
+
+
+def test_unknown_keys_of_yaml_are_the_users_own(tmp_path):
+    raw = yaml(tmp_path, "tool_budget: 3\n")
+    assert raw.extra == {"tool_budget": 3}
+    assert raw.problems == []
+
+
+def test_bad_values_in_yaml_name_file_and_key(tmp_path):
+    raw = yaml(tmp_path, "rollout_temperature: hot\ncolocate: 7\nuse_wandb: true\n")
+    text = "\n".join(raw.problems)
+    assert "more.yaml: rollout_temperature: --rollout-temperature expects float, got 'hot'" in text
+    assert "--colocate expects true or false, got 7" in text
+    assert "use_wandb: true: not there yet" in text
+
+
+def test_a_missing_or_broken_file_is_a_problem(tmp_path):
+    assert "cannot be read" in read_sources(["--custom-config-path", "/none.yaml"]).problems[0]
+    assert "must hold a mapping" in yaml(tmp_path, "- a\n").problems[0]
