@@ -7,8 +7,6 @@ from slime_core.config.tracking import TrackingConfig
 from slime_core.interfaces import Tracker
 from slime_core.tracking import Fanout, JsonlTracker
 
-from slime_train.trackers.tensorboard import TensorBoardTracker
-
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -16,6 +14,8 @@ def open_trackers(config: TrackingConfig, directory: Path) -> Fanout:
     """Open the trackers of the run whose output directory is ``directory``."""
     trackers: list[Tracker] = [JsonlTracker(directory / METRICS_FILE)]
     if config.use_tensorboard:
+        from slime_train.trackers.tensorboard import TensorBoardTracker  # takes a second
+
         trackers.append(TensorBoardTracker(tensorboard_directory(config, directory)))
     return Fanout(trackers)
 
