@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slime_core import digest
 from slime_core.digest import _BLOCK, tensor_digest, tensor_digests
 
 
@@ -80,6 +81,13 @@ def test_chunks_do_not_matter(monkeypatch):
     whole = tensor_digests([x, x[:7]])
     monkeypatch.setattr("slime_core.digest._CHUNK", {"cpu": _BLOCK})
     assert tensor_digests([x, x[:7]]) == whole
+
+
+def test_both_ways_to_multiply_agree(monkeypatch):
+    x = torch.randn(3 * _BLOCK + 5)
+    quick = tensor_digest(x)
+    monkeypatch.setattr(digest, "_products_cpu", digest._products)
+    assert tensor_digest(x) == quick
 
 
 @pytest.mark.gpu

@@ -53,8 +53,10 @@ class MathWorkers:
         worker = self._idle.get()
         verdict: float | None = None
         try:
-            if worker is None or not worker.alive:
-                worker = _Worker()
+            if worker is not None and not worker.alive:
+                worker.stop()
+                worker = None
+            worker = worker or _Worker()
             verdict = worker.ask(response, label, self._limit)
         except (TimeoutError, OSError) as error:
             logger.info("no verdict on an answer to %.80r: %s", label, error)
