@@ -94,6 +94,10 @@ class Pending:
     def __init__(self, remote: Remote, method: str, ref: Any) -> None:
         self._remote, self._method, self.ref = remote, method, ref
 
+    def is_done(self) -> bool:
+        """Whether ``result`` would return, or raise, at once."""
+        return bool(ray.wait([self.ref], timeout=0)[0])
+
     def result(self, timeout_s: float) -> Any:
         """Wait for the answer.
 

@@ -1,0 +1,104 @@
+"""Start the processes of a run and hand the loop what it talks to."""
+
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from slime_core.errors import ConfigError
+from slime_core.interfaces import Metrics
+from slime_train.checkpoints import Checkpoints, resume_from
+from slime_train.loop import Cadence, Job
+from slime_train.progress import Progress
+from slime_train.residency import SideBySide
+from slime_train.run_config import RunConfig
+from slime_train.runtime.rollouts import RolloutFacts, RolloutProcess
+from slime_train.runtime.trainers import TrainerGroup
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 1800.0
+"""For imports, engines and checkpoints; a large model reads for minutes."""
+WORK_TIMEOUT_S = 4 * 3600.0
+"""For one verb of the loop; hung collectives and requests end sooner, by timeouts of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where a run shows what it does."""
+
+    say: Callable[[str], None]
+    progress: Callable[[Progress | None], None]
+    log: Callable[[int, Metrics], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A started job, and how to end it in order."""
+
+    job: Job
+    cadence: Cadence
+    close: Callable[[], None]
+
+
+def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
+    """Start trainer and engines side by side; return once both are ready."""
+    checkpoint = resume_from(config.checkpoint, screen.say)
+    rollout = RolloutProcess(
+        config, directory=directory, on_progress=screen.progress, timeout_s=WORK_TIMEOUT_S
+    )
+    trainer = TrainerGroup(
+        config, logs=directory / "logs", on_wait=lambda: None, timeout_s=WORK_TIMEOUT_S
+    )
+    screen.say("starting the trainer and the engines")
+    rollout_ready = rollout.start(checkpoint)
+    trainer_ready = trainer.initialize(_rendezvous(directory), checkpoint)
+    first, seconds = trainer_ready()
+    facts = rollout_ready()
+    trainer.connect(facts.engines)
+    logger.info("the trainer took %s", {name: round(s, 2) for name, s in seconds.items()})
+    checkpoints = Checkpoints(config.checkpoint, trainer, rollout)
+    job = Job(
+        rollout=rollout,
+        trainer=trainer,
+        residency=SideBySide(),
+        save=checkpoints.save,
+        log=screen.log,
+    )
+
+    def close() -> None:
+        checkpoints.finish(wait=True)
+        rollout.stop()
+        trainer.shutdown()
+
+    return Composition(job, cadence(config, first, facts), close)
+
+
+def _rendezvous(directory: Path) -> str:
+    """A file that no earlier run of the same directory has met at."""
+    return f"file://{directory}/.rendezvous-{uuid.uuid4().hex[:8]}"
+
+
+def cadence(config: RunConfig, first: int, facts: RolloutFacts) -> Cadence:
+    """When to do what, for a run that starts at iteration ``first``."""
+    if config.data.start_rollout_id is not None:
+        first = config.data.start_rollout_id
+    evaluates = bool(config.evaluation.eval_prompt_data)
+    return Cadence(
+        first=first,
+        last=num_iterations(config, facts.num_prompts),
+        publish_every=config.sync.update_weights_interval,
+        eval_every=config.evaluation.eval_interval if evaluates else None,
+        save_every=config.checkpoint.save_interval,
+        eval_before_training=evaluates and not config.evaluation.skip_eval_before_train,
+    )
+
+
+def num_iterations(config: RunConfig, num_prompts: int) -> int:
+    """``--num-rollout``, or as many as ``--num-epoch`` passes over the prompts take."""
+    if config.rollout.num_rollout is not None:
+        return config.rollout.num_rollout
+    if config.data.num_epoch is None:
+        raise ConfigError("give --num-rollout or --num-epoch")
+    return max(1, config.data.num_epoch * num_prompts // config.rollout.rollout_batch_size)

@@ -1,0 +1,1 @@
+"""Where the groups of an iteration come from: engines, data sets, or a dump of another run."""

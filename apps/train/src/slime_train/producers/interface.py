@@ -1,0 +1,47 @@
+"""What the rollout side of a run asks of whatever makes its groups."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from slime_core.interfaces import Metrics
+from slime_core.types import SampleGroup
+from slime_sglang.weights.session import EngineTarget
+
+from slime_train.progress import Progress
+
+
+class Producer(Protocol):
+    """Makes finished groups; lives in the rollout worker."""
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the call under way has come; read from another thread."""
+        ...
+
+    def start(self) -> Sequence[EngineTarget]:
+        """Get ready; the engines that weights are to be published to."""
+        ...
+
+    def __len__(self) -> int:
+        """Prompts in an epoch."""
+        ...
+
+    def produce(self, iteration: int) -> tuple[Sequence[SampleGroup], Metrics]:
+        """The groups of one iteration, finished and scored, in order."""
+        ...
+
+    def evaluate(self, version: int) -> Metrics:
+        """Scores of the evaluation sets."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the prompts and everything unfinished, as plain data."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue there."""
+        ...
+
+    def stop(self) -> None:
+        """End what ``start`` started."""
+        ...

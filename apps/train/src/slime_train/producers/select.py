@@ -1,0 +1,32 @@
+"""Which producer a run needs."""
+
+from pathlib import Path
+
+from slime_core.data.chat import Tokenizer
+
+from slime_train.producers.interface import Producer
+from slime_train.run_config import RunConfig
+
+
+def make_producer(config: RunConfig, directory: Path) -> Producer:
+    """By loss type and debug flags; engines are imported only where they are used."""
+    dump = config.debug.load_debug_rollout_data
+    if dump is not None:
+        from slime_train.producers.replay import Replay  # noqa: PLC0415
+
+        return Replay(dump, config.debug.load_debug_rollout_data_subsample)
+    tokenizer = load_tokenizer(config.model.hf_checkpoint)
+    if config.policy_loss.loss_type == "sft_loss":
+        from slime_train.producers.demonstrations import Demonstrations  # noqa: PLC0415
+
+        return Demonstrations(config, tokenizer)
+    from slime_train.producers.engines import EngineProducer  # noqa: PLC0415
+
+    return EngineProducer(config, tokenizer, directory)
+
+
+def load_tokenizer(model: str) -> Tokenizer:
+    """The tokenizer of a Hugging Face directory."""
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    return AutoTokenizer.from_pretrained(model)

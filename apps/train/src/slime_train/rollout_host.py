@@ -1,0 +1,115 @@
+"""The generating side of a run: groups in, one training payload per data-parallel rank out."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from slime_core import metrics as statistics
+from slime_core.batch import TrainBatch
+from slime_core.collate import collate
+from slime_core.errors import CheckpointError
+from slime_core.hooks import reward_post_process
+from slime_core.interfaces import Metrics
+from slime_core.schedule.plan import StepPlan, plan
+from slime_core.types import SampleGroup
+from slime_megatron.stages import RankPayload
+from slime_sglang.weights.session import EngineTarget
+
+from slime_train.producers.interface import Producer
+from slime_train.producers.select import make_producer
+from slime_train.progress import Progress
+from slime_train.rollout_dump import write_dump
+from slime_train.run_config import RunConfig
+
+STATE_FILE = "rollout.pt"
+
+
+class RolloutHost:
+    """Lives in the rollout worker's process."""
+
+    def __init__(self, config: RunConfig, directory: Path) -> None:
+        self._config = config
+        self._producer: Producer = make_producer(config, directory)
+        path = config.reward.custom_reward_post_process_path
+        self._post_process = reward_post_process(path, config.flat) if path else None
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the call under way has come."""
+        return self._producer.progress
+
+    def start(self, load: Path | None) -> tuple[int, Sequence[EngineTarget]]:
+        """Start the engines, continue where the checkpoint ``load`` was; prompts and engines."""
+        if load is not None and not self._config.checkpoint.finetune:
+            self._load(load)
+        return len(self._producer), self._producer.start()
+
+    def generate(self, iteration: int) -> tuple[list[RankPayload], Metrics]:
+        """The groups of one iteration, cut up for the trainer's ranks."""
+        begin = time.monotonic()
+        groups, metrics = self._producer.produce(iteration)
+        seconds = time.monotonic() - begin
+        template = self._config.debug.save_debug_rollout_data
+        if template is not None:
+            write_dump(template, iteration, groups)
+        batch = collate(
+            groups,
+            reward_key=self._config.reward.reward_key,
+            advantage=self._config.advantage,
+            post_process=self._post_process,
+        )
+        steps = plan(batch, self._config.megatron.layout, self._config.batch)
+        described = self._describe(groups, batch, steps, seconds)
+        return self._payloads(batch, steps), {**described, **metrics}
+
+    def evaluate(self, version: int) -> Metrics:
+        """Scores of the evaluation sets."""
+        return self._producer.evaluate(version)
+
+    def save(self, directory: Path) -> None:
+        """Write the position in the prompts and what is unfinished into ``directory``."""
+        torch.save(self._producer.state_dict(), directory / STATE_FILE)
+
+    def stop(self) -> None:
+        """End the engines."""
+        self._producer.stop()
+
+    def _load(self, checkpoint: Path) -> None:
+        path = checkpoint / STATE_FILE
+        if not path.is_file():
+            raise CheckpointError(
+                f"{checkpoint} has no {STATE_FILE}: it was not written by a run of this kind; "
+                "add --finetune to take its weights and start anew"
+            )
+        self._producer.load_state_dict(torch.load(path, weights_only=True))
+
+    def _payloads(self, batch: TrainBatch, steps: StepPlan) -> list[RankPayload]:
+        ranks = range(self._config.megatron.layout.dp)
+        return [RankPayload(batch.select(steps.rows(r)), steps.for_rank(r)) for r in ranks]
+
+    def _describe(
+        self, groups: Sequence[SampleGroup], batch: TrainBatch, steps: StepPlan, seconds: float
+    ) -> Metrics:
+        """Statistics of the samples; rewards are logged here, where they are made."""
+        config = self._config
+        samples = [sample for group in groups for sample in group.samples]
+        engines = max(1, config.cluster.rollout_num_gpus or config.cluster.rollout_num_engines or 1)
+        key = config.reward.reward_key
+        described = {
+            **statistics.sample_metrics(samples, reward_key=key),
+            "rewards": float(batch.rewards.mean()),
+            "num_samples": float(batch.num_samples),
+            "num_dropped_samples": float(steps.num_dropped),
+        }
+        if config.tracking.log_passrate:
+            described |= statistics.pass_rates(samples, reward_key=key)
+        if config.tracking.log_correct_samples:
+            described |= statistics.correct_lengths(samples, reward_key=key)
+        if config.tracking.log_reward_category is not None:
+            category = config.tracking.log_reward_category
+            described |= statistics.category_metrics(samples, category)
+        speed = statistics.throughput(samples, seconds, num_gpus=engines)
+        return statistics.merge(
+            [("rollout/", described), ("perf/", {"rollout_time": seconds, **speed})]
+        )

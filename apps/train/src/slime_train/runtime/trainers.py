@@ -1,0 +1,111 @@
+"""The trainer's ranks, one process each, behind the loop's ``Trainer`` verbs."""
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slime_core.interfaces import BatchHandle, Metrics
+from slime_sglang.weights.session import EngineTarget
+
+from slime_train.run_config import RunConfig
+from slime_train.runtime.cluster import Pending, Remote, gather
+
+
+class TrainerGroup:
+    """All ranks of one model; every verb is collective and fails as soon as one rank does."""
+
+    def __init__(
+        self, config: RunConfig, *, logs: Path, on_wait: Callable[[], None], timeout_s: float
+    ) -> None:
+        self._layout = config.megatron.layout
+        self._timeout_s = timeout_s
+        self._on_wait = on_wait
+        world_size = self._layout.world_size
+        self._ranks = [
+            Remote(
+                f"trainer rank {rank}",
+                functools.partial(_trainer_rank, config, rank, world_size, logs),
+                env=rank_environment(config, rank, world_size),
+            )
+            for rank in range(world_size)
+        ]
+
+    def initialize(
+        self, rendezvous: str, load: Path | None
+    ) -> Callable[[], tuple[int, Mapping[str, float]]]:
+        """Start building the model everywhere.
+
+        The returned function waits; it gives the first iteration to train and how many seconds
+        each part took.
+        """
+        calls = self._start("initialize", rendezvous=rendezvous, load=load)
+        return lambda: self._gather(calls)[0]
+
+    def connect(self, engines: Sequence[EngineTarget]) -> None:
+        """Tell the ranks which engines to publish to."""
+        self._collect("connect", engines)
+
+    def train(self, iteration: int, batch: BatchHandle) -> Metrics:
+        """Take the optimizer steps of one iteration."""
+        payloads: Sequence[Any] = batch  # pyright: ignore[reportAssignmentType]
+        calls = [
+            remote.call("train", iteration, payloads[self._layout.dp_rank(rank)])
+            for rank, remote in enumerate(self._ranks)
+        ]
+        return self._gather(calls)[0]
+
+    def publish(self, version: int) -> Metrics:
+        """Make the engines serve the current weights as ``version``; verified."""
+        return self._collect("publish", version)[0]
+
+    def save(self, directory: Path, iteration: int) -> None:
+        """Write weights, optimizer, scheduler and random state into ``directory``."""
+        self._collect("save", directory, iteration)
+
+    def finish_save(self, wait: bool) -> bool:
+        """Whether the save under way, if any, is complete on every rank."""
+        return all(self._collect("finish_save", wait))
+
+    def save_hf(self, directory: Path) -> None:
+        """Write the weights as a Hugging Face checkpoint."""
+        self._collect("save_hf", directory)
+
+    def shutdown(self) -> None:
+        """Leave the process group in order; the processes end with the cluster."""
+        self._collect("shutdown")
+
+    def _collect(self, method: str, *args: Any) -> list[Any]:
+        return self._gather(self._start(method, *args))
+
+    def _start(self, method: str, *args: Any, **kwargs: Any) -> list[Pending]:
+        return [remote.call(method, *args, **kwargs) for remote in self._ranks]
+
+    def _gather(self, calls: Sequence[Pending]) -> list[Any]:
+        return gather(calls, self._timeout_s, self._on_wait)
+
+
+def rank_environment(config: RunConfig, rank: int, world_size: int) -> Mapping[str, str]:
+    """What a rank's process must see before torch is imported."""
+    if config.cluster.device == "cpu":
+        threads = max(1, (os.cpu_count() or 1) // world_size)
+        env = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
+    else:
+        env = {
+            "CUDA_VISIBLE_DEVICES": str(rank),
+            # Megatron overlaps its collectives with compute by the order of one queue.
+            "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+            # As SGLang sets it for itself: with the default the first broadcast of a publish hangs.
+            "NCCL_CUMEM_ENABLE": "0",
+        }
+    return {**env, **{name: str(value) for name, value in config.cluster.train_env_vars.items()}}
+
+
+def _trainer_rank(config: RunConfig, rank: int, world_size: int, logs: Path) -> Any:
+    # Here, in the rank's own process, the first import of torch and Megatron happens.
+    from slime_train.logs import log_to_file  # noqa: PLC0415
+    from slime_train.trainer_host import TrainerHost  # noqa: PLC0415
+
+    log_to_file(logs / f"trainer-{rank}.log")
+    return TrainerHost(config, rank, world_size)

@@ -1,0 +1,98 @@
+"""One rank of the trainer, as a run needs it: knows the engines, dumps what it trains on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from slime_core.interfaces import Metrics, WeightReceiver
+from slime_megatron.trainer import RankPayload, TrainerConfig, TrainerRank
+from slime_sglang.weights.collective import CollectiveReceiver
+from slime_sglang.weights.disk import DiskReceiver
+from slime_sglang.weights.session import EngineTarget
+from slime_sglang.weights.tensor import TensorReceiver
+
+from slime_train.run_config import RunConfig
+
+
+class TrainerHost:
+    """Lives in the rank's process; every rank's methods are called in the same order."""
+
+    def __init__(self, config: RunConfig, rank: int, world_size: int) -> None:
+        self._config, self._rank = config, rank
+        self._engines: tuple[EngineTarget, ...] = ()
+        self._trainer = TrainerRank(
+            _trainer_config(config), rank, world_size, lambda: make_receiver(config, self._engines)
+        )
+
+    def initialize(
+        self, rendezvous: str, load: Path | None
+    ) -> tuple[int, Mapping[str, float]]:
+        """Build the model; the first iteration to train, and seconds by part."""
+        seconds = self._trainer.initialize(rendezvous, load)
+        return self._trainer.iteration, seconds
+
+    def connect(self, engines: Sequence[EngineTarget]) -> None:
+        """Remember whom to publish to."""
+        self._engines = tuple(engines)
+
+    def train(self, iteration: int, payload: RankPayload) -> Metrics:
+        """Take the optimizer steps of one iteration."""
+        template = self._config.debug.save_debug_train_data
+        if template is not None:
+            path = Path(template.format(rollout_id=iteration, rank=self._rank))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(payload, path)
+        return self._trainer.train(iteration, payload)
+
+    def publish(self, version: int) -> Metrics:
+        """Send the weights to the engines, if there are any."""
+        return self._trainer.publish(version) if self._engines else {}
+
+    def save(self, directory: Path, iteration: int) -> None:
+        """Write the training state into ``directory``."""
+        self._trainer.save(directory, iteration)
+
+    def finish_save(self, wait: bool) -> bool:
+        """Whether the save under way, if any, is complete."""
+        return self._trainer.finish_save(wait)
+
+    def save_hf(self, directory: Path) -> None:
+        """Write the weights as a Hugging Face checkpoint."""
+        self._trainer.save_hf(directory)
+
+    def shutdown(self) -> None:
+        """Leave the process group."""
+        self._trainer.shutdown()
+
+
+def make_receiver(config: RunConfig, engines: Sequence[EngineTarget]) -> WeightReceiver:
+    """The engines' end of a publish, by ``--update-weight-transport``."""
+    on_cpu = config.cluster.device == "cpu"
+    match config.sync.update_weight_transport:
+        case "disk":
+            assert config.sync.update_weight_disk_dir is not None, "checked with the command line"
+            directory = Path(config.sync.update_weight_disk_dir)
+            keep = config.sync.update_weight_disk_keep_files
+            return DiskReceiver(engines, directory, keep_files=keep)
+        case "nccl":
+            timeout_s = 60.0 * config.cluster.distributed_timeout_minutes
+            backend = "gloo" if on_cpu else "nccl"
+            return CollectiveReceiver(engines, backend=backend, timeout_s=timeout_s)
+        case _:
+            return TensorReceiver(engines)
+
+
+def _trainer_config(config: RunConfig) -> TrainerConfig:
+    return TrainerConfig(
+        megatron=config.megatron,
+        model=config.model,
+        batch=config.batch,
+        advantage=config.advantage,
+        policy_loss=config.policy_loss,
+        off_policy=config.off_policy,
+        reference=config.reference,
+        checkpoint=config.checkpoint,
+        sync=config.sync,
+        temperature=config.sampling.rollout_temperature,
+        device=config.cluster.device,
+    )
