@@ -70,6 +70,29 @@ def test_colocated_engines_use_the_trainers_gpus():
     assert (c.cluster.rollout_num_gpus, c.cluster.offload_train) == (2, False)
 
 
+def test_a_single_gpu_is_shared_and_the_engine_takes_less_than_half():
+    c = config(num_gpus=1)
+    assert (c.cluster.colocate, c.cluster.actor_num_gpus_per_node) == (True, 1)
+    assert c.cluster.rollout_num_gpus == 1
+    assert c.sglang.server == {"mem_fraction_static": 0.4}
+
+
+def test_the_trainer_takes_the_gpus_that_engines_leave():
+    assert config(num_gpus=8).megatron.world_size == 7
+    assert config("--rollout-num-gpus 4", num_gpus=8).megatron.world_size == 4
+    assert config("--rollout-num-gpus 2 --num-gpus-per-node 4", num_gpus=8).megatron.world_size == 2
+    assert config("--colocate", num_gpus=8).megatron.world_size == 8
+
+
+def test_responses_take_at_most_half_of_a_short_context():
+    short = {"max_position_embeddings": 256}
+    assert config(hf_config=short).sampling.rollout_max_response_len == 128
+    assert config("--rollout-max-response-len 200", hf_config=short).sampling == (
+        config("--rollout-max-response-len 200").sampling
+    )
+    assert "no room for a prompt" in problems("--rollout-max-response-len 256", hf_config=short)
+
+
 def test_too_few_gpus_are_counted_up():
     text = problems("--actor-num-gpus-per-node 2 --rollout-num-gpus 2", num_gpus=2)
     assert "4 GPUs are needed" in text

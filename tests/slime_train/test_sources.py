@@ -1,3 +1,4 @@
+from slime_train.draft import draft_of
 from slime_train.sources import read_sources
 
 
@@ -38,6 +39,21 @@ def test_unknown_keys_of_yaml_are_the_users_own(tmp_path):
     raw = yaml(tmp_path, "tool_budget: 3\n")
     assert raw.extra == {"tool_budget": 3}
     assert raw.problems == []
+
+
+def test_yaml_keys_may_be_megatrons_destinations(tmp_path):
+    raw = yaml(tmp_path, "add_bias_linear: false\nlayernorm_epsilon: 1.0e-5\n")
+    assert raw.given["megatron", "add_bias_linear"].value is False
+    assert raw.given["megatron", "layernorm_epsilon"].value == 1e-5
+    assert raw.problems == []
+
+
+def test_a_key_that_looks_like_a_flag_is_noted(tmp_path):
+    raw = yaml(tmp_path, "rollout_temprature: 0.5\n")
+    assert raw.problems == []
+    assert draft_of(raw).notices == [
+        "rollout_temprature in --custom-config-path is no flag (did you mean rollout_temperature?)"
+    ]
 
 
 def test_bad_values_in_yaml_name_file_and_key(tmp_path):

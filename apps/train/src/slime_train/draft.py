@@ -1,6 +1,7 @@
 """A configuration while it is being resolved: values, where each came from, what is wrong."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,8 +89,17 @@ def draft_of(raw: RawConfig) -> Draft:
         draft.megatron.put(dest, value, REDEFAULT)
     for dest, value in ROUTER_DEFAULTS.items():
         draft.router.put(dest, value, REDEFAULT)
+    draft.notices += near_misses(raw)
     foreign = {OWNER: draft.megatron, SERVER: draft.server, ROUTER: draft.router}
     for (owner, dest), given in raw.given.items():
         values = foreign.get(owner, draft.own)
         values.put(dest, given.value, raw.sources[owner, dest])
     return draft
+
+
+def near_misses(raw: RawConfig) -> Iterator[str]:
+    """Keys of the user's own that look like a flag with a typo."""
+    known = [flag.dest for flag in (*slime_flags(), *megatron_flags())]
+    for key in raw.extra:
+        if near := difflib.get_close_matches(key, known, n=1, cutoff=0.9):
+            yield f"{key} in --custom-config-path is no flag (did you mean {near[0]}?)"

@@ -21,6 +21,7 @@ Rule = Callable[[Draft, Facts], None]
 
 RULES: tuple[Rule, ...] = (
     *megatron.RULES[:2],
+    engine.response_length,
     *data.RULES,
     *cluster.RULES,
     *batch.RULES,

@@ -119,7 +119,7 @@ def _read_yaml(raw: RawConfig, path: Path) -> None:
 def _yaml_keys() -> Mapping[str, Flag]:
     """Field names and flag names, with underscores."""
     keys = {name.removeprefix("--").replace("-", "_"): f for name, f in all_flags().items()}
-    keys |= {f.dest: f for f in megatron_flags() if f"--{f.dest}".replace("_", "-") in all_flags()}
+    keys |= {f.dest: f for f in megatron_flags() if all_flags().get(f.names[0]) is f}
     for section, flags in _flags_by_section():
         for item in filter(has_flag, dataclasses.fields(section)):
             keys[item.name] = flags[item.name]
@@ -150,7 +150,7 @@ def _take_yaml(raw: RawConfig, flag: Flag, value: Any, source: str) -> None:
 
 def _words_of(flag: Flag, value: Any) -> list[str]:
     """A YAML value as the words that would follow the flag."""
-    if flag.type_name.lower() == "json":
+    if flag.type_name.lower().startswith("json"):
         return [value if isinstance(value, str) else json.dumps(value)]
     if isinstance(value, Mapping):
         return [str(word) for pair in value.items() for word in pair]

@@ -15,14 +15,30 @@ def device(draft: Draft, facts: Facts) -> None:
         )
 
 
+def usable_gpus(draft: Draft, facts: Facts) -> int:
+    """Visible devices, bounded by --num-gpus-per-node."""
+    return min(facts.num_gpus, draft["num_gpus_per_node"])
+
+
+def single_gpu(draft: Draft, facts: Facts) -> None:
+    """One device is shared; there is no other way to use it."""
+    if draft["device"] == "cuda" and usable_gpus(draft, facts) == 1 and not facts.in_cluster:
+        draft.derive("colocate", engines_needed(draft), "a single GPU")
+
+
 def trainer_ranks(draft: Draft, facts: Facts) -> None:
-    """One process on a CPU, all visible devices up to eight on one machine, unless given."""
+    """One process on a CPU; on one machine the devices that engines leave, unless given."""
     if draft.given("actor_num_gpus_per_node"):
         return
     if draft["device"] == "cpu":
         draft.derive("actor_num_gpus_per_node", 1, "one process on a CPU")
-    elif facts.num_gpus < draft["actor_num_gpus_per_node"] and not facts.in_cluster:
-        draft.derive("actor_num_gpus_per_node", max(1, facts.num_gpus), "visible devices")
+    elif not facts.in_cluster:
+        left = usable_gpus(draft, facts)
+        if engines_needed(draft) and not draft["colocate"]:
+            engines = (draft["rollout_num_engines"] or 1) * draft["rollout_num_gpus_per_engine"]
+            left -= draft["rollout_num_gpus"] or engines
+        ranks = max(1, min(left, draft["actor_num_gpus_per_node"]))
+        draft.derive("actor_num_gpus_per_node", ranks, "visible devices")
 
 
 def residency(draft: Draft, facts: Facts) -> None:
@@ -79,12 +95,13 @@ def enough_devices(draft: Draft, facts: Facts) -> None:
     trainer, rollout = draft["actor_num_gpus_per_node"], draft["rollout_num_gpus"] or 0
     if draft["debug_rollout_only"]:
         trainer = 0
+    usable = usable_gpus(draft, facts)
     needed = max(trainer, rollout) if draft["colocate"] else trainer + rollout
-    if needed > facts.num_gpus:
+    if needed > usable:
         how = "with --colocate the larger of" if draft["colocate"] else "the sum of"
         draft.problem(
             f"{needed} GPUs are needed ({how} --actor-num-gpus-per-node {trainer} and "
-            f"--rollout-num-gpus {rollout}) and {facts.num_gpus} are visible: give smaller "
+            f"--rollout-num-gpus {rollout}) and {usable} are visible: give smaller "
             "numbers" + ("" if draft["colocate"] else ", or share the GPUs with --colocate")
         )
 
@@ -98,4 +115,4 @@ def backend(draft: Draft, facts: Facts) -> None:
     draft.derive("distributed_backend", "gloo", "device cpu")
 
 
-RULES = (device, trainer_ranks, residency, engines, enough_devices, backend)
+RULES = (device, single_gpu, trainer_ranks, residency, engines, enough_devices, backend)

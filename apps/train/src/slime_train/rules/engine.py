@@ -18,6 +18,23 @@ def router_address(draft: Draft, facts: Facts) -> None:
         draft.problem("--sglang-router-ip needs --sglang-router-port")
 
 
+def shared_memory(draft: Draft, facts: Facts) -> None:
+    """A colocated engine leaves the trainer most of the GPU."""
+    shares = draft["colocate"] and draft["device"] == "cuda"
+    if shares and "mem_fraction_static" not in draft.server.values:
+        draft.server.put("mem_fraction_static", 0.4, "derived: --colocate")
+
+
+def response_length(draft: Draft, facts: Facts) -> None:
+    """Half of the context at most, unless given."""
+    context = draft.server.values.get("context_length") or facts.hf_config.get(
+        "max_position_embeddings"
+    )
+    if context is not None and not draft.given("rollout_max_response_len"):
+        length = min(draft["rollout_max_response_len"], context // 2)
+        draft.derive("rollout_max_response_len", length, "half of the context")
+
+
 def context_length(draft: Draft, facts: Facts) -> None:
     """Responses fit into the context of engine and model."""
     limit = draft.server.values.get("context_length")
@@ -30,4 +47,4 @@ def context_length(draft: Draft, facts: Facts) -> None:
             )
 
 
-RULES = (router_timeout, router_address, context_length)
+RULES = (router_timeout, router_address, shared_memory, context_length)

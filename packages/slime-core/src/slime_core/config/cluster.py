@@ -1,10 +1,9 @@
 """Processes and devices: how many trainers, how many engines, on what."""
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from slime_core.config.flags import flag
+from slime_core.config.flags import flag, json_object
 
 _SIDE_BY_SIDE = (
     "a colocated trainer and engine share the memory side by side: leave this out and bound the "
@@ -21,7 +20,8 @@ class ClusterConfig:
     actor_num_nodes: int = flag(default=1, at_least=1)
     """Machines the trainer runs on."""
     actor_num_gpus_per_node: int = flag(default=8, at_least=1)
-    """Trainer ranks per machine, one GPU each; on CPU processes, 1 unless given."""
+    """Trainer ranks per machine, one GPU each; on CPU processes, 1 unless given. Unless given, the
+    GPUs that the engines leave."""
     rollout_num_gpus: int | None = flag(default=None, at_least=0)
     """GPUs of all engines together; with --colocate the trainer's GPUs, otherwise one engine."""
     rollout_num_gpus_per_engine: int = flag(default=1, at_least=1)
@@ -30,16 +30,16 @@ class ClusterConfig:
     """Engines to start; on CPU the way to ask for several, on GPUs --rollout-num-gpus divided by
     --rollout-num-gpus-per-engine."""
     num_gpus_per_node: int = flag(default=8, at_least=1)
-    """GPUs a machine offers to engines."""
+    """At most so many GPUs of this machine are used."""
     colocate: bool = False
-    """Trainer and engines share the same GPUs."""
+    """Trainer and engines share the same GPUs; on a machine with a single one they do so anyway."""
     offload: bool = flag(default=False, planned=_SIDE_BY_SIDE)
     """Same as --offload-train --offload-rollout."""
     offload_train: bool | None = flag(default=None, switch=True, planned={True: _SIDE_BY_SIDE})
     """Move the trainer's tensors to host memory while engines generate."""
     offload_rollout: bool | None = flag(default=None, switch=True, planned={True: _SIDE_BY_SIDE})
     """Release the engines' memory while the trainer trains."""
-    train_env_vars: dict[str, Any] = flag(factory=dict[str, Any], parse=json.loads)
+    train_env_vars: dict[str, Any] = flag(factory=dict[str, Any], parse=json_object)
     """Environment variables of the trainer's processes, a JSON object."""
     distributed_backend: Literal["nccl", "gloo"] = "nccl"
     """Collectives between trainer ranks; gloo on CPU."""

@@ -1,10 +1,9 @@
 """Where prompts come from and how they are read."""
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from slime_core.config.flags import flag
+from slime_core.config.flags import flag, json_object
 
 
 def _paths(words: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
@@ -28,12 +27,12 @@ class DataConfig:
     tool_key: str = "tools"
     """Column of tool definitions for the chat template."""
     multimodal_keys: dict[str, str] | None = flag(
-        default=None, parse=json.loads, planned="images, video and audio are not read yet"
+        default=None, parse=json_object, planned="images, video and audio are not read yet"
     )
     """Columns of images, video or audio, a JSON object {"image": "column"}."""
     apply_chat_template: bool = False
     """Turn prompts into text with the tokenizer's chat template."""
-    apply_chat_template_kwargs: dict[str, Any] = flag(factory=dict[str, Any], parse=json.loads)
+    apply_chat_template_kwargs: dict[str, Any] = flag(factory=dict[str, Any], parse=json_object)
     """Keyword arguments of the chat template, a JSON object."""
     rollout_shuffle: bool = False
     """Shuffle the prompts anew in every epoch."""

@@ -24,7 +24,7 @@ class SamplingConfig:
     rollout_top_k: int = flag(default=-1, at_least=-1)
     """Tokens kept by top-k sampling; -1 keeps all."""
     rollout_max_response_len: int = flag(default=1024, at_least=1)
-    """Longest response, in tokens."""
+    """Longest response, in tokens; unless given, at most half of the model's context."""
     rollout_max_context_len: int | None = flag(default=None, at_least=2)
     """Longest prompt plus response, in tokens; longer prompts are left out."""
     rollout_skip_special_tokens: bool = False
