@@ -7,9 +7,9 @@ is called without. Keyword arguments a function does not know are left out. Func
 
 import ast
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from slime_core.config.flat import FlatArgs
 from slime_core.data.filters import DynamicFilterOutput
@@ -135,7 +135,7 @@ def bind(fn: Callable[..., Any], flat: Flat) -> Callable[..., Any]:
 
 async def settle(value: Any) -> Any:
     """``value``, awaited if it wants to be."""
-    return await cast("Awaitable[Any]", value) if inspect.isawaitable(value) else value
+    return await value if inspect.isawaitable(value) else value
 
 
 def _require(spec: str, fn: Callable[..., Any], *forms: Sequence[str]) -> None:

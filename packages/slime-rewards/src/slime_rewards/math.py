@@ -4,9 +4,10 @@ Most answers are settled by comparing text or plain numbers. The rest goes to th
 library, which may take for ever on a hostile expression and therefore runs in ``workers``.
 """
 
+import functools
 import re
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 from slime_rewards.boxed import last_boxed
 
@@ -50,12 +51,12 @@ def verify(response: str, label: str) -> float:
     """
     import math_verify
 
-    limits = {"parsing_timeout": None}
+    parse = functools.partial(cast("Any", math_verify.parse), parsing_timeout=None)
     expected = target(label)
-    gold = math_verify.parse(f"${expected}$", **limits) or math_verify.parse(expected, **limits)
+    gold = parse(f"${expected}$") or parse(expected)
     boxed = last_boxed(response)
     text = response[-_TAIL:] if boxed is None else f"$\\boxed{{{boxed}}}$"
-    found = math_verify.parse(text, **limits)
+    found = parse(text)
     if not gold or not found:
         return 0.0
     if _is_number(gold[0]) and not _is_number(found[0]):
