@@ -100,7 +100,6 @@ def write_model(directory: Path, *, seed: int) -> Path:
     config = qwen3_config(
         hidden_size=128,
         intermediate_size=512,
-        max_position_embeddings=256,
         tie_word_embeddings=True,
         vocab_size=VOCAB_SIZE + len(words),
     )
@@ -123,3 +122,7 @@ def say(text: str) -> None:
     """Speak to the terminal in the order in which things happen."""
     sys.stdout.write(f"\n{text}\n")
     sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,7 +21,8 @@ def warm_up(model: Path, task: TaskFiles, output: Path, *, seed: int) -> list[st
         "--use-dynamic-batch-size --max-tokens-per-gpu 4096",
         "--lr 3e-3 --lr-decay-style cosine --lr-warmup-fraction 0.08 --adam-beta2 0.95",
         f"--weight-decay 0 --seed {seed}",
-        f"--save-hf {_quoted(output / 'hf')} --save-interval {WARM_UP_ITERATIONS}",
+        f"--save {_quoted(output / 'checkpoints')} --save-interval {WARM_UP_ITERATIONS}",
+        f"--save-hf {_quoted(output / 'hf')}",
     )
 
 

@@ -1,0 +1,45 @@
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from slime_core.errors import ConfigError
+from slime_train.quickstart import cli, commands
+from slime_train.quickstart.task import write_task
+
+
+def test_a_directory_of_somebody_elses_files_is_left_alone(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(ConfigError, match=r"--output-dir .* holds files"):
+        cli.prepare(tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_an_earlier_quickstart_makes_room(tmp_path: Path):
+    directory = tmp_path / "new" / "run"
+    cli.prepare(directory)
+    (directory / "summary.json").write_text("{}")
+    cli.prepare(directory)
+    assert [path.name for path in directory.iterdir()] == [cli.MARKER]
+
+
+def test_a_file_in_place_of_the_directory_is_an_error_of_one_line(tmp_path: Path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "slime_train.quickstart.cli", "--output-dir", "file"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "is a file" in done.stderr
+
+
+@pytest.mark.parametrize("command", [commands.warm_up, commands.reinforce])
+def test_what_is_printed_is_what_is_run_and_slime_train_takes_it(command, tmp_path: Path):
+    model = cli.write_model(tmp_path / "a model", seed=0)
+    words = command(model, write_task(tmp_path / "data", seed=0), tmp_path / "out", seed=0)
+    assert shlex.split(commands.printable(words).replace("\\\n", "")) == words
+    program = Path(sys.executable).with_name(words[0])
+    done = subprocess.run(
+        [program, *words[1:], "--dump-config"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
