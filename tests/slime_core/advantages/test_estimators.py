@@ -1,13 +1,16 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
 from slime_core.advantages import estimate
+from slime_core.advantages.custom import custom_advantages
 from slime_core.advantages.returns import discounted, generalized
 from slime_core.batch import PolicySignals, Ragged
 from slime_core.collate import collate
 from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
+from slime_core.errors import PluginError
 from slime_core.interfaces import LocalReduce
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
@@ -123,3 +126,33 @@ def test_whitened_advantages_do_not_depend_on_who_holds_which_sample():
         found = [row for rows in pool.map(on_rank, range(2)) for row in rows]
     for mine, row in zip(found, [whole[0], whole[3], whole[1], whole[2]], strict=True):
         assert mine == pytest.approx(row)
+
+
+def test_advantages_of_your_own_are_checked_and_whitened(tmp_path):
+    (tmp_path / "adv.py").write_text(
+        "def f(args, rollout_data):\n"
+        "    rows = [[r + k for k in row] for r, row in\n"
+        "            zip(rollout_data['rewards'], rollout_data['kl'])]\n"
+        "    rollout_data['advantages'] = rollout_data['returns'] = rows[: args.keep]\n"
+    )
+    config = AdvantageConfig(kl_coef=0.5, normalize_rewards=False)
+    batch = make_batch(config, make_sample(1, reward=3.0), make_sample(2, reward=1.0))
+
+    def run(keep, **changes):
+        custom = custom_advantages(str(tmp_path / "adv.py"), {"keep": keep})
+        targets = estimate(
+            batch,
+            signals(batch, kl=2.0),
+            replace(config, **changes),
+            PolicyLossConfig(),
+            LocalReduce(),
+            custom=custom,
+        )
+        return targets.advantages.values.tolist()
+
+    assert run(2) == [5.0, 3.0, 3.0]
+    assert sum(run(2, normalize_advantages=True)) == pytest.approx(0.0, abs=1e-6)
+    with pytest.raises(
+        PluginError, match=r"one vector per sample of \[1, 2\] tokens, but set \[1\]"
+    ):
+        run(1)

@@ -6,6 +6,7 @@ import torch
 from slime_core.batch import LossInputs
 from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
 from slime_core.interfaces import LocalReduce
+from slime_core.losses.importance import custom_importance
 from slime_core.losses.policy import policy_loss
 
 GRPO, GSPO, CISPO = (AdvantageConfig(advantage_estimator=e) for e in ("grpo", "gspo", "cispo"))
@@ -231,3 +232,25 @@ def test_cutting_the_tokens_over_microbatches_changes_nothing(advantage):
     assert sum(p.loss for p in parts).item() == pytest.approx(once.loss.item())
     for name, value in once.metrics.items():
         assert sum(p.metrics[name] for p in parts).item() == pytest.approx(value.item())
+
+
+def test_importance_weights_of_your_own(tmp_path):
+    (tmp_path / "mis.py").write_text(
+        "import torch\n"
+        "def custom_tis(args, *, pg_loss, train_log_probs, rollout_log_probs, loss_masks, **kw):\n"
+        "    first = torch.cat([torch.ones_like(loss_masks[0]), torch.zeros_like(loss_masks[1])])\n"
+        "    masks = [loss_masks[0], loss_masks[1] * 0]\n"
+        "    return pg_loss * args.scale, masks, {'mis_first': first}\n"
+    )
+    fn = custom_importance(str(tmp_path / "mis.py"), {"scale": 3.0})
+    inputs = make_inputs([1.0, 1.0, 1.0], [1.0, 2.0, 4.0], sample=torch.tensor([0, 0, 1]))
+    inputs = replace(inputs, num_samples=2, rollout_log_probs=inputs.old_log_probs - 1)
+    for off_policy, expected in [
+        (OffPolicyConfig(use_tis=True), -3 * (1 + 2) / 3),
+        (OffPolicyConfig(get_mismatch_metrics=True), -(1 + 2 + 4) / 3),
+    ]:
+        out = policy_loss(
+            inputs, PolicyLossConfig(), GRPO, off_policy, LocalReduce(), importance=fn
+        )
+        assert out.loss.item() == pytest.approx(expected)
+        assert out.metrics["mis_first"].item() == pytest.approx(2 / 3)

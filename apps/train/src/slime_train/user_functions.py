@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from slime_core.errors import PluginError
-from slime_core.plugins import load_plugin
+from slime_core.hooks import load_hook
 
 from slime_train.run_config import RunConfig
 
@@ -31,6 +31,6 @@ def problems(config: RunConfig) -> Iterator[str]:
         given: str | tuple[str, ...] | None = getattr(getattr(config, section), name)
         for spec in (given,) if isinstance(given, str) else given or ():
             try:
-                load_plugin(spec)
+                load_hook(name, spec)
             except PluginError as error:
                 yield f"--{name.replace('_', '-')} {spec}: {error}"

@@ -23,6 +23,23 @@ RewardValue = float | dict[str, Any]
 _UPSTREAM = {
     "slime.rollout.filter_hub.dynamic_sampling_filters.": "slime_core.data.filters.",
 }
+_NAMES = {
+    "custom_generate_function_path": ("custom_generate", "generate"),
+    "custom_rm_path": ("custom_rm", "reward_func", "compute_reward", "reward", "CustomRewardModel"),
+    "dynamic_sampling_filter_path": ("dynamic_filter", "filter", "check_reward_nonzero_std"),
+    "custom_reward_post_process_path": ("reward_post_process", "post_process_rewards"),
+    "rollout_sample_filter_path": ("sample_filter", "filter"),
+    "rollout_sample_hook_path": ("sample_hook", "hook"),
+    "rollout_all_samples_process_path": ("process_all_samples",),
+    "buffer_filter_path": ("filter",),
+    "rollout_function_path": ("generate_rollout",),
+    "eval_function_path": ("generate_rollout",),
+    "custom_rollout_log_function_path": ("log_rollout",),
+    "custom_eval_rollout_log_function_path": ("log_eval_rollout",),
+    "custom_advantage_function_path": ("custom_advantages", "compute_advantages"),
+    "custom_tis_function_path": ("custom_tis", "tis"),
+}
+"""Fields and what a function is usually called in a file given for them."""
 
 
 @runtime_checkable
@@ -83,10 +100,11 @@ class SampleHook(Protocol):
         ...
 
 
-def load_hook(spec: str, *names: str) -> Callable[..., Any]:
-    """The function ``spec`` means; a bare ``file.py`` means one of ``names`` in it.
+def load_hook(field: str, spec: str) -> Callable[..., Any]:
+    """The function that ``spec`` means as the value of the configuration field ``field``.
 
-    Upstream's own functions are found under their old dotted names.
+    A bare ``file.py`` means the function of a usual name in it, or the only one. Upstream's own
+    functions are found under their old dotted names.
 
     Raises:
         PluginError: with what was looked for and what is there.
@@ -94,6 +112,7 @@ def load_hook(spec: str, *names: str) -> Callable[..., Any]:
     for old, new in _UPSTREAM.items():
         if spec.startswith(old):
             spec = new + spec.removeprefix(old)
+    names = (*_NAMES.get(field, ()), field.removesuffix("_path").removesuffix("_function"))
     return load_plugin(_complete(spec, names) if spec.endswith(".py") else spec)
 
 
@@ -153,7 +172,7 @@ def _require(spec: str, fn: Callable[..., Any], *forms: Sequence[str]) -> None:
 
 def custom_generate(spec: str, flat: Flat) -> GenerateFunction:
     """``async f(args, sample, sampling_params[, evaluation])``, or ``f(args, samples)``."""
-    fn = load_hook(spec, "custom_generate", "generate")
+    fn = load_hook("custom_generate_function_path", spec)
     _require(spec, fn, ("args", "sample", "sampling_params"), ("args", "samples"))
     call = bind(fn, flat)
     takes_list = "samples" in inspect.signature(fn).parameters
@@ -175,9 +194,7 @@ def custom_reward(spec: str, flat: Flat, *, group: bool) -> RewardFunction:
 
     A class with ``compute_reward(prompts, responses)`` is instantiated without arguments.
     """
-    fn = load_hook(
-        spec, "custom_rm", "reward_func", "compute_reward", "reward", "CustomRewardModel"
-    )
+    fn = load_hook("custom_rm_path", spec)
     if inspect.isclass(fn):
         return _reward_object(spec, fn)
     _require(spec, fn, ("args", "sample"), ("sample",))
@@ -217,7 +234,7 @@ def _reward_object(spec: str, cls: type) -> RewardFunction:
 
 def dynamic_filter(spec: str, flat: Flat) -> DynamicFilter:
     """``f(args, group, **kw)`` returning a verdict, or whether to keep the group."""
-    fn = load_hook(spec, "dynamic_filter", "filter", "check_reward_nonzero_std")
+    fn = load_hook("dynamic_sampling_filter_path", spec)
     _require(spec, fn, ("args", "samples"), ("samples",))
     call = bind(fn, flat)
 
@@ -236,7 +253,7 @@ def dynamic_filter(spec: str, flat: Flat) -> DynamicFilter:
 
 def reward_post_process(spec: str, flat: Flat) -> RewardPostProcess:
     """``f(args, samples)`` returning raw rewards and rewards to learn from."""
-    fn = load_hook(spec, "reward_post_process", "post_process_rewards")
+    fn = load_hook("custom_reward_post_process_path", spec)
     _require(spec, fn, ("args", "samples"), ("samples",))
     call = bind(fn, flat)
 
@@ -249,14 +266,14 @@ def reward_post_process(spec: str, flat: Flat) -> RewardPostProcess:
 
 def sample_filter(spec: str, flat: Flat) -> SampleFilter:
     """``f(args, groups)`` that sets ``remove_sample``."""
-    fn = load_hook(spec, "sample_filter", "rollout_sample_filter", "filter")
+    fn = load_hook("rollout_sample_filter_path", spec)
     _require(spec, fn, ("args", "data"), ("data",))
     return bind(fn, flat)
 
 
 def sample_hook(spec: str, flat: Flat) -> SampleHook:
     """``f(args, sample, *, rollout_id=None, evaluation=False)``."""
-    fn = load_hook(spec, "sample_hook", "rollout_sample_hook", "hook")
+    fn = load_hook("rollout_sample_hook_path", spec)
     _require(spec, fn, ("args", "sample"), ("sample",))
     call = bind(fn, flat)
 
@@ -268,14 +285,14 @@ def sample_hook(spec: str, flat: Flat) -> SampleHook:
 
 def samples_process(spec: str, flat: Flat) -> Callable[[list[list[Sample]], Any], None]:
     """--rollout-all-samples-process-path: ``f(args, all_samples, data_source)``."""
-    fn = load_hook(spec, "process_all_samples", "all_samples_process")
+    fn = load_hook("rollout_all_samples_process_path", spec)
     _require(spec, fn, ("args", "all_samples", "data_source"), ("all_samples", "data_source"))
     return bind(fn, flat)
 
 
 def buffer_filter(spec: str, flat: Flat) -> Callable[[list[Any], int], list[Any]]:
     """--buffer-filter-path: ``f(args, rollout_id, buffer, num_samples)``, removes what it takes."""
-    fn = load_hook(spec, "buffer_filter", "filter")
+    fn = load_hook("buffer_filter_path", spec)
     _require(spec, fn, ("args", "rollout_id", "buffer", "num_samples"))
     call = bind(fn, flat)
 

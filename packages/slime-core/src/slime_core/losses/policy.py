@@ -10,7 +10,7 @@ from slime_core.batch import LossInputs
 from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
 from slime_core.interfaces import Reduce
 from slime_core.losses.aggregate import LossOutput, masked, weighted_sum
-from slime_core.losses.importance import truncated
+from slime_core.losses.importance import ImportanceFunction, truncated
 from slime_core.losses.kl import approx_kl
 from slime_core.losses.sequence import off_policy_mask, sample_mean
 
@@ -66,11 +66,15 @@ def policy_loss(
     advantage: AdvantageConfig,
     off_policy: OffPolicyConfig,
     context: Reduce,
+    *,
+    importance: ImportanceFunction | None = None,
 ) -> LossOutput:
     """Policy loss - entropy_coef * entropy + kl_loss_coef * KL, summed over this rank's tokens.
 
     ``inputs.old_log_probs`` are the trainer's; the engines' take their place here when
     --use-rollout-logprobs is given. ``context`` adds over the ranks that share a sample's tokens.
+    ``importance`` replaces truncated importance sampling, or only reports with
+    --get-mismatch-metrics.
     """
     old = _old_log_probs(inputs, off_policy)
     drift = masked(old - inputs.log_probs, inputs)
@@ -83,9 +87,9 @@ def policy_loss(
     else:
         surrogate = clipped_surrogate(ratio, inputs.advantages, config)
     report = {"ppo_kl": drift, "pg_clipfrac": surrogate.clipped}
-    pg_loss = _corrected(
-        surrogate.loss, old - inputs.log_probs, inputs, off_policy, context, report
-    )
+    token_drift = old - inputs.log_probs
+    pg_loss = _masked_sequences(surrogate.loss, token_drift, inputs, off_policy, context, report)
+    pg_loss = _corrected(pg_loss, token_drift, inputs, off_policy, importance, report)
     loss = weighted_sum(pg_loss, inputs)
     report["pg_loss"] = pg_loss
     if inputs.entropy is not None:
@@ -106,7 +110,7 @@ def _old_log_probs(inputs: LossInputs, off_policy: OffPolicyConfig) -> Tensor:
     return inputs.rollout_log_probs
 
 
-def _corrected(
+def _masked_sequences(
     pg_loss: Tensor,
     drift: Tensor,
     inputs: LossInputs,
@@ -114,23 +118,41 @@ def _corrected(
     context: Reduce,
     report: dict[str, Tensor],
 ) -> Tensor:
-    """Apply sequence masking, then importance weights; add to ``report`` what they did."""
-    if off_policy.use_opsm:
-        keep = off_policy_mask(drift, inputs, off_policy.opsm_delta, context)
-        report["opsm_clipfrac"] = 1 - keep
-        pg_loss = pg_loss * keep
+    if not off_policy.use_opsm:
+        return pg_loss
+    keep = off_policy_mask(drift, inputs, off_policy.opsm_delta, context)
+    report["opsm_clipfrac"] = 1 - keep
+    return pg_loss * keep
+
+
+def _corrected(
+    pg_loss: Tensor,
+    drift: Tensor,
+    inputs: LossInputs,
+    off_policy: OffPolicyConfig,
+    importance: ImportanceFunction | None,
+    report: dict[str, Tensor],
+) -> Tensor:
+    """Apply importance weights; add to ``report`` what they did."""
+    wanted = off_policy.use_tis or off_policy.get_mismatch_metrics
     if inputs.rollout_log_probs is None:
-        assert not off_policy.use_tis, "--use-tis needs the engines' log-probabilities"
+        assert not wanted, "--use-tis and --get-mismatch-metrics need the engines' probabilities"
         return pg_loss
     train = masked(inputs.old_log_probs, inputs)
     rollout = masked(inputs.rollout_log_probs, inputs)
     report["train_rollout_logprob_abs_diff"] = (train - rollout).abs()
-    if off_policy.use_tis:
+    if not wanted:
+        return pg_loss
+    if importance is None:
         bounds = {"low": off_policy.tis_clip_low, "high": off_policy.tis_clip}
-        importance = truncated(train, rollout, **bounds)
-        report |= {"ois": torch.exp(-drift), **importance.metrics}
-        pg_loss = pg_loss * importance.weights
-    return pg_loss
+        found = truncated(train, rollout, **bounds)
+        weighted = pg_loss * found.weights
+        report |= found.metrics
+    else:
+        weighted, metrics = importance(pg_loss, inputs)
+        report |= metrics
+    report["ois"] = torch.exp(-drift)
+    return weighted if off_policy.use_tis else pg_loss
 
 
 def _plus(loss: Tensor, coefficient: float, term: Tensor, inputs: LossInputs) -> Tensor:
