@@ -2,8 +2,9 @@ import pickle
 from datetime import datetime
 
 import pytest
+from slime_core.config.draft import Facts
 from slime_core.errors import ConfigErrors
-from slime_train.facts import Facts, visible_gpus
+from slime_train.facts import visible_gpus
 from slime_train.resolve import resolve
 from slime_train.sources import read_sources
 

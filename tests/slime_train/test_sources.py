@@ -1,5 +1,4 @@
-from slime_train.draft import draft_of
-from slime_train.sources import read_sources
+from slime_train.sources import draft_of, read_sources
 
 
 def yaml(tmp_path, text, line=""):

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from slime_core.config.draft import DEFAULT, Draft, Values
 from slime_core.config.flags import flags_of
 
-from slime_train.draft import DEFAULT, Draft, Values
 from slime_train.resolve import Resolved
 from slime_train.run_config import SECTIONS
 

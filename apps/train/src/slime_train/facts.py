@@ -3,36 +3,18 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from slime_convert.families import find, read_config
 from slime_core.config.data import DataConfig
+from slime_core.config.draft import Facts
 from slime_core.errors import CheckpointError, DataError
 
 from slime_train.sources import RawConfig
 
 _SLICE = re.compile(r"@\[[^\]]*\]$")
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """The world outside the command line; made up freely in tests."""
-
-    hf_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    megatron_args: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Architecture by Megatron destination, from the model's config.json."""
-    num_gpus: int = 0
-    """NVIDIA devices this process may use."""
-    in_cluster: bool = False
-    """Ray spans other machines, whose devices cannot be counted here."""
-    now: datetime = datetime(2000, 1, 1)
-    num_prompts: int | None = None
-    """Rows of --prompt-data, counted only where --num-epoch asks for them."""
-    tensorboard_dir: str | None = None
-    problems: tuple[str, ...] = ()
 
 
 def gather(raw: RawConfig) -> Facts:

@@ -5,22 +5,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from slime_core.config.draft import Draft, Facts
 from slime_core.config.flags import has_flag
 from slime_core.config.flat import flatten
+from slime_core.config.rules import algorithm, batch, cluster, data, files
 from slime_core.errors import ConfigErrors
+from slime_megatron import rules as megatron
 from slime_megatron.config import MegatronConfig, command_line, megatron_flags
+from slime_sglang import rules as engine
 from slime_sglang.config import SERVER
 
-from slime_train.draft import Draft, draft_of
-from slime_train.facts import Facts
-from slime_train.rules import algorithm, batch, cluster, data, engine, files, megatron
 from slime_train.run_config import SECTIONS, RunConfig
-from slime_train.sources import RawConfig
+from slime_train.sources import RawConfig, draft_of
 
 Rule = Callable[[Draft, Facts], None]
 
 RULES: tuple[Rule, ...] = (
-    *megatron.RULES[:2],
+    *megatron.MODEL_RULES,
     engine.response_length,
     *data.RULES,
     *cluster.RULES,
@@ -28,7 +29,7 @@ RULES: tuple[Rule, ...] = (
     *algorithm.RULES,
     *files.RULES,
     *engine.RULES,
-    *megatron.RULES[2:],
+    *megatron.RULES,
 )
 """In order: a rule reads what those before it settled."""
 

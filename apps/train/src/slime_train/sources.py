@@ -1,6 +1,7 @@
 """Where values come from: the command line, then a YAML file that wins over it."""
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from slime_core.config.arguments import Given, Parsed, by_name, parse
+from slime_core.config.draft import DEFAULT, REDEFAULT, Draft
 from slime_core.config.flags import Flag, flags_of, has_flag
+from slime_megatron.config import MEGATRON_DEFAULTS, REFUSED, megatron_flags
 from slime_megatron.config import OWNER as MEGATRON
-from slime_megatron.config import REFUSED, megatron_flags
-from slime_sglang.config import SERVER, SLIME_SETS, router_flags, server_flags
+from slime_sglang.config import (
+    ROUTER,
+    ROUTER_DEFAULTS,
+    SERVER,
+    SLIME_SETS,
+    router_flags,
+    server_flags,
+)
 
 from slime_train.run_config import SECTIONS
 
@@ -157,3 +166,30 @@ def _words_of(flag: Flag, value: Any) -> list[str]:
     if isinstance(value, list):
         return [str(item) for item in value]
     return [str(value)]
+
+
+def draft_of(raw: RawConfig) -> Draft:
+    """Lay what was given over the defaults."""
+    draft = Draft(extra=raw.extra, problems=list(raw.problems))
+    for flag in slime_flags():
+        draft.own.put(flag.dest, flag.default, DEFAULT)
+    for flag in reversed(megatron_flags()):  # of flags with one destination the first counts
+        draft.megatron.put(flag.dest, flag.default, DEFAULT)
+    for dest, value in MEGATRON_DEFAULTS.items():
+        draft.megatron.put(dest, value, REDEFAULT)
+    for dest, value in ROUTER_DEFAULTS.items():
+        draft.router.put(dest, value, REDEFAULT)
+    draft.notices += near_misses(raw)
+    foreign = {MEGATRON: draft.megatron, SERVER: draft.server, ROUTER: draft.router}
+    for (owner, dest), given in raw.given.items():
+        values = foreign.get(owner, draft.own)
+        values.put(dest, given.value, raw.sources[owner, dest])
+    return draft
+
+
+def near_misses(raw: RawConfig) -> Iterator[str]:
+    """Keys of the user's own that look like a flag with a typo."""
+    known = [flag.dest for flag in (*slime_flags(), *megatron_flags())]
+    for key in raw.extra:
+        if near := difflib.get_close_matches(key, known, n=1, cutoff=0.9):
+            yield f"{key} in --custom-config-path is no flag (did you mean {near[0]}?)"

@@ -1,7 +1,6 @@
 """What SGLang and its router are told."""
 
-from slime_train.draft import Draft
-from slime_train.facts import Facts
+from slime_core.config.draft import Draft, Facts
 
 
 def router_timeout(draft: Draft, facts: Facts) -> None:

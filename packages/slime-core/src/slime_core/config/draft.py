@@ -1,14 +1,9 @@
 """A configuration while it is being resolved: values, where each came from, what is wrong."""
 
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
-
-from slime_megatron.config import MEGATRON_DEFAULTS, OWNER, megatron_flags
-from slime_sglang.config import ROUTER, ROUTER_DEFAULTS, SERVER
-
-from slime_train.sources import RawConfig, slime_flags
 
 DEFAULT = "default"
 REDEFAULT = "default of slime"
@@ -78,28 +73,19 @@ class Draft:
         self.notices.append(text)
 
 
-def draft_of(raw: RawConfig) -> Draft:
-    """Lay what was given over the defaults."""
-    draft = Draft(extra=raw.extra, problems=list(raw.problems))
-    for flag in slime_flags():
-        draft.own.put(flag.dest, flag.default, DEFAULT)
-    for flag in reversed(megatron_flags()):  # of flags with one destination the first counts
-        draft.megatron.put(flag.dest, flag.default, DEFAULT)
-    for dest, value in MEGATRON_DEFAULTS.items():
-        draft.megatron.put(dest, value, REDEFAULT)
-    for dest, value in ROUTER_DEFAULTS.items():
-        draft.router.put(dest, value, REDEFAULT)
-    draft.notices += near_misses(raw)
-    foreign = {OWNER: draft.megatron, SERVER: draft.server, ROUTER: draft.router}
-    for (owner, dest), given in raw.given.items():
-        values = foreign.get(owner, draft.own)
-        values.put(dest, given.value, raw.sources[owner, dest])
-    return draft
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The world outside the command line; made up freely in tests."""
 
-
-def near_misses(raw: RawConfig) -> Iterator[str]:
-    """Keys of the user's own that look like a flag with a typo."""
-    known = [flag.dest for flag in (*slime_flags(), *megatron_flags())]
-    for key in raw.extra:
-        if near := difflib.get_close_matches(key, known, n=1, cutoff=0.9):
-            yield f"{key} in --custom-config-path is no flag (did you mean {near[0]}?)"
+    hf_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    megatron_args: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Architecture by Megatron destination, from the model's config.json."""
+    num_gpus: int = 0
+    """NVIDIA devices this process may use."""
+    in_cluster: bool = False
+    """Ray spans other machines, whose devices cannot be counted here."""
+    now: datetime = datetime(2000, 1, 1)
+    num_prompts: int | None = None
+    """Rows of --prompt-data, counted only where --num-epoch asks for them."""
+    tensorboard_dir: str | None = None
+    problems: tuple[str, ...] = ()

@@ -1,7 +1,6 @@
 """Devices, trainer ranks, engines."""
 
-from slime_train.draft import Draft
-from slime_train.facts import Facts
+from slime_core.config.draft import Draft, Facts
 
 
 def device(draft: Draft, facts: Facts) -> None:

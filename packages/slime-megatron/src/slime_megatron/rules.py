@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from slime_megatron.config import megatron_flags, model_parallel_sizes, same, virtual_stages
+from slime_core.config.draft import MODEL, Draft, Facts
 
-from slime_train.draft import MODEL, Draft
-from slime_train.facts import Facts
+from slime_megatron.config import megatron_flags, model_parallel_sizes, same, virtual_stages
 
 _FREE = frozenset({"max_position_embeddings", "make_vocab_size_divisible_by"})
 """Architecture values a command line may change without changing the network's weights."""
@@ -155,4 +154,8 @@ def forwarded(draft: Draft, facts: Facts) -> None:
             draft.derive_megatron(name, draft[name], "slime's flag of this name")
 
 
-RULES = (model, architecture, precision, on_a_cpu, world, run_length, unused_sizes, forwarded)
+MODEL_RULES = (model, architecture)
+"""First: much follows from the model."""
+
+RULES = (precision, on_a_cpu, world, run_length, unused_sizes, forwarded)
+"""Last: they hand on what the other rules settled."""

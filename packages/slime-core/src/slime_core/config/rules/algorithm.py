@@ -1,7 +1,6 @@
 """Advantages, losses, the reference policy."""
 
-from slime_train.draft import Draft
-from slime_train.facts import Facts
+from slime_core.config.draft import Draft, Facts
 
 
 def supervised(draft: Draft, facts: Facts) -> None:

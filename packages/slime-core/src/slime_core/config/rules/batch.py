@@ -2,8 +2,7 @@
 
 from math import ceil
 
-from slime_train.draft import Draft
-from slime_train.facts import Facts
+from slime_core.config.draft import Draft, Facts
 
 _CHUNK = 1024
 """Tokens whose logits exist at once: 600 MB of float32 at a vocabulary of 150 thousand."""

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from slime_train.draft import Draft
-from slime_train.facts import Facts
+from slime_core.config.draft import Draft, Facts
 
 
 def checkpoints(draft: Draft, facts: Facts) -> None:

@@ -1,7 +1,6 @@
 """Prompts, rewards, evaluation sets."""
 
-from slime_train.draft import Draft
-from slime_train.facts import Facts
+from slime_core.config.draft import Draft, Facts
 
 
 def replayed_rollouts(draft: Draft, facts: Facts) -> None:
