@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ class MegatronConfig:
 @cache
 def megatron_flags() -> tuple[Flag, ...]:
     """Every flag of Megatron's parser, from the generated table."""
-    text = files("slime_megatron").joinpath("flags.json").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("flags.json").read_text(encoding="utf-8")
     return tuple(flags_from_table(text, OWNER))
 
 

@@ -48,10 +48,7 @@ def residency(draft: Draft, facts: Facts) -> None:
 
 def engines_needed(draft: Draft) -> bool:
     """Whether this run generates at all."""
-    if draft["debug_train_only"]:
-        return False
-    supervised = draft["loss_type"] == "sft_loss"
-    return not supervised or bool(draft["eval_prompt_data"])
+    return not draft["debug_train_only"] and draft["loss_type"] != "sft_loss"
 
 
 def engines(draft: Draft, facts: Facts) -> None:

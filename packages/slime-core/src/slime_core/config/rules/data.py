@@ -56,8 +56,11 @@ def length_of_run(draft: Draft, facts: Facts) -> None:
 
 def reward(draft: Draft, facts: Facts) -> None:
     """Without a word about rewards, answers are checked as mathematics."""
-    scores = draft["loss_type"] != "sft_loss" or draft["eval_prompt_data"]
-    if scores and draft["rm_type"] is None and draft["custom_rm_path"] is None:
+    if (
+        draft["loss_type"] != "sft_loss"
+        and draft["rm_type"] is None
+        and draft["custom_rm_path"] is None
+    ):
         draft.derive("rm_type", "math", "no reward is given")
     if draft["rm_type"] == "remote_rm" and draft["rm_url"] is None:
         draft.problem("--rm-type remote_rm needs the address of the reward server: give --rm-url")
@@ -90,6 +93,13 @@ def evaluation(draft: Draft, facts: Facts) -> None:
         if draft[name] is None:
             draft.derive(name, draft[fallback], "--" + fallback.replace("_", "-"))
     draft.derive("eval_min_new_tokens", draft["eval_min_new_tokens"] or 0, "none asked for")
+    engineless = draft["loss_type"] == "sft_loss" or draft["debug_train_only"]
+    if draft["eval_prompt_data"] and engineless:
+        why = "--debug-train-only" if draft["debug_train_only"] else "--loss-type sft_loss"
+        draft.problem(
+            f"--eval-prompt-data needs engines, and {why} runs without: leave it out, and evaluate "
+            "saved weights in a run with --num-rollout 0 --hf-checkpoint DIR"
+        )
     if draft["eval_interval"] is not None and not draft["eval_prompt_data"]:
         draft.notice(
             f"--eval-interval {draft['eval_interval']} has nothing to evaluate: "
