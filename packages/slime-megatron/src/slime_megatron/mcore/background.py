@@ -10,6 +10,8 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from slime_core.errors import CheckpointError
 from torch.distributed.checkpoint.api import CheckpointException
 
+from slime_megatron.mcore.agreement import first_failure
+
 
 class PendingSave:
     """The files of one checkpoint being written by a thread of every rank.
@@ -42,13 +44,15 @@ class PendingSave:
         if int(writing):
             return False
         self._thread.join()
+        failure: BaseException | None = None
         try:
             while self._finalize:
                 self._finalize.pop(0)()
         except (CheckpointException, CheckpointingException) as error:
-            raise CheckpointError(f"the checkpoint could not be written: {error}") from (
-                self._failure or error
-            )
+            failure = self._failure or error
+        told = first_failure(failure)
+        if told is not None:
+            raise CheckpointError(f"the checkpoint could not be written; {told}") from failure
         return True
 
     def _write(self, function: Callable[..., None] | None, arguments: list[Any]) -> None:

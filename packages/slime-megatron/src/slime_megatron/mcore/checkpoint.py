@@ -26,6 +26,7 @@ from slime_core.errors import CheckpointError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from slime_megatron.mcore import adam_state, identity, patches, rng, schedule
+from slime_megatron.mcore.agreement import first_failure, reason
 from slime_megatron.mcore.background import PendingSave
 from slime_megatron.mcore.bootstrap import quiet
 from slime_megatron.mcore.state import TrainState
@@ -51,6 +52,11 @@ def save(
 
     ``--no-save-optim`` and ``--no-save-rng`` leave out what they name.
     """
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"{directory} is not there on rank {dist.get_rank()}: --save must name a directory "
+            "that the driver and every trainer rank see"
+        )
     patches.collect_write_results_in_process()
     patches.silence_async_strategy_notice()
     settle(state.chunks)
@@ -200,28 +206,19 @@ def _read_common(directory: Path) -> dict[str, Any]:
         with quiet():
             return dist_checkpointing.load_common_state_dict(str(directory))
     except (CheckpointException, CheckpointingException, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{directory} is damaged; {_reason(error)}") from error
+        raise CheckpointError(f"{directory} is damaged; {reason(error)}") from error
 
 
 def _read(wanted: dict[str, Any], directory: Path) -> dict[str, Any]:
     """Megatron's load; a file that one rank cannot read is an error on every rank."""
     loaded: Any = None
-    failure: str | None = None
+    failure: BaseException | None = None
     try:
         with quiet():
             loaded = dist_checkpointing.load(wanted, str(directory))
     except (CheckpointException, Exception) as error:  # the former is no Exception
-        failure = _reason(error)
-    failures: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    told = [f"rank {rank}: {text}" for rank, text in enumerate(failures) if text]
-    if told:
-        raise CheckpointError(f"{directory} cannot be read; {told[0]}")
+        failure = error
+    told = first_failure(failure)
+    if told is not None:
+        raise CheckpointError(f"{directory} cannot be read; {told}") from failure
     return loaded
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, without the tracebacks that torch puts into the message."""
-    if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
-    return f"{type(error).__name__}: {error}"

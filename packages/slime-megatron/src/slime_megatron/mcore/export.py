@@ -11,7 +11,6 @@ so the memory needed is one bucket, whatever the size of the model. Nothing is c
 out is bit for bit what the parameters hold.
 """
 
-import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from slime_convert.hf import write_hf
-from slime_core.errors import CheckpointError, SlimeError
+from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_megatron.buckets import Bucket, Piece, pack, row_bytes, split_runs, unpack
+from slime_megatron.mcore.agreement import raise_everywhere
 from slime_megatron.mcore.hf_load import located
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.tensors import settle
@@ -77,28 +77,6 @@ def on_rank_zero(
     for _ in buckets:
         pass
     raise_everywhere(failure)
-
-
-def raise_everywhere(failure: Exception | None) -> None:
-    """Raise rank 0's ``failure``, if any, on every rank; all of them wait for rank 0 here."""
-    told = [_portable(failure)]
-    dist.broadcast_object_list(told, src=0)
-    if failure is not None:
-        raise failure
-    if told[0] is not None:
-        raise told[0]
-
-
-class RemoteError(SlimeError, RuntimeError):
-    """Rank 0 failed, with an error that cannot be sent; the message is the error's."""
-
-
-def _portable(failure: Exception | None) -> Exception | None:
-    try:
-        copied: Exception | None = pickle.loads(pickle.dumps(failure))
-    except Exception:
-        return RemoteError(f"rank 0: {type(failure).__name__}: {failure}")
-    return copied
 
 
 def save_hf(state: TrainState, directory: Path, *, source: Path) -> None:
