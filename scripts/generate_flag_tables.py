@@ -7,6 +7,7 @@
 import argparse
 import enum
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -60,6 +61,8 @@ def router_parser() -> argparse.ArgumentParser:
     RouterArgs.add_cli_args(parser, use_router_prefix=False, exclude_host_port=True)
     return parser
 
+
+_SENTENCE_END = re.compile(r"(?<!i\.e)(?<!e\.g)\. ")
 
 TABLES: dict[Path, Callable[[], argparse.ArgumentParser]] = {
     MEGATRON: megatron_parser,
@@ -120,7 +123,7 @@ def _first_sentence(text: str | None) -> str | None:
     if not text or text == argparse.SUPPRESS:
         return None
     words = " ".join(text.split()).replace("%%", "%")
-    return words.split(". ")[0].rstrip(".")
+    return _SENTENCE_END.split(words)[0].rstrip(".")
 
 
 def render(parser: argparse.ArgumentParser) -> str:

@@ -40,8 +40,9 @@ def _value_of(flag: Flag) -> str:
     """The placeholder of a flag's value."""
     if flag.arity == "none":
         return ""
-    word = "|".join(map(str, flag.choices)) if flag.choices else flag.type_name.upper()
-    word = word if len(word) < 60 else flag.type_name.upper()
+    kind = "VALUE" if flag.type_name == "raw" else flag.type_name.upper()
+    word = "|".join(map(str, flag.choices)) if flag.choices else kind
+    word = word if len(word) < 60 else kind
     match flag.arity:
         case "some" | "any":
             return f"{word} ..."
