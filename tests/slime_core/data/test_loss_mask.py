@@ -1,4 +1,5 @@
 import pytest
+from slime_core.data.chat import Tokenizer
 from slime_core.data.loss_mask import mask_conversation
 from slime_core.data.sft import complete
 from slime_core.errors import DataError
@@ -87,3 +88,13 @@ def test_nothing_to_train_on_is_an_error():
         complete(Sample(prompt=chat("a")), CharTokenizer(), apply_chat_template=True)
     with pytest.raises(DataError, match="--label-key"):
         complete(Sample(prompt="a"), CharTokenizer(), apply_chat_template=False)
+
+
+def test_tokenizers_that_make_up_their_attributes_count_as_tokenizers():
+    class Lazy:
+        encode = decode = apply_chat_template = None
+
+        def __getattr__(self, name):
+            return 7
+
+    assert isinstance(Lazy(), Tokenizer)

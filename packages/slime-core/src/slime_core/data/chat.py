@@ -1,7 +1,7 @@
 """Conversations and the tokenizer that renders them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 Message = dict[str, Any]
 
@@ -10,10 +10,12 @@ Message = dict[str, Any]
 class Tokenizer(Protocol):
     """What slime asks of a tokenizer; those of transformers satisfy it."""
 
-    @property
-    def eos_token_id(self) -> int | None:
-        """The id that ends a turn."""
-        ...
+    if TYPE_CHECKING:  # transformers makes it up in __getattr__, where run-time checks are blind
+
+        @property
+        def eos_token_id(self) -> int | None:
+            """The id that ends a turn."""
+            ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of ``text``."""
