@@ -6,10 +6,8 @@ from pathlib import Path
 import torch
 from slime_core.interfaces import Metrics, WeightReceiver
 from slime_megatron.trainer import RankPayload, TrainerConfig, TrainerRank
-from slime_sglang.weights.collective import CollectiveReceiver
-from slime_sglang.weights.disk import DiskReceiver
+from slime_sglang.weights.select import make_receiver
 from slime_sglang.weights.session import EngineTarget
-from slime_sglang.weights.tensor import TensorReceiver
 
 from slime_train.run_config import RunConfig
 
@@ -20,9 +18,7 @@ class TrainerHost:
     def __init__(self, config: RunConfig, rank: int, world_size: int) -> None:
         self._config, self._rank = config, rank
         self._engines: tuple[EngineTarget, ...] = ()
-        self._trainer = TrainerRank(
-            _trainer_config(config), rank, world_size, lambda: make_receiver(config, self._engines)
-        )
+        self._trainer = TrainerRank(_trainer_config(config), rank, world_size, self._receiver)
 
     def initialize(
         self, rendezvous: str, load: Path | None
@@ -64,22 +60,10 @@ class TrainerHost:
         """Leave the process group."""
         self._trainer.shutdown()
 
-
-def make_receiver(config: RunConfig, engines: Sequence[EngineTarget]) -> WeightReceiver:
-    """The engines' end of a publish, by ``--update-weight-transport``."""
-    on_cpu = config.cluster.device == "cpu"
-    match config.sync.update_weight_transport:
-        case "disk":
-            assert config.sync.update_weight_disk_dir is not None, "checked with the command line"
-            directory = Path(config.sync.update_weight_disk_dir)
-            keep = config.sync.update_weight_disk_keep_files
-            return DiskReceiver(engines, directory, keep_files=keep)
-        case "nccl":
-            timeout_s = 60.0 * config.cluster.distributed_timeout_minutes
-            backend = "gloo" if on_cpu else "nccl"
-            return CollectiveReceiver(engines, backend=backend, timeout_s=timeout_s)
-        case _:
-            return TensorReceiver(engines)
+    def _receiver(self) -> WeightReceiver:
+        device = self._config.cluster.device
+        assert device != "auto", "resolved with the command line"
+        return make_receiver(self._config.sync, self._engines, device=device)
 
 
 def _trainer_config(config: RunConfig) -> TrainerConfig:

@@ -1,0 +1,55 @@
+
+import signal
+import time
+
+import pytest
+from slime_testing.runs import metrics, run, series, start, write_sums
+from slime_testing.tiny import make_qwen3
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("fine_tuning")
+    return make_qwen3(root / "model"), write_sums(root / "sums.jsonl", 40)
+
+
+def command(inputs, directory, **flags):
+    model, sums = inputs
+    words = [
+        "--hf-checkpoint", model, "--prompt-data", sums, "--apply-chat-template",
+        "--loss-type", "sft_loss", "--rollout-shuffle", "--num-rollout", 6,
+        "--rollout-batch-size", 16, "--global-batch-size", 8, "--micro-batch-size", 4,
+        "--lr", "1e-3", "--output-dir", directory / "out", "--save", directory / "save",
+        "--save-interval", 1,
+    ]  # fmt: skip
+    return [*words, *(word for pair in flags.items() for word in pair)]
+
+
+
+
+def test_a_killed_run_continues_as_if_it_had_not_been(inputs, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(*command(inputs, whole))
+    expected = series(whole / "out", "train/loss")
+    assert list(expected) == [0, 1, 2, 3, 4, 5]
+    assert expected[5] < expected[0]
+
+    process = start(*command(inputs, killed))
+    log = killed / "out" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if log.exists() and len(series(killed / "out", "train/loss")) >= 3:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert max(series(killed / "out", "train/loss")) < 5, "it was not killed in the middle"
+
+    output = run(*command(inputs, killed))
+    assert "continuing from" in output
+    assert series(killed / "out", "train/loss") == expected
+    assert series(killed / "out", "train/grad_norm") == series(whole / "out", "train/grad_norm")
+    assert sorted(p.name for p in (killed / "save").glob(".iter_*")) == []
+    assert all("eval" not in name for row in metrics(whole / "out") for name in row)
