@@ -92,7 +92,7 @@ def test_nothing_to_train_on_is_an_error():
 
 def test_tokenizers_that_make_up_their_attributes_count_as_tokenizers():
     class Lazy:
-        encode = decode = apply_chat_template = None
+        encode = decode = apply_chat_template = CharTokenizer.encode
 
         def __getattr__(self, name):
             return 7
