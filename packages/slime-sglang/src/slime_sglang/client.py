@@ -41,7 +41,7 @@ class EngineClient:
     def is_up(self) -> bool:
         """Whether the server answers its health check now."""
         try:
-            return self._http.get("/health", timeout=_PROBE_S).status_code == httpx.codes.OK
+            return self._http.get("/health", timeout=_PROBE_S).is_success
         except httpx.HTTPError:
             return False
 

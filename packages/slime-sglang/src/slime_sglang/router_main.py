@@ -20,7 +20,7 @@ def main() -> None:
     stand_in = ModuleType("sglang_router.mini_lb")
     stand_in.MiniLoadBalancer = _NoMiniLoadBalancer  # type: ignore[attr-defined]
     sys.modules[stand_in.__name__] = stand_in
-    from sglang_router import launch_router  # noqa: PLC0415
+    from sglang_router import launch_router
 
     launch_router.main()
 

@@ -6,6 +6,8 @@ engine does: at that point the process has one thread and has computed nothing. 
 only serve GPUs or data science, and that SGLang and transformers treat as optional, stay out.
 """
 
+import gc
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -24,10 +26,17 @@ def main() -> None:
     """Import what the processes of the engine share, then run SGLang's own entry point."""
     for name in _OPTIONAL:
         sys.modules[name] = None  # type: ignore[assignment]
-    import sglang.srt.entrypoints.http_server  # noqa: F401, PLC0415
-    import sglang.srt.models.registry  # noqa: F401, PLC0415
-    from sglang.srt.entrypoints import engine  # noqa: PLC0415
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # noqa: PLC0415
+    gc.disable()
+    import sglang.srt.entrypoints.http_server
+    import sglang.srt.models.registry  # noqa: F401
+
+    for name in ("sglang.srt.entrypoints.http_server", "sglang.srt.models.registry"):
+        importlib.import_module(name)
+    from sglang.srt.entrypoints import engine
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    gc.freeze()  # a million objects that stay: SGLang collects garbage at every cache flush
+    gc.enable()
 
     if not hasattr(engine, "_set_envs_and_config"):
         raise SystemExit(f"slime_sglang: made for SGLang {_SUPPORTED}; this one starts differently")

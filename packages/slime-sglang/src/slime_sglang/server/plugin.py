@@ -27,7 +27,7 @@ def register() -> None:
         replacements |= sampling.REPLACE
     _require([*hooks, *afters, *replacements])
 
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # noqa: PLC0415
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     for target, hook in hooks.items():
         HookRegistry.register(target, hook, HookType.AROUND)

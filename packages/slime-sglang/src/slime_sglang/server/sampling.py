@@ -24,11 +24,13 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def pick_tokens(
-    logprobs: Float[Tensor, "rows vocab"], seed: Int[Tensor, " rows"], positions: Int[Tensor, " rows"]
+    logprobs: Float[Tensor, "rows vocab"],
+    seed: Int[Tensor, " rows"],
+    positions: Int[Tensor, " rows"],
 ) -> Int[Tensor, "rows 1"]:
     """Sample each row by the Gumbel trick, with noise hashed from its seed and position.
 
-        argmax_v  log p_v - log(-log u_v),   u_v = hash(seed, position, v) in (0, 1)
+    argmax_v  log p_v - log(-log u_v),   u_v = hash(seed, position, v) in (0, 1)
     """
     columns = torch.arange(logprobs.shape[1])
     rows = _mix(seed.long() + _mix(positions.long() * _GOLDEN))
@@ -77,9 +79,7 @@ def _head(
     lm_head: Any,
     embedding_bias: Tensor | None = None,
 ) -> Tensor:
-    return _padded(
-        hidden_states, lambda rows: original(processor, rows, lm_head, embedding_bias)
-    )
+    return _padded(hidden_states, lambda rows: original(processor, rows, lm_head, embedding_bias))
 
 
 AFTER: Mapping[str, Callable[..., Any]] = MappingProxyType(

@@ -96,8 +96,8 @@ def _verified_stream(
 
 def _agreed(outcome: _Outcome) -> _Outcome:
     """The outcome of all tensor-parallel ranks: the first failure, or this rank's success."""
-    import torch.distributed as dist  # noqa: PLC0415
-    from sglang.srt.distributed import get_tp_group  # noqa: PLC0415
+    import torch.distributed as dist
+    from sglang.srt.distributed import get_tp_group
 
     group = get_tp_group()
     if group.world_size == 1:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from slime_core.errors import ConfigError, WeightSyncError
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from slime_sglang.weights.bucket import pack
 from slime_sglang.weights.session import EngineTarget, Session
@@ -46,7 +47,7 @@ class CollectiveReceiver:
         self._host = host
         self._timeout_s = timeout_s
         self._name = f"slime-{uuid.uuid4().hex[:12]}"
-        self._store: dist.TCPStore | None = None
+        self._store: TCPStore | None = None
         self._group: Any = None
 
     def begin(self, version: int) -> None:
@@ -79,7 +80,7 @@ class CollectiveReceiver:
 
     def _connect(self) -> None:
         timeout = timedelta(seconds=self._timeout_s)
-        self._store = dist.TCPStore(
+        self._store = TCPStore(
             self._host, 0, is_master=True, wait_for_workers=False, timeout=timeout
         )
         world = 1 + sum(target.num_ranks for target in self._session.targets)
@@ -100,7 +101,9 @@ class CollectiveReceiver:
             self._group = _join(self._store, self._backend, self._name, world, timeout)
         except (RuntimeError, dist.DistError) as error:
             self._session.collect([request for request in requests if request.done()])
-            raise WeightSyncError(f"the engines did not join the {self._backend} group: {error}") from error
+            raise WeightSyncError(
+                f"the engines did not join the {self._backend} group: {error}"
+            ) from error
         self._session.collect(requests)
 
     @property
@@ -149,16 +152,16 @@ class CollectiveReceiver:
 
 
 def _join(
-    store: dist.Store, backend: str, name: str, world: int, timeout: timedelta
+    store: Store, backend: str, name: str, world: int, timeout: timedelta
 ) -> "dist.ProcessGroupGloo | dist.ProcessGroupNCCL":
     """Rank 0's end of the group; blocks until every engine has arrived."""
     device = "cuda" if backend == "nccl" else "cpu"
-    keys = dist.PrefixStore(name, store)
-    keys = dist.PrefixStore(f"{device}/", dist.PrefixStore(f"{name}/", keys))
+    keys = PrefixStore(name, store)
+    keys = PrefixStore(f"{device}/", PrefixStore(f"{name}/", keys))
     if backend == "gloo":
         return dist.ProcessGroupGloo(keys, 0, world, timeout=timeout)
     options = dist.ProcessGroupNCCL.Options()
-    options._timeout = timeout  # noqa: SLF001
+    options._timeout = timeout
     return dist.ProcessGroupNCCL(keys, 0, world, options)
 
 

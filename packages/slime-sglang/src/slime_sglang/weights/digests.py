@@ -69,8 +69,7 @@ def compare(name: str, found: str, expected: Mapping[str, str]) -> None:
         raise WeightSyncError(f"tensor `{name}` arrived without a digest")
     if found != expected[name]:
         raise WeightSyncError(
-            f"tensor `{name}` differs from what was sent: "
-            f"digest {found}, expected {expected[name]}"
+            f"tensor `{name}` differs from what was sent: digest {found}, expected {expected[name]}"
         )
 
 

@@ -47,7 +47,6 @@ class Session:
     def finish(self) -> None:
         """Set the version everywhere, resume, and check that every engine reports it."""
         wanted = str(self.version)
-        self.each(lambda client, _: client.flush_cache())
         self.each(lambda client, _: client.set_weight_version(wanted))
         self.each(lambda client, _: client.resume())
         found = self.each(lambda client, _: client.weight_version())

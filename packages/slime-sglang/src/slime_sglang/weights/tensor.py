@@ -6,7 +6,7 @@ MultiprocessingSerializer would have written, without importing SGLang.
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -42,8 +42,7 @@ class TensorReceiver:
         if bucket.flat.is_cuda:
             torch.cuda.synchronize(bucket.flat.device)
         payloads = [
-            [serialize(bucket) for _ in range(target.num_ranks)]
-            for target in self._session.targets
+            [serialize(bucket) for _ in range(target.num_ranks)] for target in self._session.targets
         ]
         by_url = dict(zip((t.url for t in self._session.targets), payloads, strict=True))
         messages = self._session.each(
@@ -72,7 +71,7 @@ def serialize(bucket: Bucket) -> str:
 
 
 @contextmanager
-def _shared_by_file_name() -> Iterator[None]:
+def _shared_by_file_name() -> Generator[None]:
     """Shared memory by name: the default passes descriptors, which unrelated processes cannot."""
     before = torch.multiprocessing.get_sharing_strategy()
     torch.multiprocessing.set_sharing_strategy("file_system")
@@ -92,7 +91,8 @@ class _CudaHandle:
         self._tensor = tensor
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        rebuild, arguments = reductions.reduce_tensor(self._tensor)
+        reduced: Any = reductions.reduce_tensor(self._tensor)
+        rebuild, arguments = reduced
         at = _DEVICE_ARGUMENT
         uuid = str(torch.cuda.get_device_properties(arguments[at]).uuid)
         return rebuild, (*arguments[:at], uuid, *arguments[at + 1 :])

@@ -1,0 +1,214 @@
+"""Collect the groups of one iteration: oversample, filter, abort what is not needed."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from slime_core.data.buffer import restarted
+from slime_core.data.filters import DynamicFilterOutput
+from slime_core.errors import EngineError
+from slime_core.interfaces import PromptSource
+from slime_core.types import Sample, SampleGroup
+
+from slime_sglang.groups import GroupWorker, is_unfinished
+from slime_sglang.transcript import PREFIX_CACHE
+
+_CHECK_S = 1.0
+_ABORT_S = 120.0
+_STARTED = "start_rollout_id"
+
+Verdict = Callable[[Sequence[Sample]], DynamicFilterOutput]
+ShowProgress = Callable[[int, int, Mapping[str, float]], None]
+"""(groups or samples done, of how many, running statistics)."""
+Tasks = dict["asyncio.Task[SampleGroup]", SampleGroup]
+
+
+class Abortable(Protocol):
+    """What the driver needs of ``Generation`` besides generating."""
+
+    check_alive: Callable[[], None]
+
+    async def abort(self) -> None:
+        """Abort all requests and let nothing new start."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectSpec:
+    """How many groups, and what happens to the rest."""
+
+    iteration: int
+    num_groups: int
+    num_groups_at_once: int
+    """Groups fetched whenever those accepted and in flight are fewer than ``num_groups``."""
+    partial_rollout: bool = False
+    """Give unfinished groups back with what they have; otherwise they start again."""
+    keep: Verdict | None = None
+    show: ShowProgress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The groups of an iteration in order, everything that finished, and metrics."""
+
+    groups: list[SampleGroup]
+    every_group: list[SampleGroup]
+    metrics: dict[str, float]
+
+
+@dataclass(slots=True)
+class _State:
+    """Books of one collection."""
+
+    accepted: list[SampleGroup] = field(default_factory=list[SampleGroup])
+    spare: list[tuple[SampleGroup, str]] = field(default_factory=list[tuple[SampleGroup, str]])
+    """Dropped groups that may fill a short batch, and why they were dropped."""
+    every: list[SampleGroup] = field(default_factory=list[SampleGroup])
+    unfinished: list[SampleGroup] = field(default_factory=list[SampleGroup])
+    drops: Counter[str] = field(default_factory=Counter[str])
+    num_surplus: int = 0
+
+
+async def collect(
+    source: PromptSource, worker: GroupWorker, generation: Abortable, spec: CollectSpec
+) -> Collected:
+    """``spec.num_groups`` finished groups that the filter keeps, sorted by group index.
+
+    Raises:
+        EngineError: an engine or the router died; noticed within about a second.
+    """
+    began = time.monotonic()
+    state, tasks = _State(), Tasks()
+    try:
+        while len(state.accepted) < spec.num_groups:
+            short = spec.num_groups - len(state.accepted) - len(tasks)
+            if short > len(state.spare):
+                for group in source.take(spec.num_groups_at_once):
+                    tasks[_start(worker, group, spec)] = group
+            elif not tasks:
+                _accept_spare(state, short)
+                break
+            for group in await _next(tasks, generation):
+                _judge(state, group, spec)
+            _show(state, spec, began)
+        await _finish_rest(state, tasks, generation, spec)
+    except BaseException:
+        await _cancel(tasks)
+        raise
+    source.give_back(_returned(state.unfinished, spec))
+    groups = sorted(state.accepted, key=lambda group: group.group_index)
+    every = sorted(state.every, key=lambda group: group.group_index)
+    return Collected(groups, every, _metrics(state, groups))
+
+
+def _start(
+    worker: GroupWorker, group: SampleGroup, spec: CollectSpec
+) -> "asyncio.Task[SampleGroup]":
+    return asyncio.create_task(worker.finish(group, iteration=spec.iteration))
+
+
+async def _next(tasks: Tasks, generation: Abortable) -> list[SampleGroup]:
+    """Groups that finished within about a second, in order; none if the wait was in vain."""
+    done, _ = await asyncio.wait(tasks, timeout=_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
+    generation.check_alive()
+    for task in done:
+        del tasks[task]
+    return sorted((task.result() for task in done), key=lambda group: group.group_index)
+
+
+def _judge(state: _State, group: SampleGroup, spec: CollectSpec) -> None:
+    if is_unfinished(group):
+        state.unfinished.append(group)
+        return
+    state.every.append(group)
+    if len(state.accepted) >= spec.num_groups:
+        state.num_surplus += 1
+        return
+    verdict = DynamicFilterOutput(keep=True) if spec.keep is None else spec.keep(group.samples)
+    reason = verdict.reason or "filtered"
+    if verdict.keep:
+        state.accepted.append(group)
+    elif verdict.keep_when_insufficient:
+        state.spare.append((group, reason))
+    else:
+        state.drops[reason] += 1
+
+
+def _accept_spare(state: _State, num_groups: int) -> None:
+    """Groups that were dropped, rather than another round of generation for a short batch."""
+    state.accepted += [group for group, _ in state.spare[:num_groups]]
+    del state.spare[:num_groups]
+
+
+async def _finish_rest(
+    state: _State, tasks: Tasks, generation: Abortable, spec: CollectSpec
+) -> None:
+    """Abort what still runs and wait until it has ended."""
+    deadline = time.monotonic() + _ABORT_S
+    while tasks:
+        await generation.abort()
+        for group in await _next(tasks, generation):
+            _judge(state, group, spec)
+        if time.monotonic() > deadline:
+            raise EngineError(f"{len(tasks)} groups did not end {_ABORT_S:.0f} s after the abort")
+
+
+async def _cancel(tasks: Tasks) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _returned(groups: Sequence[SampleGroup], spec: CollectSpec) -> list[SampleGroup]:
+    ordered = sorted(groups, key=lambda group: group.group_index)
+    if not spec.partial_rollout:
+        return [restarted(group) for group in ordered]
+    for group in ordered:
+        for sample in group.samples:
+            sample.metadata.setdefault(_STARTED, spec.iteration)
+    return ordered
+
+
+def _show(state: _State, spec: CollectSpec, began: float) -> None:
+    if spec.show is None:
+        return
+    samples = [sample for group in state.every for sample in group.samples]
+    spec.show(len(state.accepted), spec.num_groups, running_statistics(samples, began))
+
+
+def running_statistics(samples: Sequence[Sample], began: float) -> dict[str, float]:
+    """What a progress bar shows: mean reward and length so far, tokens per second."""
+    if not samples:
+        return {}
+    lengths = [sample.response_length for sample in samples]
+    scores = [float(s.reward) for s in samples if isinstance(s.reward, int | float)]
+    seconds = max(1e-9, time.monotonic() - began)
+    found = {"response_len": sum(lengths) / len(samples), "tok/s": sum(lengths) / seconds}
+    return found | ({"reward": sum(scores) / len(scores)} if scores else {})
+
+
+def _metrics(state: _State, groups: Sequence[SampleGroup]) -> dict[str, float]:
+    state.drops.update(reason for _, reason in state.spare)
+    samples = [sample for group in groups for sample in group.samples]
+    metrics = {
+        f"rollout/dynamic_filter/drop_{reason}": float(n) for reason, n in state.drops.items()
+    }
+    metrics["rollout/num_unfinished_groups"] = float(len(state.unfinished))
+    metrics["rollout/num_surplus_groups"] = float(state.num_surplus)
+    return metrics | prefix_cache_metrics(samples)
+
+
+def prefix_cache_metrics(samples: Sequence[Sample]) -> dict[str, float]:
+    """How much of the prompts the engines already had."""
+    counts: list[Any] = [s.metadata[PREFIX_CACHE] for s in samples if PREFIX_CACHE in s.metadata]
+    total = sum(count["prompt_tokens"] for count in counts)
+    if not total:
+        return {}
+    cached = sum(count["cached_tokens"] for count in counts)
+    return {
+        "rollout/prefix_cache_hit_rate": cached / total,
+        "rollout/avg_cached_tokens_per_sample": cached / len(counts),
+    }

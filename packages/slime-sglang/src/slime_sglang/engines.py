@@ -1,0 +1,230 @@
+"""All engines of a run and the router in front of them."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+from slime_core.config.cluster import ClusterConfig
+from slime_core.errors import ConfigError, EngineError
+
+from slime_sglang.client import EngineClient, MemoryTag
+from slime_sglang.config import SGLangConfig
+from slime_sglang.router import Router, RouterSpec
+from slime_sglang.server.launch import Engine, EngineSpec
+from slime_sglang.weights.session import EngineTarget
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSpec:
+    """Engines that are all alike, and their router."""
+
+    model_path: Path
+    device: Literal["cpu", "cuda"]
+    log_dir: Path
+    sglang: SGLangConfig
+    num_engines: int = 1
+    gpus: Sequence[int] = ()
+    """All engines' GPUs in order, empty on a CPU; divided evenly."""
+    seed: int = 0
+    memory_saver: bool = False
+    ready_timeout_s: float = 900.0
+
+    @classmethod
+    def resolve(
+        cls,
+        cluster: ClusterConfig,
+        sglang: SGLangConfig,
+        *,
+        device: Literal["cpu", "cuda"],
+        model_path: Path,
+        log_dir: Path,
+        seed: int,
+    ) -> "FleetSpec":
+        """The engines that ``cluster`` asks for on this machine."""
+        gpus: tuple[int, ...] = ()
+        num_engines = cluster.rollout_num_engines or 1
+        if device == "cuda":
+            gpus = _rollout_gpus(cluster)
+            num_engines = len(gpus) // cluster.rollout_num_gpus_per_engine
+        return cls(
+            model_path=model_path,
+            device=device,
+            log_dir=log_dir,
+            sglang=sglang,
+            num_engines=num_engines,
+            gpus=gpus,
+            seed=seed,
+            memory_saver=bool(cluster.offload_rollout),
+        )
+
+    def engine(self, index: int) -> EngineSpec:
+        """The specification of one of them."""
+        each = len(self.gpus) // self.num_engines
+        return EngineSpec(
+            name=f"engine_{index}",
+            model_path=self.model_path,
+            device=self.device,
+            log_dir=self.log_dir,
+            server=self.sglang.server,
+            gpus=tuple(self.gpus[index * each : (index + 1) * each]),
+            num_threads=max(1, len(os.sched_getaffinity(0)) // self.num_engines),
+            seed=self.seed + index,
+            memory_saver=self.memory_saver,
+        )
+
+
+def _rollout_gpus(cluster: ClusterConfig) -> tuple[int, ...]:
+    """GPUs of the engines: the trainer's own when colocated, otherwise those after them."""
+    per_engine = cluster.rollout_num_gpus_per_engine
+    trainer = cluster.actor_num_gpus_per_node * cluster.actor_num_nodes
+    total = cluster.rollout_num_gpus or (trainer if cluster.colocate else per_engine)
+    if total % per_engine:
+        raise ConfigError(
+            f"--rollout-num-gpus must be a multiple of --rollout-num-gpus-per-engine, "
+            f"got {total} and {per_engine}"
+        )
+    first = 0 if cluster.colocate else trainer
+    return tuple(range(first, first + total))
+
+
+class Engines:
+    """Servers and router of one run; belongs to the process that starts them.
+
+    Whatever ends that process ends them too.
+    """
+
+    def __init__(self, spec: FleetSpec) -> None:
+        self.spec = spec
+        self._engines: list[Engine] = []
+        self._router: Router | None = None
+
+    def start(self) -> None:
+        """Start everything at once; on any failure stop everything and raise ``EngineError``."""
+        began = time.monotonic()
+        try:
+            for index in range(self.spec.num_engines):
+                self._engines.append(Engine(self.spec.engine(index)))
+            self._await_engines(began + self.spec.ready_timeout_s)
+            self._start_router()
+        except BaseException:
+            self.stop()
+            raise
+        logger.info("%d engines ready in %.1f s", len(self._engines), time.monotonic() - began)
+
+    def _await_engines(self, deadline: float) -> None:
+        waiting = list(self._engines)
+        while waiting:
+            for engine in self._engines:
+                engine.process.check("starting")
+            waiting = [engine for engine in waiting if not engine.client.is_up()]
+            if waiting and time.monotonic() > deadline:
+                waiting[0].wait_ready(0.0)
+            time.sleep(_POLL_S)
+        for engine in self._engines:
+            engine.wait_ready(max(1.0, deadline - time.monotonic()))
+
+    def _start_router(self) -> None:
+        config = self.spec.sglang
+        if config.sglang_router_ip is not None:
+            self._join_router(self.router_url)
+            return
+        self._router = Router(
+            RouterSpec(
+                worker_urls=self.urls,
+                log_dir=self.spec.log_dir,
+                router=config.router,
+                request_timeout_s=config.sglang_router_request_timeout_secs,
+                port=config.sglang_router_port,
+            )
+        )
+        self._router.wait_ready(60.0)
+
+    def _join_router(self, url: str) -> None:
+        with httpx.Client(base_url=url, timeout=10.0, trust_env=False) as http:
+            for worker in self.urls:
+                try:
+                    http.post("/workers", json={"url": worker}).raise_for_status()
+                except httpx.HTTPError as error:
+                    raise EngineError(
+                        f"the router at {url} (--sglang-router-ip, --sglang-router-port) does not "
+                        f"accept the engine {worker}: {error}"
+                    ) from error
+
+    @property
+    def urls(self) -> list[str]:
+        """Every engine's address."""
+        return [engine.url for engine in self._engines]
+
+    @property
+    def targets(self) -> tuple[EngineTarget, ...]:
+        """What weight receivers need to know about the engines; crosses processes."""
+        return tuple(EngineTarget(engine.url, engine.num_ranks) for engine in self._engines)
+
+    @property
+    def router_url(self) -> str:
+        """Where requests go."""
+        config = self.spec.sglang
+        if config.sglang_router_ip is not None:
+            return f"http://{config.sglang_router_ip}:{config.sglang_router_port or 30000}"
+        assert self._router is not None, "the engines have not been started"
+        return self._router.url
+
+    def check_alive(self) -> None:
+        """Raise ``EngineError`` with the end of the log of the first process that has ended."""
+        for engine in self._engines:
+            engine.check_alive()
+        if self._router is not None:
+            self._router.check_alive()
+
+    def pause(self, mode: Literal["abort", "retract", "in_place"] = "abort") -> None:
+        """Stop generating everywhere."""
+        self._each(lambda client: client.pause(mode))
+
+    def resume(self) -> None:
+        """Generate again."""
+        self._each(EngineClient.resume)
+
+    def flush_cache(self) -> None:
+        """Forget cached prefixes everywhere."""
+        self._each(EngineClient.flush_cache)
+
+    def abort(self) -> None:
+        """Abort every request."""
+        self._each(EngineClient.abort)
+
+    def release_memory(self, tags: Sequence[MemoryTag] | None = None) -> None:
+        """Lend the engines' GPU memory."""
+        self._each(lambda client: client.release_memory(tags))
+
+    def resume_memory(self, tags: Sequence[MemoryTag] | None = None) -> None:
+        """Take it back."""
+        self._each(lambda client: client.resume_memory(tags))
+
+    def _each(self, call: Callable[[EngineClient], None]) -> None:
+        self.check_alive()
+        with ThreadPoolExecutor(len(self._engines)) as pool:
+            list(pool.map(call, [engine.client for engine in self._engines]))
+
+    def stop(self) -> None:
+        """End every process that was started; safe to call twice."""
+        parts: list[Router | Engine] = [*self._engines]
+        if self._router is not None:
+            parts.insert(0, self._router)
+        self._engines, self._router = [], None
+        if parts:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                list(pool.map(_stop, parts))
+
+
+def _stop(part: Router | Engine) -> None:
+    part.stop()

@@ -1,0 +1,112 @@
+"""Score the policy on prompts of its own."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from slime_core.data.prompts import Prompt
+from slime_core.data.stream import make_group
+from slime_core.metrics import merge, pass_rates, sample_metrics
+from slime_core.types import Sample, SampleGroup
+
+from slime_sglang.driver import Abortable, ShowProgress, running_statistics
+from slime_sglang.groups import GroupWorker
+from slime_sglang.sampling_params import Sampling
+
+_CHECK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSet:
+    """One set of prompts and how it is answered."""
+
+    name: str
+    prompts: Sequence[Prompt]
+    num_samples: int
+    """Responses per prompt."""
+    sampling: Sampling
+    reward_key: str | None = None
+
+
+class EvalGeneration(Abortable, Protocol):
+    """What an evaluation needs of ``Generation``."""
+
+    def begin_evaluation(self, label: str, sampling: Sampling) -> None:
+        """Generate for an evaluation from now on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Samples by set, and metrics of all sets."""
+
+    samples: dict[str, list[Sample]]
+    metrics: dict[str, float]
+
+
+async def evaluate(
+    sets: Sequence[EvalSet],
+    worker: GroupWorker,
+    generation: EvalGeneration,
+    *,
+    iteration: int,
+    show: ShowProgress | None = None,
+) -> Evaluated:
+    """Answer and score every set, one after the other.
+
+    eval/{name}                  mean reward
+    eval/{name}/{sample metric}  what a rollout reports about samples
+    eval/{name}-truncated_ratio, eval/{name}-pass@{k}
+    """
+    samples: dict[str, list[Sample]] = {}
+    metrics: dict[str, float] = {}
+    for each in sets:
+        samples[each.name] = await _answer(each, worker, generation, iteration, show)
+        metrics |= set_metrics(each, samples[each.name])
+    return Evaluated(samples, metrics)
+
+
+async def _answer(
+    each: EvalSet,
+    worker: GroupWorker,
+    generation: EvalGeneration,
+    iteration: int,
+    show: ShowProgress | None,
+) -> list[Sample]:
+    generation.begin_evaluation(each.name, each.sampling)
+    began = time.monotonic()
+    groups = [make_group(p, index, each.num_samples) for index, p in enumerate(each.prompts)]
+    tasks = [
+        asyncio.create_task(worker.finish(group, iteration=iteration, evaluation=True))
+        for group in groups
+    ]
+    finished: list[SampleGroup] = []
+    try:
+        waiting = set(tasks)
+        while waiting:
+            done, waiting = await asyncio.wait(
+                waiting, timeout=_CHECK_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            generation.check_alive()
+            finished += [task.result() for task in done]
+            if show is not None:
+                so_far = [sample for group in finished for sample in group.samples]
+                show(len(finished), len(groups), running_statistics(so_far, began))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    return [sample for task in tasks for sample in task.result().samples]
+
+
+def set_metrics(each: EvalSet, samples: Sequence[Sample]) -> dict[str, float]:
+    """The numbers of one set under its name."""
+    found = sample_metrics(samples, reward_key=each.reward_key)
+    rates = pass_rates(samples, reward_key=each.reward_key)
+    metrics = merge([(f"eval/{each.name}/", found), (f"eval/{each.name}-", rates)])
+    metrics[f"eval/{each.name}"] = found.get("raw_reward", 0.0)
+    metrics[f"eval/{each.name}-truncated_ratio"] = found.get("truncated_ratio", 0.0)
+    return metrics

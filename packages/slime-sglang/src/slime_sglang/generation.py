@@ -1,0 +1,241 @@
+"""Turn pending samples into finished ones: one request per sample, through the router."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+from slime_core.data.chat import Tokenizer
+from slime_core.errors import EngineError
+from slime_core.hooks import GenerateFunction, custom_generate
+from slime_core.types import Sample, Status
+
+from slime_sglang.sampling_params import Sampling, sample_seed
+from slime_sglang.transcript import append, mask_earlier, prepare
+
+logger = logging.getLogger(__name__)
+
+_ROUTING_HEADER = "X-SMG-Routing-Key"
+_ATTEMPTS = 3
+_RETRY_S = 0.5
+_ABORT_S = 10.0
+
+_active: ContextVar["tuple[Generation, _Turn] | None"] = ContextVar("_active", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSpec:
+    """Whom to ask and how; everything that stays the same for a whole run."""
+
+    router_url: str
+    engine_urls: Sequence[str]
+    sampling: Sampling
+    concurrency: int
+    """Requests in flight over all engines."""
+    seed: int = 0
+    timeout_s: float = 14400.0
+    mask_earlier_weights: bool = False
+    """Do not train on what earlier weights wrote of a continued sample."""
+    custom_generate: str | None = None
+    """User function that completes one sample."""
+    flat: Mapping[str, Any] | None = None
+    """Configuration as user functions see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What distinguishes one call from another."""
+
+    sampling: Sampling
+    evaluation: bool
+    label: str
+
+
+class Generation:
+    """Satisfies ``Generate``; an async context manager that lives in one event loop.
+
+    Samples of a run draw the same tokens whenever seed, iteration and index are the same, on
+    engines that honour ``sampling_seed``: those on a CPU, and on GPUs with
+    --sglang-enable-deterministic-inference.
+    """
+
+    def __init__(
+        self, spec: GenerationSpec, tokenizer: Tokenizer, check_alive: Callable[[], None]
+    ) -> None:
+        self.spec = spec
+        self.check_alive = check_alive
+        self._tokenizer = tokenizer
+        self._turn = _Turn(spec.sampling, False, "0")
+        self._limit = asyncio.Semaphore(spec.concurrency)
+        self._aborting = False
+        self._custom: dict[str, GenerateFunction] = {}
+        self._http: aiohttp.ClientSession | None = None
+        if spec.custom_generate is not None:
+            self._load(spec.custom_generate)
+
+    async def __aenter__(self) -> "Generation":
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self.spec.timeout_s, sock_connect=30.0),
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+    def begin(self, iteration: int) -> None:
+        """Generate for training from now on."""
+        self._turn = _Turn(self.spec.sampling, False, str(iteration))
+        self._aborting = False
+
+    def begin_evaluation(self, label: str, sampling: Sampling) -> None:
+        """Generate for an evaluation from now on; ``label`` says which."""
+        self._turn = _Turn(sampling, True, f"eval/{label}")
+        self._aborting = False
+
+    async def __call__(self, sample: Sample) -> Sample | list[Sample]:
+        """Complete one sample; a user function that fails makes it ``Status.FAILED``."""
+        turn = self._turn
+        async with self._limit:
+            if self._aborting:
+                sample.status = Status.ABORTED
+                return sample
+            if sample.session_id is None:
+                sample.session_id = uuid4().hex
+            token = _active.set((self, turn))
+            try:
+                return await self._complete(sample, turn)
+            finally:
+                _active.reset(token)
+
+    async def _complete(self, sample: Sample, turn: _Turn) -> Sample | list[Sample]:
+        path = sample.generate_function_path or self.spec.custom_generate
+        if path is None:
+            return await self.request(sample, turn.sampling)
+        params = turn.sampling.request(sample, seed=self._seed(sample, turn))
+        try:
+            return await self._load(path)(sample, params, evaluation=turn.evaluation)
+        except (EngineError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # the boundary to user code
+            logger.exception("%s failed for sample %s", path, sample.index)
+            sample.status = Status.FAILED
+            sample.metadata["error"] = f"{path}: {type(error).__name__}: {error}"
+            return sample
+
+    def _load(self, path: str) -> GenerateFunction:
+        if path not in self._custom:
+            self._custom[path] = custom_generate(path, self.spec.flat or {})
+        return self._custom[path]
+
+    async def request(self, sample: Sample, sampling: Sampling) -> Sample:
+        """Continue ``sample`` by one request to an engine."""
+        prepare(sample, self._tokenizer)
+        if self.spec.mask_earlier_weights and sample.response_length:
+            mask_earlier(sample)
+        params = sampling.request(sample, seed=self._seed(sample, self._turn))
+        if params["max_new_tokens"] <= 0:
+            sample.status = Status.TRUNCATED
+            return sample
+        body = {"input_ids": sample.tokens, "sampling_params": params, "return_logprob": True}
+        answer = await self._post(body, sample)
+        if answer is not None:
+            append(sample, answer)
+        return sample
+
+    def _seed(self, sample: Sample, turn: _Turn) -> int:
+        return sample_seed(self.spec.seed, turn.label, sample.index)
+
+    async def _post(self, body: Mapping[str, Any], sample: Sample) -> dict[str, Any] | None:
+        """The engine's answer; None when it refused this sample, which is then ``FAILED``."""
+        headers = {_ROUTING_HEADER: sample.session_id or ""}
+        problem = ""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(_RETRY_S * attempt)
+                self.check_alive()
+            try:
+                status, answer = await self._once(body, headers)
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                problem = f"{type(error).__name__}: {error}"
+                continue
+            if status == 200:
+                return answer
+            problem = f"{status}: {json.dumps(answer)[:1000]}"
+            if self._aborting:
+                sample.status = Status.ABORTED
+                return None
+            if 400 <= status < 500:
+                sample.status = Status.FAILED
+                sample.metadata["error"] = f"the engine refused the request: {problem}"
+                return None
+        self.check_alive()
+        raise EngineError(
+            f"{self.spec.router_url}/generate failed {_ATTEMPTS} times, lastly with {problem}"
+        )
+
+    async def _once(
+        self, body: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> tuple[int, dict[str, Any]]:
+        assert self._http is not None, "Generation is used inside `async with`"
+        url = f"{self.spec.router_url}/generate"
+        async with self._http.post(url, json=body, headers=headers) as reply:
+            text = await reply.text()
+            if reply.status == 200:
+                return 200, json.loads(text)
+            return reply.status, {"text": text}
+
+    async def abort(self) -> None:
+        """Abort what runs and let nothing new start until the next ``begin``."""
+        self._aborting = True
+        await asyncio.gather(*(self._abort_engine(url) for url in self.spec.engine_urls))
+
+    async def _abort_engine(self, url: str) -> None:
+        assert self._http is not None, "Generation is used inside `async with`"
+        timeout = aiohttp.ClientTimeout(total=_ABORT_S)
+        try:
+            async with self._http.post(
+                f"{url}/abort_request", json={"rid": "", "abort_all": True}, timeout=timeout
+            ) as reply:
+                await reply.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.check_alive()
+            raise EngineError(f"{url} did not abort its requests: {error}") from error
+
+
+async def generate_single(
+    args: Any, sample: Sample, sampling_params: Mapping[str, Any] | None = None
+) -> Sample:
+    """What a custom generate function calls to have an engine continue ``sample``.
+
+    ``sampling_params`` may change temperature, top_p, top_k, max_new_tokens, stop and
+    stop_token_ids of this request. Works only while slime is generating.
+    """
+    found = _active.get()
+    if found is None:
+        raise EngineError("generate_single works only inside a custom generate function")
+    generation, turn = found
+    return await generation.request(sample, _changed(turn.sampling, sample, sampling_params or {}))
+
+
+def _changed(sampling: Sampling, sample: Sample, params: Mapping[str, Any]) -> Sampling:
+    names = ("temperature", "top_p", "top_k", "stop", "stop_token_ids")
+    changes: dict[str, Any] = {name: params[name] for name in names if name in params}
+    if params.get("max_new_tokens") is not None:
+        longest = sample.response_length + int(params["max_new_tokens"])
+        changes["max_response_len"] = min(sampling.max_response_len, longest)
+    return replace(sampling, **changes)
