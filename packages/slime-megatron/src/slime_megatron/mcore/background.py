@@ -8,9 +8,13 @@ import torch
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from slime_core.errors import CheckpointError
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from slime_megatron.mcore import adam_state
 from slime_megatron.mcore.agreement import first_failure
+from slime_megatron.mcore.state import TrainState
+from slime_megatron.mcore.tensors import named_tensors, unwrap
 
 
 class PendingSave:
@@ -21,12 +25,13 @@ class PendingSave:
     cannot outlive the rank, and forking is unsafe once a process runs gloo, CUDA or Ray threads.
     """
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, live: frozenset[int]) -> None:
+        """Start writing ``request``; tensors in the storages ``live`` are copied first."""
         self._finalize: list[Callable[[], None]] = list(request.finalize_fns)
         self._failure: BaseException | None = None
         arguments = list(request.async_fn_args)
         if request.preload_fn is not None:
-            arguments[1] = _detached(request.preload_fn())
+            arguments[1] = _detached(request.preload_fn(), live)
         self._thread = threading.Thread(
             target=self._write, args=(request.async_fn, arguments), name="checkpoint writer"
         )
@@ -64,9 +69,23 @@ class PendingSave:
             self._failure = error
 
 
-def _detached(buckets: list[Any]) -> list[Any]:
-    """The write buckets with tensors of their own: on a CPU the staged ones are the live ones."""
+def storages(state: TrainState) -> frozenset[int]:
+    """Where the memory is that training changes."""
+    tensors = [tensor for chunk in state.chunks for _, tensor in named_tensors(unwrap(chunk))]
+    for part in adam_state.parts(state.optimizer):
+        inner: Any = part.optimizer
+        tensors += [parameter for group in inner.param_groups for parameter in group["params"]]
+        tensors += [x for own in inner.state.values() for x in own.values() if torch.is_tensor(x)]
+    return frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors)
+
+
+def _detached(buckets: list[Any], live: frozenset[int]) -> list[Any]:
+    """The write buckets free of live memory: on a CPU the staged tensors may be the model's."""
+
+    def own(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.untyped_storage().data_ptr() in live else tensor
+
     return [
-        (path, key, (objects, [(item, tensor.clone()) for item, tensor in tensors]))
+        (path, key, (objects, [(item, own(tensor)) for item, tensor in tensors]))
         for path, key, (objects, tensors) in buckets
     ]

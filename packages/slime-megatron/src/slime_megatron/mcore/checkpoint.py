@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from slime_megatron.mcore import adam_state, identity, patches, rng, schedule
 from slime_megatron.mcore.agreement import first_failure, reason
-from slime_megatron.mcore.background import PendingSave
+from slime_megatron.mcore.background import PendingSave, storages
 from slime_megatron.mcore.bootstrap import quiet
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.tensors import settle, unwrap
@@ -81,7 +81,7 @@ def save(
             async_strategy="mcore",
             content_metadata={k: v for k, v in metadata.items() if k != "dp_cp_group"},
         )
-    pending = PendingSave(request)
+    pending = PendingSave(request, storages(state) if asynchronous else frozenset())
     if asynchronous:
         return pending
     pending.finish(wait=True)
