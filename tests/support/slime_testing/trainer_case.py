@@ -41,7 +41,7 @@ def make_batch(num_rollouts: int = 8, *, vocab_size: int = 100, seed: int = 0) -
     totals = dict.fromkeys(rollouts, 0.0)
     for rollout, mask in zip(rollouts, masks, strict=True):
         totals[rollout] += float(mask.sum())
-    rewards = torch.randn(len(rollouts), generator=generator)
+    rewards = 1 + torch.randn(len(rollouts), generator=generator)
     noise = [-2 - torch.rand(n, generator=generator) for n in responses]
     return TrainBatch(
         tokens=Ragged.from_tensors(tokens),

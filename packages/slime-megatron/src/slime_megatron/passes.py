@@ -88,8 +88,9 @@ class Passes(Protocol):
     def log_probs(
         self, microbatches: Sequence[PackedMicrobatch], entropy: Entropy
     ) -> tuple[Ragged, Ragged] | None:
-        """Log-probabilities and entropies of all response tokens, by samples in the order of the
-        microbatches; None before the last pipeline stage.
+        """Log-probabilities and entropies of all response tokens.
+
+        Row i belongs to the i-th sample of the microbatches; None before the last pipeline stage.
         """
         ...
 

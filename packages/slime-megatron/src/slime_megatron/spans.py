@@ -124,7 +124,7 @@ class Padded:
 
 
 def _groups(spans: Spans) -> list[list[int]]:
-    """Spans whose key counts (and query counts) are within a factor of each other, longest first."""
+    """Spans whose key counts are within a factor of each other, longest first."""
     order = sorted(range(len(spans.keys)), key=lambda i: -spans.keys[i].numel())
     groups: list[list[int]] = []
     for i in order:

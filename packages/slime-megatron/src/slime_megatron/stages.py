@@ -1,4 +1,4 @@
-"""The order of one training iteration: pack, reference and old log-probabilities, advantages, steps.
+"""The order of one training iteration: pack, signals, advantages, steps.
 
 Plain vectors and the verbs of ``Passes``; which ranks and which kernels is not decided here.
 """
@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 
 import torch
 from slime_core.advantages import estimate
+from slime_core.advantages.custom import CustomAdvantages
 from slime_core.batch import LossInputs, PolicySignals, Ragged, Targets, TrainBatch
 from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
 from slime_core.losses.aggregate import LossOutput, denominators, step_divisor, weighted_sum
+from slime_core.losses.importance import ImportanceFunction
 from slime_core.losses.policy import policy_loss
 from slime_core.losses.sft import sft_loss
 from slime_core.schedule.plan import RankStep
@@ -29,6 +31,10 @@ class Objective:
     advantage: AdvantageConfig
     policy_loss: PolicyLossConfig
     off_policy: OffPolicyConfig
+    custom_advantages: CustomAdvantages | None = None
+    """--custom-advantage-function-path."""
+    importance: ImportanceFunction | None = None
+    """--custom-tis-function-path."""
 
     @property
     def supervised(self) -> bool:
@@ -49,7 +55,8 @@ class Objective:
         """
         if self.supervised:
             return False
-        return num_steps > 1 or self.advantage.kl_coef != 0 or self.policy_loss.use_rollout_entropy
+        before = self.advantage.kl_coef != 0 or self.custom_advantages is not None
+        return num_steps > 1 or before or self.policy_loss.use_rollout_entropy
 
     @property
     def step_entropy(self) -> Entropy:
@@ -177,7 +184,14 @@ def _signals(
 def _targets(
     passes: Passes, batch: TrainBatch, signals: PolicySignals, objective: Objective
 ) -> Targets:
-    return estimate(batch, signals, objective.advantage, objective.policy_loss, passes.data)
+    return estimate(
+        batch,
+        signals,
+        objective.advantage,
+        objective.policy_loss,
+        passes.data,
+        custom=objective.custom_advantages,
+    )
 
 
 def _by_row(values: Ragged, order: Sequence[int]) -> Ragged:
@@ -245,6 +259,7 @@ class _Loss:
             objective.advantage,
             objective.off_policy,
             self.passes.context,
+            importance=objective.importance,
         )
         mean = weighted_sum(log_probs.detach(), inputs)
         return LossOutput(output.loss, {**output.metrics, LOG_PROBS: mean})

@@ -50,8 +50,8 @@ def _join(args: Any, device: torch.device, rendezvous: str | None) -> None:
 
 def _divide(args: Any) -> None:
     """Build the tensor, context, pipeline and data parallel groups."""
+    _dissolve()
     with quiet():
-        parallel_state.destroy_model_parallel()
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=args.tensor_model_parallel_size,
             pipeline_model_parallel_size=args.pipeline_model_parallel_size,
@@ -63,6 +63,18 @@ def _divide(args: Any) -> None:
             order="tp-cp-ep-dp-pp",
             create_gloo_process_groups=args.use_gloo_process_groups,
         )
+
+
+def _dissolve() -> None:
+    """End the groups of an earlier layout.
+
+    Megatron only forgets them, and each keeps its threads and sockets.
+    """
+    for group in dict.fromkeys(parallel_state._global_process_group_list or ()):
+        if group is not None:  # stands for the group of all ranks
+            dist.destroy_process_group(group)
+    with quiet():
+        parallel_state.destroy_model_parallel()
 
 
 def _seed(seed: int) -> None:
@@ -83,6 +95,6 @@ def set_cpu_threads(world_size: int) -> None:
 def shutdown() -> None:
     """Leave every process group; safe to call when there is none."""
     destroy_rerun_state_machine()
-    parallel_state.destroy_model_parallel()
     if dist.is_initialized():
+        _dissolve()
         dist.destroy_process_group()

@@ -1,0 +1,175 @@
+"""One training step on fixed data is the same step however it is divided."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
+from slime_core.config.batch import BatchConfig
+from slime_core.schedule.plan import ParallelLayout
+from slime_testing.ranks import run_on_ranks
+from slime_testing.tiny import make_qwen3
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+STATIC = BatchConfig(
+    global_batch_size=8, micro_batch_size=2, data_pad_size_multiplier=1, log_probs_chunk_size=16
+)
+DYNAMIC = replace(STATIC, use_dynamic_batch_size=True, max_tokens_per_gpu=64)
+OBJECTIVES: Mapping[str, dict[str, Any]] = {
+    "grpo": {
+        "policy_loss": PolicyLossConfig(
+            use_kl_loss=True, kl_loss_coef=0.1, kl_loss_type="k3", entropy_coef=0.01
+        ),
+        "off_policy": OffPolicyConfig(use_tis=True),
+    },
+    "gspo": {
+        "advantage": AdvantageConfig(advantage_estimator="gspo", normalize_advantages=True),
+        "policy_loss": PolicyLossConfig(calculate_per_token_loss=True),
+    },
+    "sft": {"policy_loss": PolicyLossConfig(loss_type="sft_loss")},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    layout: ParallelLayout
+    objective: str = "grpo"
+    batch: BatchConfig = STATIC
+    flags: tuple[str, ...] = ()
+    tied: bool = False
+
+
+def flags_of(case: Case) -> tuple[str, ...]:
+    layout = case.layout
+    return (
+        f"--tensor-model-parallel-size={layout.tp}",
+        f"--pipeline-model-parallel-size={layout.pp}",
+        f"--context-parallel-size={layout.cp}",
+        "--make-vocab-size-divisible-by=8",
+        *case.flags,
+    )
+
+
+SP = ("--sequence-parallel",)
+DISTRIBUTED = ("--use-distributed-optimizer",)
+INTERLEAVED = ("--num-virtual-stages-per-pipeline-rank=2",)
+FULL = ("--recompute-granularity=full", "--recompute-method=uniform", "--recompute-num-layers=1")
+SELECTIVE = ("--recompute-granularity=selective",)
+ONE, DP4 = ParallelLayout(), ParallelLayout(dp=4)
+TP2 = ParallelLayout(tp=2, dp=2)
+PP2, CP2 = ParallelLayout(pp=2, dp=2), ParallelLayout(cp=2, dp=2)
+
+ALONE = {
+    **{objective: Case(ONE, objective) for objective in OBJECTIVES},
+    "tied": Case(ONE, tied=True),
+    "microbatches of 1": Case(ONE, batch=replace(STATIC, micro_batch_size=1)),
+    "microbatches of 10": Case(ONE, batch=replace(STATIC, micro_batch_size=10)),
+    "dynamic": Case(ONE, batch=DYNAMIC),
+    "one chunk": Case(ONE, batch=replace(STATIC, log_probs_chunk_size=-1)),
+    "padded": Case(ONE, batch=replace(STATIC, data_pad_size_multiplier=32)),
+    "distributed optimizer": Case(ONE, flags=DISTRIBUTED),
+    "full recomputation": Case(ONE, flags=FULL),
+    "selective recomputation": Case(ONE, flags=SELECTIVE),
+}
+DIVIDED = {
+    "dp4": Case(DP4, flags=DISTRIBUTED),
+    "dp4 with ranks that have nothing": Case(DP4, batch=replace(STATIC, micro_batch_size=10)),
+    "dp4 gspo": Case(DP4, "gspo"),
+    "tp2": Case(TP2),
+    "tp2 sequence parallel": Case(TP2, flags=(*SP, *DISTRIBUTED)),
+    "tp2 tied": Case(TP2, tied=True, flags=SP),
+    "tp2 recomputed": Case(TP2, flags=(*SP, *FULL)),
+    "tp2 dynamic": Case(TP2, batch=DYNAMIC),
+    "pp2": Case(PP2, flags=DISTRIBUTED),
+    "pp2 tied": Case(PP2, tied=True),
+    "pp2 gspo": Case(PP2, "gspo"),
+    "pp2 dynamic": Case(PP2, batch=DYNAMIC),
+    "pp2 interleaved": Case(replace(PP2, vpp=2), flags=INTERLEAVED),
+    "cp2": Case(CP2, flags=DISTRIBUTED),
+    "cp2 gspo": Case(CP2, "gspo"),
+    "cp2 sft": Case(CP2, "sft"),
+    "cp2 dynamic": Case(CP2, batch=DYNAMIC),
+    "cp4": Case(ParallelLayout(cp=4)),
+    "tp2 pp2": Case(ParallelLayout(tp=2, pp=2)),
+    "tp2 pp2 tied": Case(ParallelLayout(tp=2, pp=2), tied=True, flags=SP),
+    "tp2 cp2": Case(ParallelLayout(tp=2, cp=2), flags=SP),
+    "pp2 cp2": Case(ParallelLayout(pp=2, cp=2)),
+}
+
+
+def step_on_rank(
+    rank: int, world: int, directories: dict[bool, str], cases: dict[str, Case]
+) -> dict[str, dict[str, float]]:
+    from slime_testing.trainer_case import make_batch, make_config, make_payload
+    from slime_megatron.trainer import TrainerRank
+
+    found: dict[str, dict[str, float]] = {}
+    batch = make_batch()
+    for name, case in cases.items():
+        sections = {"batch": case.batch, **OBJECTIVES[case.objective]}
+        config = make_config(Path(directories[case.tied]), *flags_of(case), **sections)
+        trainer = TrainerRank(config, rank, world)
+        trainer.initialize()
+        payload = make_payload(batch, case.layout, case.batch, rank)
+        # The second iteration depends on every gradient of the first.
+        first = dict(trainer.train(0, payload))
+        second = trainer.train(1, payload)
+        found[name] = first | {f"second {k}": v for k, v in second.items()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, str]:
+    return {
+        tied: str(make_qwen3(tmp_path_factory.mktemp("model"), tied=tied, layers=4))
+        for tied in (False, True)
+    }
+
+
+@pytest.fixture(scope="module")
+def steps(directories: dict[bool, str]) -> dict[str, dict[str, float]]:
+    alone = run_on_ranks(1, step_on_rank, directories, ALONE, megatron=True)[0]
+    divided = run_on_ranks(4, step_on_rank, directories, DIVIDED, megatron=True)[0]
+    return {**alone, **divided}
+
+
+def reference(case: Case) -> str:
+    return "tied" if case.tied else case.objective
+
+
+COMPARED = {name: case for name, case in (ALONE | DIVIDED).items() if name != reference(case)}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_the_step_does_not_depend_on_how_it_is_divided(
+    steps: dict[str, dict[str, float]], name: str
+):
+    expected, found = steps[reference(COMPARED[name])], steps[name]
+    compared = [key for key in expected if "perf/" not in key]
+    assert len(compared) > 10 or COMPARED[name].objective == "sft"
+    for key in compared:
+        tolerance = 1e-3 if key.startswith("second") else 1e-5
+        assert math.isclose(found[key], expected[key], rel_tol=tolerance, abs_tol=1e-7), key
+
+
+@pytest.mark.parametrize("name", [n for n, c in (ALONE | DIVIDED).items() if c.objective == "grpo"])
+def test_policy_and_reference_agree_bit_for_bit_before_the_first_step(
+    steps: dict[str, dict[str, float]], name: str
+):
+    found = steps[name]
+    assert found["rollout/log_probs"] == found["rollout/ref_log_probs"]
+    assert found["train/kl_loss"] == 0.0
+    assert found["train/ppo_kl"] == 0.0
+    assert found["second train/kl_loss"] > 0.0
+
+
+@pytest.mark.parametrize("name", ["full recomputation", "selective recomputation"])
+def test_recomputation_changes_no_bit(steps: dict[str, dict[str, float]], name: str):
+    for key, value in steps["grpo"].items():
+        if "perf/" not in key:
+            assert steps[name][key] == value, key
