@@ -79,4 +79,5 @@ def _trainer_config(config: RunConfig) -> TrainerConfig:
         sync=config.sync,
         temperature=config.sampling.rollout_temperature,
         device=config.cluster.device,
+        flat=config.flat,
     )

@@ -3,11 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from slime_core.advantages.custom import custom_advantages
 from slime_core.config.algorithm import (
     AdvantageConfig,
     OffPolicyConfig,
@@ -20,6 +21,7 @@ from slime_core.config.model import ModelConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.errors import CheckpointError
 from slime_core.interfaces import Metrics, WeightReceiver
+from slime_core.losses.importance import custom_importance
 
 from slime_megatron.config import MegatronConfig
 from slime_megatron.stages import LOG_PROBS, Objective, RankPayload, Report, train_iteration
@@ -52,12 +54,20 @@ class TrainerConfig:
     temperature: float = 1.0
     """Of sampling: log-probabilities are those of the distribution that was sampled from."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    flat: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What user functions see as ``args``."""
 
     @property
     def objective(self) -> Objective:
         """What is optimised."""
+        advantages = self.advantage.custom_advantage_function_path
+        importance = self.off_policy.custom_tis_function_path
         return Objective(
-            advantage=self.advantage, policy_loss=self.policy_loss, off_policy=self.off_policy
+            advantage=self.advantage,
+            policy_loss=self.policy_loss,
+            off_policy=self.off_policy,
+            custom_advantages=custom_advantages(advantages, self.flat) if advantages else None,
+            importance=custom_importance(importance, self.flat) if importance else None,
         )
 
 

@@ -1,0 +1,64 @@
+from contextlib import nullcontext
+
+import pytest
+import torch
+from slime_core.advantages.custom import custom_advantages
+from slime_core.batch import Ragged
+from slime_core.collate import collate
+from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
+from slime_core.interfaces import LocalReduce
+from slime_core.losses.importance import custom_importance
+from slime_core.schedule.plan import RankStep
+from slime_core.types import SampleGroup
+from slime_megatron.pack import PackLayout
+from slime_megatron.passes import StepResult
+from slime_megatron.stages import Objective, RankPayload, train_iteration
+from slime_testing import make_sample
+
+
+class Constant:
+    """A policy that gives every token the log-probability -1."""
+
+    layout, last_stage = PackLayout(), True
+    context = data = LocalReduce()
+    reference = nullcontext
+
+    def log_probs(self, microbatches, entropy):
+        count = sum(m.rows.numel() for m in microbatches)
+        lengths = [n for m in microbatches for n in m.response_lengths]
+        values = Ragged(torch.full((count,), -1.0), torch.tensor(lengths))
+        return values, values
+
+    def step(self, items, size, entropy):
+        outputs = [
+            item.loss(torch.full((n,), -1.0), torch.zeros(n))
+            for item in items
+            for n in [item.microbatch.rows.numel()]
+        ]
+        total = sum(output.loss for output in outputs).item() / size.divisor
+        return StepResult({"loss": total}, 0.0, updated=True, learning_rates=(0.0,))
+
+
+def test_user_functions_decide_advantages_and_weights(tmp_path):
+    (tmp_path / "adv.py").write_text(
+        "def f(args, rollout_data):\n"
+        "    rows = [m * args.value for m in rollout_data['loss_masks']]\n"
+        "    assert rollout_data['log_probs'][0].tolist() == [-1.0] * 2\n"
+        "    rollout_data['advantages'] = rollout_data['returns'] = rows\n"
+    )
+    (tmp_path / "tis.py").write_text(
+        "def f(args, *, pg_loss, loss_masks, **kw):\n    return pg_loss * 10, loss_masks, {}\n"
+    )
+    objective = Objective(
+        advantage=AdvantageConfig(),
+        policy_loss=PolicyLossConfig(),
+        off_policy=OffPolicyConfig(use_tis=True),
+        custom_advantages=custom_advantages(str(tmp_path / "adv.py"), {"value": 3.0}),
+        importance=custom_importance(str(tmp_path / "tis.py"), {}),
+    )
+    samples = (make_sample(2, rollout_id=0), make_sample(4, rollout_id=1))
+    batch = collate([SampleGroup(0, samples)], reward_key=None, advantage=objective.advantage)
+    payload = RankPayload(batch, (RankStep(((0,), (1,)), 2, 6.0),))
+    report = train_iteration(Constant(), payload, objective)
+    assert report.steps[0].metrics["loss"] == pytest.approx(-30.0)
+    assert report.rollout["advantages"] == pytest.approx(3.0)
