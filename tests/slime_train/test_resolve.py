@@ -241,6 +241,7 @@ def test_the_reference_is_the_model_itself():
         ("--update-weight-transport disk", "--update-weight-disk-dir"),
         ("--sglang-router-ip 1.2.3.4", "needs --sglang-router-port"),
         ("--rm-type remote_rm", "give --rm-url"),
+        ("--disable-compute-advantages-and-returns", "without advantages"),
         ("--debug-train-only", "--load-debug-rollout-data"),
         ("--distributed-backend nccl --device cpu", "needs GPUs"),
         ("--device cuda", "no NVIDIA device is visible"),
@@ -271,6 +272,12 @@ def test_planned_flags_say_what_to_do():
     assert "--use-wandb: not there yet; numbers go to TensorBoard" in text
     assert "--advantage-estimator ppo: not there yet; use grpo" in text
     assert "--update-weight-mode delta: not there yet; use full" in text
+
+
+def test_upstreams_own_functions_may_be_named():
+    config("--rollout-function-path slime.rollout.sglang_rollout.generate_rollout")
+    text = problems("--rollout-function-path mine.generate")
+    assert "--custom-generate-function-path" in text
 
 
 def test_flags_that_mean_nothing_here_say_what_to_give():

@@ -9,15 +9,11 @@ from slime_train.run_config import RunConfig
 
 _PATHS = (
     ("rollout", "dynamic_sampling_filter_path"),
-    ("rollout", "rollout_function_path"),
     ("rollout", "custom_generate_function_path"),
     ("rollout", "rollout_sample_hook_path"),
     ("rollout", "rollout_sample_filter_path"),
     ("rollout", "rollout_all_samples_process_path"),
     ("rollout", "buffer_filter_path"),
-    ("rollout", "custom_rollout_log_function_path"),
-    ("rollout", "custom_eval_rollout_log_function_path"),
-    ("evaluation", "eval_function_path"),
     ("reward", "custom_rm_path"),
     ("reward", "custom_reward_post_process_path"),
     ("advantage", "custom_advantage_function_path"),

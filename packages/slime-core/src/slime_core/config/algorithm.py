@@ -33,7 +33,7 @@ class AdvantageConfig:
     compute_advantages_and_returns: bool = flag(
         "--disable-compute-advantages-and-returns", default=True, negated=True
     )
-    """Estimate advantages; supervised fine-tuning does not."""
+    """Estimate advantages; off in supervised fine-tuning, and only there."""
     custom_advantage_function_path: str | None = None
     """Function (args, rollout_data) that sets advantages and returns."""
 

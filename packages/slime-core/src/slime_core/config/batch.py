@@ -26,8 +26,12 @@ class BatchConfig:
     """Fill each microbatch with samples up to --max-tokens-per-gpu."""
     max_tokens_per_gpu: int | None = flag(default=None, at_least=1)
     """Tokens of a microbatch on one GPU; a context-parallel group holds cp times as many."""
-    log_probs_max_tokens_per_gpu: int | None = flag(default=None, at_least=1)
-    """The same for passes without gradient; --max-tokens-per-gpu by default."""
+    log_probs_max_tokens_per_gpu: int | None = flag(
+        default=None,
+        at_least=1,
+        planned="passes without gradient take the microbatches of --max-tokens-per-gpu",
+    )
+    """The same for passes without gradient."""
     log_probs_chunk_size: int = flag(default=-1, at_least=-1)
     """Tokens whose logits exist at one time; -1 means 1024."""
     data_pad_size_multiplier: int = flag(default=128, at_least=1)

@@ -43,7 +43,12 @@ class DataConfig:
     num_epoch: int | None = flag(default=None, at_least=1)
     """Passes over the prompts; gives the number of iterations when --num-rollout is absent."""
     data_source_path: str | None = flag(
-        default=None, planned="prompts come from --prompt-data: leave it out"
+        default=None,
+        planned="prompts come from --prompt-data: leave it out",
+        accepts=(
+            "slime.rollout.data_source.RolloutDataSource",
+            "slime.rollout.data_source.RolloutDataSourceWithBuffer",
+        ),
     )
     """Class that replaces the prompt stream."""
     start_rollout_id: int | None = flag(default=None, at_least=0)
@@ -62,7 +67,8 @@ class DataConfig:
             "distill_qwen": "use qwen or qwen3",
         },
     )
-    """How supervised fine-tuning finds the assistant's turns in a conversation."""
+    """How supervised fine-tuning finds the assistant's turns; they are found with the model's own
+    chat template, whichever of the two is given."""
     num_data_workers: int = flag(
         default=1, at_least=1, ours=True, planned="prompts are read in one process"
     )

@@ -8,6 +8,7 @@ from slime_core.config.flags import flag
 _NO_PROFILER = "profile the processes from outside (py-spy, nsys) for now"
 _NO_HOOK = "user functions inside the trainer are not called yet"
 _NO_FP8 = "8-bit forward passes are not there yet"
+_NO_CI = "check metrics.jsonl after the run: train/ppo_kl, train/train_rollout_logprob_abs_diff"
 _NO_TEACHER = "there is no teacher server yet"
 
 
@@ -15,7 +16,9 @@ _NO_TEACHER = "there is no teacher server yet"
 class DebugConfig:
     """Dumps, replays, checks."""
 
-    debug_rollout_only: bool = False
+    debug_rollout_only: bool = flag(
+        default=False, planned="train with --lr 0 and --save-debug-rollout-data"
+    )
     """Generate and evaluate without a trainer."""
     debug_train_only: bool = False
     """Train on saved rollouts without engines."""
@@ -29,15 +32,15 @@ class DebugConfig:
     """Write what each trainer rank saw here; {rollout_id} and {rank} in the path are filled in."""
     dump_details: str | None = None
     """Directory for both dumps."""
-    ci_test: bool = False
+    ci_test: bool = flag(default=False, planned=_NO_CI)
     """Stop when the first iteration's policy ratio is not exactly 1 or log-probabilities differ."""
-    ci_disable_kl_checker: bool = False
+    ci_disable_kl_checker: bool = flag(default=False, planned=_NO_CI)
     """Leave the KL divergence out of --ci-test."""
-    ci_train_rollout_logprob_abs_diff_threshold: float = flag(default=0.1, above=0)
+    ci_train_rollout_logprob_abs_diff_threshold: float = flag(default=0.1, above=0, planned=_NO_CI)
     """Largest mean difference of log-probabilities --ci-test allows between trainer and engine."""
-    ci_save_grad_norm: str | None = None
+    ci_save_grad_norm: str | None = flag(default=None, planned=_NO_CI)
     """Write the gradient norm of each step to this path."""
-    ci_load_grad_norm: str | None = None
+    ci_load_grad_norm: str | None = flag(default=None, planned=_NO_CI)
     """Compare the gradient norm of each step with those written before."""
     load_forge_rollout_data: str | None = flag(
         default=None, planned="use --load-debug-rollout-data"

@@ -5,6 +5,17 @@ from typing import Literal
 
 from slime_core.config.flags import flag
 
+BUILT_IN_ROLLOUTS = (
+    "slime.rollout.sglang_rollout.generate_rollout",
+    "slime.rollout.sft_rollout.generate_rollout",
+)
+"""Upstream's own rollout functions; which of them is meant follows from --loss-type."""
+
+_NO_LOG_FUNCTION = "every metric is in metrics.jsonl of the output directory"
+_NO_RESTART = (
+    "a lost engine ends the run with the end of its log, and the same command continues from the "
+    "last checkpoint"
+)
 _ENGINES_ARE_OURS = "engines are started by the run: leave it out"
 
 
@@ -53,7 +64,11 @@ class RolloutConfig:
     """Keep the unfinished responses of an iteration and continue them in the next one."""
     mask_offpolicy_in_partial_rollout: bool = False
     """Do not train on the tokens that earlier weights wrote."""
-    rollout_function_path: str | None = None
+    rollout_function_path: str | None = flag(
+        default=None,
+        planned="replace the generation of a sample with --custom-generate-function-path",
+        accepts=BUILT_IN_ROLLOUTS,
+    )
     """Function (args, rollout_id, data_source, evaluation) that replaces the whole rollout."""
     custom_generate_function_path: str | None = None
     """Function (args, sample, sampling_params) that replaces the generation of one sample."""
@@ -65,9 +80,9 @@ class RolloutConfig:
     """Function (args, groups, data_source) that sees every sample, filtered ones too."""
     buffer_filter_path: str | None = None
     """Function (args, rollout_id, buffer, num_groups) that takes groups out of the buffer."""
-    custom_rollout_log_function_path: str | None = None
+    custom_rollout_log_function_path: str | None = flag(default=None, planned=_NO_LOG_FUNCTION)
     """Function (rollout_id, args, samples, metrics, seconds); True replaces the default log."""
-    custom_eval_rollout_log_function_path: str | None = None
+    custom_eval_rollout_log_function_path: str | None = flag(default=None, planned=_NO_LOG_FUNCTION)
     """Function (rollout_id, args, data, metrics); True replaces the default log."""
     rollout_data_postprocess_path: str | None = flag(
         default=None, planned="use --rollout-sample-filter-path on the rollout's side"
@@ -110,11 +125,11 @@ class RolloutConfig:
 class HealthConfig:
     """Watching over the engines."""
 
-    use_fault_tolerance: bool = False
+    use_fault_tolerance: bool = flag(default=False, planned=_NO_RESTART)
     """Watch the engines and restart those that fail."""
-    rollout_health_check_interval: float = flag(default=30.0, above=0)
+    rollout_health_check_interval: float = flag(default=30.0, above=0, planned=_NO_RESTART)
     """Seconds between two checks."""
-    rollout_health_check_timeout: float = flag(default=30.0, above=0)
+    rollout_health_check_timeout: float = flag(default=30.0, above=0, planned=_NO_RESTART)
     """Seconds an engine may take to answer."""
-    rollout_health_check_first_wait: float = flag(default=0.0, at_least=0)
+    rollout_health_check_first_wait: float = flag(default=0.0, at_least=0, planned=_NO_RESTART)
     """Seconds before the first check."""

@@ -28,7 +28,7 @@ class WeightSyncConfig:
     update_weights_interval: int = flag(default=1, at_least=1)
     """Iterations between two publishes."""
     check_weight_update_equal: bool = False
-    """Also compare every published tensor with the engine's copy read back."""
+    """Every publish is verified by digests of every tensor, whether this is given or not."""
     update_weight_delta_encoding: Literal["xor", "overwrite"] = flag(
         default="xor", planned=_FULL_ONLY
     )

@@ -22,7 +22,9 @@ class TrackingConfig:
     """Second part of that path."""
     log_passrate: bool = False
     """Report pass@k for powers of two up to the number of responses per prompt."""
-    log_multi_turn: bool = False
+    log_multi_turn: bool = flag(
+        default=False, planned="report them from the custom generate function's metadata"
+    )
     """Report numbers of turns and lengths without observations."""
     log_reward_category: str | None = None
     """Count this entry of dictionary rewards by value."""

@@ -10,6 +10,11 @@ def supervised(draft: Draft, facts: Facts) -> None:
         for name, flag in (("use_kl_loss", "--use-kl-loss"), ("use_tis", "--use-tis")):
             if draft[name]:
                 draft.problem(f"{flag} belongs to policy_loss, not to --loss-type sft_loss")
+    elif not draft["compute_advantages_and_returns"]:
+        draft.problem(
+            "--disable-compute-advantages-and-returns leaves --loss-type policy_loss without "
+            "advantages: drop it, or give --loss-type sft_loss"
+        )
 
 
 def clips(draft: Draft, facts: Facts) -> None:

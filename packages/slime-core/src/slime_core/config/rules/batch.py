@@ -63,9 +63,6 @@ def dynamic_batches(draft: Draft, facts: Facts) -> None:
         draft.derive(
             "max_tokens_per_gpu", max(_USUAL_TOKENS, share), "longest sample, 4096 or more"
         )
-    if draft["log_probs_max_tokens_per_gpu"] is None:
-        limit = draft["max_tokens_per_gpu"]
-        draft.derive("log_probs_max_tokens_per_gpu", limit, "--max-tokens-per-gpu")
 
 
 def chunks(draft: Draft, facts: Facts) -> None:

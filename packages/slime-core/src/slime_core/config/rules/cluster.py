@@ -89,8 +89,6 @@ def enough_devices(draft: Draft, facts: Facts) -> None:
     if draft["device"] == "cpu" or facts.in_cluster or draft["actor_num_nodes"] > 1:
         return
     trainer, rollout = draft["actor_num_gpus_per_node"], draft["rollout_num_gpus"] or 0
-    if draft["debug_rollout_only"]:
-        trainer = 0
     usable = usable_gpus(draft, facts)
     needed = max(trainer, rollout) if draft["colocate"] else trainer + rollout
     if needed > usable:

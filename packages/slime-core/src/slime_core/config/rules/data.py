@@ -7,9 +7,7 @@ def replayed_rollouts(draft: Draft, facts: Facts) -> None:
     """Training on saved rollouts needs no engines, and training without engines needs those."""
     if draft["load_debug_rollout_data"] is not None:
         draft.derive("debug_train_only", True, "--load-debug-rollout-data")
-    if draft["debug_train_only"] and draft["debug_rollout_only"]:
-        draft.problem("--debug-train-only and --debug-rollout-only leave nothing to do: drop one")
-    elif (
+    if (
         draft["debug_train_only"]
         and draft["load_debug_rollout_data"] is None
         and draft["loss_type"] != "sft_loss"
@@ -83,7 +81,6 @@ _FROM_ROLLOUT = {
     "eval_max_response_len": "rollout_max_response_len",
     "eval_max_prompt_len": "rollout_max_prompt_len",
     "eval_max_context_len": "rollout_max_context_len",
-    "eval_function_path": "rollout_function_path",
 }
 
 
