@@ -1,5 +1,6 @@
 import pickle
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from slime_core.config.draft import Facts
@@ -315,6 +316,15 @@ def test_plugins_see_everything_in_one_place():
     assert (flat["hidden_size"], flat["lr"], flat["rollout_batch_size"]) == (64, 1e-6, 4)
     assert flat["rewards_normalization"] is True
     assert flat["sglang_server_concurrency"] == 512
+
+
+def test_plugins_find_every_flag_of_upstream():
+    flat = config().flat
+    golden = Path(__file__).with_name("golden") / "upstream_flags.txt"
+    flags = golden.read_text().replace("--no-offload", "--offload").replace("--disable-", "--")
+    names = {flag.removeprefix("--").replace("-", "_") for flag in flags.split()}
+    unresolved = {"custom_config_path", "megatron_config_path", "train_backend"}
+    assert names - set(flat) - unresolved == set()
 
 
 def test_a_run_travels_between_processes():

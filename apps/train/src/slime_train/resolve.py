@@ -13,7 +13,7 @@ from slime_core.errors import ConfigErrors
 from slime_megatron import rules as megatron
 from slime_megatron.config import MegatronConfig, command_line, megatron_flags
 from slime_sglang import rules as engine
-from slime_sglang.config import SERVER
+from slime_sglang.config import ROUTER, SERVER, router_flags, server_flags
 
 from slime_train.run_config import SECTIONS, RunConfig
 from slime_train.sources import RawConfig, draft_of
@@ -93,7 +93,10 @@ def _foreign(draft: Draft) -> Mapping[str, Any]:
     """Values of other owners as upstream names them; the user's own keys win."""
     return {
         **draft.megatron.values,
-        **{f"sglang_{name}": value for name, value in draft.server.values.items()},
-        **{f"router_{name}": value for name, value in draft.router.values.items()},
+        **{
+            f"{flag.owner}_{flag.dest}": flag.default for flag in (*server_flags(), *router_flags())
+        },
+        **{f"{SERVER}_{name}": value for name, value in draft.server.values.items()},
+        **{f"{ROUTER}_{name}": value for name, value in draft.router.values.items()},
         **draft.extra,
     }
