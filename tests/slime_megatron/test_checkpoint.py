@@ -156,15 +156,17 @@ def refuses(rank: int, world: int, model: str, wide: str, tied: str, work: str) 
 
     saved, weights_only = saved_by(DISTRIBUTED), saved_by("--no-save-optim")
     assert checkpoint.load(build(model, "--no-load-optim"), weights_only) == 1
-    loads = {
-        "width": (build(wide, DISTRIBUTED), saved),
-        "tied": (build(tied, DISTRIBUTED), saved),
-        "schedule": (build(model, DISTRIBUTED, "--lr=1e-3"), saved),
-        "optimizer": (build(model), saved),
-        "no optimizer": (build(model), weights_only),
-        "format": (build(model), Path(model)),
+    told = {
+        name: error_of(checkpoint.load, build(*argv), directory)
+        for name, argv, directory in [
+            ("width", (wide, DISTRIBUTED), saved),
+            ("tied", (tied, DISTRIBUTED), saved),
+            ("schedule", (model, DISTRIBUTED, "--lr=1e-3"), saved),
+            ("optimizer", (model,), saved),
+            ("no optimizer", (model,), weights_only),
+            ("format", (model,), Path(model)),
+        ]
     }
-    told = {name: error_of(checkpoint.load, *given) for name, given in loads.items()}
 
     if rank == 0:  # one file is cut short, and one cannot be opened for writing
         file = max(saved.glob("*.distcp"))
