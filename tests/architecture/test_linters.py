@@ -10,6 +10,8 @@ from slime_testing.workspace import ROOT
 BIN = Path(sys.executable).parent
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # the type checker reads Megatron, SGLang and transformers
 @pytest.mark.parametrize(
     "command",
     ["ruff check .", "ruff format --check .", "lint-imports --no-cache", "basedpyright"],
