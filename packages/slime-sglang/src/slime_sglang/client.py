@@ -9,7 +9,7 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     stop_after_attempt,
-    wait_exponential_jitter,
+    wait_exponential,
 )
 
 _ADMIN_S = 60.0
@@ -172,6 +172,6 @@ def _retrying() -> Retrying:
     return Retrying(
         retry=retry_if_exception_type(EngineError),
         stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
+        wait=wait_exponential(multiplier=0.1, max=2.0),
         reraise=True,
     )

@@ -1,5 +1,6 @@
 """All engines of a run and the router in front of them."""
 
+import json
 import logging
 import os
 import time
@@ -22,6 +23,7 @@ from slime_sglang.weights.session import EngineTarget
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
+_SMALL_HIDDEN = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +79,20 @@ class FleetSpec:
             log_dir=self.log_dir,
             server=self.sglang.server,
             gpus=tuple(self.gpus[index * each : (index + 1) * each]),
-            num_threads=max(1, len(os.sched_getaffinity(0)) // self.num_engines),
+            num_threads=self._num_threads(),
             seed=self.seed + index,
             memory_saver=self.memory_saver,
         )
+
+    def _num_threads(self) -> int:
+        """The engines' share of the cores; one for a model too small to gain by more."""
+        try:
+            values = json.loads((self.model_path / "config.json").read_text())
+        except (OSError, ValueError):
+            values = {}
+        if values.get("hidden_size", 0) <= _SMALL_HIDDEN:
+            return 1
+        return max(1, len(os.sched_getaffinity(0)) // self.num_engines)
 
 
 def _rollout_gpus(cluster: ClusterConfig) -> tuple[int, ...]:

@@ -27,9 +27,6 @@ def main() -> None:
     for name in _OPTIONAL:
         sys.modules[name] = None  # type: ignore[assignment]
     gc.disable()
-    import sglang.srt.entrypoints.http_server
-    import sglang.srt.models.registry  # noqa: F401
-
     for name in ("sglang.srt.entrypoints.http_server", "sglang.srt.models.registry"):
         importlib.import_module(name)
     from sglang.srt.entrypoints import engine
