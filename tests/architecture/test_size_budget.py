@@ -53,8 +53,10 @@ def test_functions_fit_on_a_screen(package: str):
     assert not too_long
 
 
-def test_the_app_stays_small():
-    assert sum(num_lines(path) for path in modules("slime_train")) <= APP_LINES
+def test_what_drives_a_run_stays_small():
+    """All of the app but the quickstart, which only calls it."""
+    parts = [path for path in modules("slime_train") if "quickstart" not in path.parts]
+    assert sum(map(num_lines, parts)) <= APP_LINES
 
 
 def test_a_long_function_is_named():
