@@ -128,6 +128,14 @@ def carries_on(rank: int, world: int, model: str, work: str) -> None:
     snapshots.load("actor")
     assert equal(whole_model(state), after)
 
+    # the weights of a model besides it, such as a reference that was updated
+    alone = fresh(Path(work) / "alone", rank)
+    checkpoint.save_model(state, alone)
+    checkpoint.load_model(state, saved)
+    checkpoint.load_model(state, alone)
+    assert equal(whole_model(state), after)
+    assert "no optimizer state" in error_of(checkpoint.load, state, alone)
+
     state = build("--lr=1e-3", "--override-opt-param-scheduler")
     checkpoint.load(state, saved)
     assert {group["lr"] for group in state.optimizer.param_groups} == {1e-3}

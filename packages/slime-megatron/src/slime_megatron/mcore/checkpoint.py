@@ -52,40 +52,35 @@ def save(
 
     ``--no-save-optim`` and ``--no-save-rng`` leave out what they name.
     """
-    if not directory.is_dir():
-        raise CheckpointError(
-            f"{directory} is not there on rank {dist.get_rank()}: --save must name a directory "
-            "that the driver and every trainer rank see"
-        )
-    patches.collect_write_results_in_process()
-    patches.silence_async_strategy_notice()
-    settle(state.chunks)
     metadata = _metadata(state)
-    content: dict[str, Any] = {
-        "iteration": iteration,
-        "slime": identity.describe(state),
-        "extra": dict(extra or {}),
-        **_model(state, metadata),
-    }
+    content = _model_content(state, metadata)
+    content |= {"iteration": iteration, "extra": dict(extra or {})}
     if not state.args.no_save_optim and state.optimizer is not None:
         adam_state.prime(state.optimizer)
         content["opt_param_scheduler"] = state.scheduler.state_dict()
         content["optimizer"] = state.optimizer.sharded_state_dict(content, metadata=metadata)
     if not state.args.no_save_rng:
         content["rng_state"] = _rng_object(rng.capture())
-    with quiet():
-        request: Any = dist_checkpointing.save(
-            content,
-            str(directory),
-            async_sharded_save=True,
-            async_strategy="mcore",
-            content_metadata={k: v for k, v in metadata.items() if k != "dp_cp_group"},
-        )
-    pending = PendingSave(request, storages(state) if asynchronous else frozenset())
+    pending = _start_writing(
+        content, directory, metadata, live=storages(state) if asynchronous else frozenset()
+    )
     if asynchronous:
         return pending
     pending.finish(wait=True)
     return None
+
+
+@torch.no_grad()
+def save_model(state: TrainState, directory: Path) -> None:
+    """Write the parameters alone, as they are now, into the empty ``directory``.
+
+    For models besides the trained one that change in the course of a run (a reference that follows
+    the policy): put the snapshot in, save, and read it back with ``load_model``.
+    """
+    metadata = _metadata(state)
+    content = _model_content(state, metadata)
+    content["slime"] |= {"optimizer": None, "rng": False}
+    _start_writing(content, directory, metadata, live=frozenset()).finish(wait=True)
 
 
 @torch.no_grad()
@@ -147,6 +142,32 @@ def load_model(state: TrainState, directory: Path) -> None:
 def read_extra(directory: Path) -> dict[str, Any]:
     """What ``save`` was given as ``extra``."""
     return dict(_read_common(directory).get("extra", {}))
+
+
+def _model_content(state: TrainState, metadata: dict[str, Any]) -> dict[str, Any]:
+    settle(state.chunks)
+    return {"slime": identity.describe(state), **_model(state, metadata)}
+
+
+def _start_writing(
+    content: dict[str, Any], directory: Path, metadata: dict[str, Any], *, live: frozenset[int]
+) -> PendingSave:
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"{directory} is not there on rank {dist.get_rank()}: --save must name a directory "
+            "that the driver and every trainer rank see"
+        )
+    patches.collect_write_results_in_process()
+    patches.silence_async_strategy_notice()
+    with quiet():
+        request: Any = dist_checkpointing.save(
+            content,
+            str(directory),
+            async_sharded_save=True,
+            async_strategy="mcore",
+            content_metadata={k: v for k, v in metadata.items() if k != "dp_cp_group"},
+        )
+    return PendingSave(request, live)
 
 
 def _metadata(state: TrainState) -> dict[str, Any]:
