@@ -1,11 +1,9 @@
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from slime_core.digest import tensor_digest
 from slime_core.errors import WeightSyncError
 from slime_testing.megatron_state import make_state
 from slime_testing.ranks import run_on_ranks
@@ -34,7 +32,7 @@ class Engines:
 
 
 def publishes(rank: int, world: int, model: str) -> None:
-    from slime_megatron.publish import DIGESTS, publish
+    from slime_megatron.publish import publish
 
     limit = 70_000
     argv = ("--tensor-model-parallel-size=2", "--pipeline-model-parallel-size=2")
@@ -48,8 +46,6 @@ def publishes(rank: int, world: int, model: str) -> None:
         assert (engines.version, engines.committed) == (3, True)
         received: dict[str, torch.Tensor] = {}
         for bucket in engines.buckets:
-            digests = json.loads(bytes(bucket.pop(DIGESTS).tolist()))
-            assert digests == {name: tensor_digest(tensor) for name, tensor in bucket.items()}
             assert sum(t.nbytes for t in bucket.values()) <= limit
             received |= bucket
         assert set(received) == set(original)
@@ -65,6 +61,6 @@ def publishes(rank: int, world: int, model: str) -> None:
     publish(state, Engines() if rank == 0 else None, 5, limit)  # the ranks are still in step
 
 
-def test_engines_receive_every_weight_once_with_its_digest(tmp_path: Path):
+def test_engines_receive_every_weight_once(tmp_path: Path):
     model = make_qwen3(tmp_path / "model", layers=2)
     run_on_ranks(4, publishes, str(model), megatron=True)

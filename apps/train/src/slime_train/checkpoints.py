@@ -63,10 +63,13 @@ class Checkpoints:
 
 
 def resume_from(config: CheckpointConfig, say: Callable[[str], None]) -> Path | None:
-    """The committed checkpoint to continue from: of ``--load``, else of ``--save``, else None."""
+    """The committed checkpoint to continue from, or None.
+
+    What the run itself wrote comes first, so that the same command continues; then ``--load``.
+    """
     if config.save is not None:
         clean(Path(config.save))
-    for flag, where in (("--load", config.load), ("--save", config.save)):
+    for flag, where in (("--save", config.save), ("--load", config.load)):
         found = where and latest(Path(where), config.ckpt_step if flag == "--load" else None)
         if found:
             say(f"continuing from {found} ({flag})")

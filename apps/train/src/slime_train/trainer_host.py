@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from slime_core.interfaces import Metrics, WeightReceiver
 from slime_megatron.trainer import RankPayload, TrainerConfig, TrainerRank
-from slime_sglang.weights.select import make_receiver
 from slime_sglang.weights.session import EngineTarget
 
+from slime_train.receivers import make_receiver
 from slime_train.run_config import RunConfig
 
 
@@ -61,9 +61,7 @@ class TrainerHost:
         self._trainer.shutdown()
 
     def _receiver(self) -> WeightReceiver:
-        device = self._config.cluster.device
-        assert device != "auto", "resolved with the command line"
-        return make_receiver(self._config.sync, self._engines, device=device)
+        return make_receiver(self._config, self._engines)
 
 
 def _trainer_config(config: RunConfig) -> TrainerConfig:

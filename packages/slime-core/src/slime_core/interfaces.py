@@ -111,7 +111,11 @@ class WeightReceiver(Protocol):
         ...
 
     def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
-        """Hand over one bucket of named tensors in Hugging Face layout."""
+        """Hand over one bucket of named tensors in Hugging Face layout, with their digests.
+
+        Raises:
+            WeightSyncError: what an engine received is not what was sent.
+        """
         ...
 
     def commit(self) -> None:

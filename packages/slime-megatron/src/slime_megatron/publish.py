@@ -1,22 +1,15 @@
 """Hand the trained weights to the rollout engines, verified."""
 
-import json
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
-from slime_core.digest import tensor_digests
 from slime_core.interfaces import WeightReceiver
-from torch import Tensor
 
 from slime_megatron.buckets import Bucket
 
 if TYPE_CHECKING:
     from slime_megatron.mcore.state import TrainState
-
-DIGESTS = "slime.digests"
-"""The extra tensor of every bucket: JSON, tensor name -> digest, as uint8."""
 
 
 def publish(
@@ -25,9 +18,9 @@ def publish(
     """Send every weight to ``receiver`` as ``version``; return timings and sizes on rank 0.
 
     Every rank calls it; ``receiver`` is None except on rank 0. Buckets hold at most
-    ``buffer_size`` bytes of Hugging Face tensors (or one that is larger), and each carries the
-    digests of its tensors, taken here, for the engines to compare with what arrived. A failure on
-    rank 0 is raised on every rank.
+    ``buffer_size`` bytes of Hugging Face tensors (or one that is larger); the receiver sends digests
+    of its tensors along for the engines to compare with what arrived. A failure on rank 0 is raised
+    on every rank.
     """
     from slime_megatron.mcore.export import on_rank_zero  # after bootstrap.load, not before
 
@@ -38,7 +31,7 @@ def publish(
         assert receiver is not None, "rank 0 needs a receiver"
         receiver.begin(version)
         for bucket in buckets:
-            receiver.send([*bucket, (DIGESTS, digests(bucket))])
+            receiver.send(bucket)
             sent["bytes"] += sum(tensor.nbytes for _, tensor in bucket)
             sent["tensors"] += len(bucket)
             sent["buckets"] += 1
@@ -54,11 +47,3 @@ def publish(
         "perf/update_weights_tensors": float(sent["tensors"]),
         "perf/update_weights_buckets": float(sent["buckets"]),
     }
-
-
-def digests(bucket: Bucket) -> Tensor:
-    """The digests of a bucket as a tensor on its device."""
-    names = [name for name, _ in bucket]
-    taken = tensor_digests(tensor for _, tensor in bucket)
-    text = json.dumps(dict(zip(names, taken, strict=True)))
-    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(bucket[0][1].device)

@@ -1,0 +1,211 @@
+"""Reinforcement learning: SGLang engines answer the prompts, a reward scores the answers."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from slime_core import hooks
+from slime_core.data.buffer import oldest_first
+from slime_core.data.chat import Tokenizer
+from slime_core.data.prompts import load_prompts
+from slime_core.data.stream import PromptStream
+from slime_core.interfaces import Metrics
+from slime_core.types import SampleGroup
+from slime_rewards.select import make_reward
+from slime_sglang.driver import Collected, CollectSpec, collect
+from slime_sglang.engines import Engines, FleetSpec
+from slime_sglang.evaluate import EvalSet, evaluate
+from slime_sglang.generation import Generation, GenerationSpec
+from slime_sglang.groups import GroupWorker
+from slime_sglang.sampling_params import Sampling
+from slime_sglang.weights.session import EngineTarget
+
+from slime_train.progress import Progress
+from slime_train.run_config import RunConfig
+
+
+class EngineProducer:
+    """Owns prompts, engines, rewards and the event loop that they meet in."""
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer, directory: Path) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self.progress: Progress | None = None
+        self._stream = _stream(config, tokenizer)
+        self._sets = _eval_sets(config, tokenizer)
+        self._reward = make_reward(config.reward, config.flat)
+        self._keep = _optional(
+            hooks.dynamic_filter, config.rollout.dynamic_sampling_filter_path, config
+        )
+        self._filter = _optional(
+            hooks.sample_filter, config.rollout.rollout_sample_filter_path, config
+        )
+        self._process = _optional(
+            hooks.samples_process, config.rollout.rollout_all_samples_process_path, config
+        )
+        self._engines = Engines(_fleet(config, directory))
+        self._loop = asyncio.Runner()
+        self._generation: Generation | None = None
+
+    def __len__(self) -> int:
+        return len(self._stream)
+
+    def start(self) -> Sequence[EngineTarget]:
+        """Start the engines and the router; weights are still those of ``--hf-checkpoint``."""
+        self._engines.start()
+        generation = Generation(
+            _generation(self._config, self._engines), self._tokenizer, self._engines.check_alive
+        )
+        self._generation = self._run(generation.__aenter__())
+        return self._engines.targets
+
+    def produce(self, iteration: int) -> tuple[Sequence[SampleGroup], Metrics]:
+        """Generate until enough groups pass the filter."""
+        collected: Collected = self._run(self._collect(iteration))
+        lists = [list(group.samples) for group in collected.groups]
+        if self._filter is not None:
+            self._filter(lists)
+        if self._process is not None:
+            self._process([list(group.samples) for group in collected.every_group], self._stream)
+        return collected.groups, collected.metrics
+
+    def evaluate(self, version: int) -> Metrics:
+        """Answer and score every evaluation set."""
+        generation = self._started()
+        worker = GroupWorker(generation, self._reward, hooks=_sample_hooks(self._config))
+        show = self._shower(f"evaluating v{version}")
+        done = evaluate(self._sets, worker, generation, iteration=version, show=show)
+        try:
+            return self._run(done).metrics
+        finally:
+            self.progress = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the stream, with its unfinished groups."""
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue there."""
+        self._stream.load_state_dict(state)
+
+    def stop(self) -> None:
+        """End engines, router and reward processes."""
+        if self._generation is not None:
+            self._run(self._generation.__aexit__(None, None, None))
+            self._generation = None
+        self._loop.close()
+        self._reward.close()
+        self._engines.stop()
+
+    async def _collect(self, iteration: int) -> Collected:
+        rollout = self._config.rollout
+        generation = self._started()
+        generation.begin(iteration)
+        worker = GroupWorker(generation, self._reward, hooks=_sample_hooks(self._config))
+        spec = CollectSpec(
+            iteration=iteration,
+            num_groups=rollout.rollout_batch_size,
+            num_groups_at_once=rollout.over_sampling_batch_size or rollout.rollout_batch_size,
+            partial_rollout=rollout.partial_rollout,
+            keep=self._keep,
+            show=self._shower(f"generating {iteration}"),
+        )
+        try:
+            return await collect(self._stream, worker, generation, spec)
+        finally:
+            self.progress = None
+
+    def _shower(self, what: str) -> Callable[[int, int, Mapping[str, float]], None]:
+        def show(done: int, total: int, statistics: Mapping[str, float]) -> None:
+            note = ", ".join(f"{name} {value:.2f}" for name, value in statistics.items())
+            self.progress = Progress(what, done, total, note)
+
+        return show
+
+    def _started(self) -> Generation:
+        assert self._generation is not None, "start() comes first"
+        return self._generation
+
+    def _run[T](self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run(work)
+
+
+def _optional[T](
+    load: Callable[[str, Mapping[str, Any]], T], path: str | None, config: RunConfig
+) -> T | None:
+    return None if path is None else load(path, config.flat)
+
+
+def _sample_hooks(config: RunConfig) -> list[hooks.SampleHook]:
+    return [hooks.sample_hook(path, config.flat) for path in config.rollout.rollout_sample_hook_path]
+
+
+def _stream(config: RunConfig, tokenizer: Tokenizer) -> PromptStream:
+    data, path = config.data, config.rollout.buffer_filter_path
+    prompts = load_prompts(
+        data, tokenizer, sources=data.prompt_data, max_prompt_len=data.rollout_max_prompt_len
+    )
+    return PromptStream(
+        prompts,
+        config.rollout.n_samples_per_prompt,
+        shuffle=data.rollout_shuffle,
+        seed=data.rollout_seed,
+        select=oldest_first if path is None else hooks.buffer_filter(path, config.flat),
+    )
+
+
+def _eval_sets(config: RunConfig, tokenizer: Tokenizer) -> list[EvalSet]:
+    evaluation = config.evaluation
+    data = replace(
+        config.data,
+        input_key=evaluation.eval_input_key or config.data.input_key,
+        label_key=evaluation.eval_label_key or config.data.label_key,
+        tool_key=evaluation.eval_tool_key or config.data.tool_key,
+    )
+    limit = evaluation.eval_max_prompt_len or config.data.rollout_max_prompt_len
+    return [
+        EvalSet(
+            name=name,
+            prompts=load_prompts(data, tokenizer, sources=[path], max_prompt_len=limit),
+            num_samples=evaluation.n_samples_per_eval_prompt,
+            sampling=Sampling.of_evaluation(evaluation, config.sampling),
+            reward_key=config.reward.eval_reward_key or config.reward.reward_key,
+        )
+        for name, path in evaluation.eval_prompt_data
+    ]
+
+
+def _fleet(config: RunConfig, directory: Path) -> FleetSpec:
+    device = config.cluster.device
+    assert device != "auto", "resolved with the command line"
+    return FleetSpec.resolve(
+        config.cluster,
+        config.sglang,
+        device=device,
+        model_path=Path(config.model.hf_checkpoint),
+        log_dir=directory / "logs",
+        seed=config.data.rollout_seed,
+    )
+
+
+def _generation(config: RunConfig, engines: Engines) -> GenerationSpec:
+    return GenerationSpec(
+        router_url=engines.router_url,
+        engine_urls=engines.urls,
+        sampling=Sampling.of_rollout(config.sampling),
+        concurrency=config.sglang.sglang_server_concurrency * len(engines.urls),
+        seed=config.data.rollout_seed,
+        timeout_s=config.sglang.sglang_router_request_timeout_secs,
+        mask_earlier_weights=config.rollout.mask_offpolicy_in_partial_rollout,
+        custom_generate=config.rollout.custom_generate_function_path,
+        flat={**config.flat, **_router_address(engines.router_url)},
+    )
+
+
+def _router_address(url: str) -> dict[str, Any]:
+    """Where user functions written for upstream look for the router."""
+    parts = urlsplit(url)
+    return {"sglang_router_ip": parts.hostname, "sglang_router_port": parts.port}
