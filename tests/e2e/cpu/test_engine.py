@@ -208,14 +208,14 @@ def test_aborted_samples_keep_what_they_have(engines: Engines) -> None:
         spec = GenerationSpec(
             router_url=engines.router_url,
             engine_urls=engines.urls,
-            sampling=Sampling(max_response_len=400),
+            sampling=Sampling(max_response_len=400, min_new_tokens=400),
             concurrency=4,
         )
         async with Generation(spec, None, engines.check_alive) as generation:
             generation.begin(0)
             samples = [Sample(index=i, tokens=[9, 9, i]) for i in range(8)]
             tasks = [asyncio.create_task(generation(sample)) for sample in samples]
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
             await generation.abort()
             finished = list(await asyncio.wait_for(asyncio.gather(*tasks), 30))
             generation.begin(1)
