@@ -184,6 +184,13 @@ def refuses(rank: int, world: int, model: str, wide: str, tied: str, work: str) 
     state = build(model, DISTRIBUTED)
     told["damaged"] = error_of(checkpoint.load, state, saved)
     told["unwritable"] = error_of(checkpoint.save, state, Path(work) / "full", 1)
+    blocked = Path(work) / "full again"
+    if rank == 0:
+        (blocked / "__1_0.distcp").mkdir(parents=True)
+    dist.barrier()
+    pending = checkpoint.save(state, blocked, 1, asynchronous=True)
+    for _ in range(2):  # and it stays failed
+        assert "could not be written" in error_of(lambda: pending.finish(wait=True))
     told["absent"] = error_of(checkpoint.save, state, Path(work) / "absent", 1)
     return told
 

@@ -49,15 +49,14 @@ class PendingSave:
         if int(writing):
             return False
         self._thread.join()
-        failure: BaseException | None = None
         try:
             while self._finalize:
                 self._finalize.pop(0)()
         except (CheckpointException, CheckpointingException) as error:
-            failure = self._failure or error
-        told = first_failure(failure)
+            self._failure = self._failure or error
+        told = first_failure(self._failure)
         if told is not None:
-            raise CheckpointError(f"the checkpoint could not be written; {told}") from failure
+            raise CheckpointError(f"the checkpoint could not be written; {told}") from self._failure
         return True
 
     def _write(self, function: Callable[..., None] | None, arguments: list[Any]) -> None:
