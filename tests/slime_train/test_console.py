@@ -14,6 +14,10 @@ def test_a_row_shows_what_is_known_and_dashes_for_the_rest():
     )
 
 
+def test_a_tiny_negative_loss_has_no_sign():
+    assert row(0, {"train/loss": -1e-9}).split()[3] == "0.00000"
+
+
 def test_only_the_mean_reward_of_a_set_is_its_accuracy():
     metrics = {"eval/sums": 0.25, "eval/sums/response_len/mean": 9.0, "eval/sums-pass@1": 0.5}
     assert evaluations(metrics) == {"sums": 0.25}

@@ -29,7 +29,7 @@ class Column:
     def cell(self, numbers: Mapping[str, float]) -> str:
         """The number in its place; a dash for one that is not known."""
         value = numbers.get(self.metric, math.nan)
-        return f"{'-' if math.isnan(value) else format(value, self.spec):>{self.width}}"
+        return f"{'-' if math.isnan(value) else format(value, f'z{self.spec}'):>{self.width}}"
 
 
 COLUMNS = (

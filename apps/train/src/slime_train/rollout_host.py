@@ -102,6 +102,8 @@ class RolloutHost:
             "num_samples": float(batch.num_samples),
             "num_dropped_samples": float(steps.num_dropped),
         }
+        if config.policy_loss.loss_type == "sft_loss":  # nothing was judged
+            described = {name: x for name, x in described.items() if "reward" not in name}
         if config.tracking.log_passrate:
             described |= statistics.pass_rates(samples, reward_key=key)
         if config.tracking.log_correct_samples:
