@@ -7,11 +7,19 @@ from slime_testing.ranks import run_on_ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-FLAGS = (
-    "--num-layers=2 --hidden-size=64 --num-attention-heads=4 --max-position-embeddings=64 "
-    "--vocab-size=100 --micro-batch-size=1 --global-batch-size=4 --lr=1e-3 --train-iters=3 "
-    "--normalization=RMSNorm --make-vocab-size-divisible-by=16"
-).split()
+FLAGS = [
+    "--num-layers=2",
+    "--hidden-size=64",
+    "--num-attention-heads=4",
+    "--max-position-embeddings=64",
+    "--vocab-size=100",
+    "--make-vocab-size-divisible-by=16",
+    "--normalization=RMSNorm",
+    "--micro-batch-size=1",
+    "--global-batch-size=4",
+    "--train-iters=3",
+    "--lr=1e-3",
+]
 REFUSED = {
     "unknown": ["--rollout-temprature=1"],
     "abbreviated": ["--num-layer=2"],

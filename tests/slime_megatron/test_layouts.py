@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +109,8 @@ DIVIDED = {
 def step_on_rank(
     rank: int, world: int, directories: dict[bool, str], cases: dict[str, Case]
 ) -> dict[str, dict[str, float]]:
-    from slime_testing.trainer_case import make_batch, make_config, make_payload
     from slime_megatron.trainer import TrainerRank
+    from slime_testing.trainer_case import make_batch, make_config, make_payload
 
     found: dict[str, dict[str, float]] = {}
     batch = make_batch()

@@ -37,9 +37,7 @@ def score_on_rank(rank: int, world: int, cases: list[tuple[int, float, int]]) ->
         share = padded // world
         part = weight.detach()[rank * share : (rank + 1) * share].clone().requires_grad_()
         own = hidden.detach().clone().requires_grad_()
-        vocab = VocabSlice(
-            rank * share, max(0, min(share, VOCAB - rank * share)), dist.group.WORLD
-        )
+        vocab = VocabSlice(rank * share, max(0, min(share, VOCAB - rank * share)), dist.group.WORLD)
         scoring = Scoring(
             rows=torch.arange(ROWS), targets=targets, vocab_size=VOCAB, temperature=temperature,
             chunk_size=chunk, entropy=Entropy.TRAIN,

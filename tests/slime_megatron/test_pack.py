@@ -77,7 +77,9 @@ def test_every_token_is_placed_once_and_every_response_token_predicted_once(
     assert ranks[0].tokens.numel() % rows == 0
     index = torch.cat([rank.response_index for rank in ranks])
     assert torch.equal(index.sort().values, torch.arange(sum(lengths)))
-    responses = torch.cat([t[len(t) - n :] for t, n in zip(tokens, lengths, strict=True)] or [every])
+    responses = torch.cat(
+        [t[len(t) - n :] for t, n in zip(tokens, lengths, strict=True)] or [every]
+    )
     for rank in ranks:
         assert torch.equal(rank.pick(responses), rank.targets)
         # Tokens are consecutive numbers, so the row before a target holds its predecessor.

@@ -39,9 +39,7 @@ def pairs_of(spans: Spans, lengths: list[int], cp: int, rank: int) -> set[tuple[
 
 
 @given(st.integers(1, 3), st.lists(st.integers(0, 4), min_size=1, max_size=4))
-def test_spans_attend_exactly_to_what_comes_before_in_the_same_sequence(
-    cp: int, chunks: list[int]
-):
+def test_spans_attend_exactly_to_what_comes_before_in_the_same_sequence(cp: int, chunks: list[int]):
     lengths = [chunk * chunk_multiple(cp) for chunk in chunks]
     for rank in range(cp):
         spans = causal_spans(lengths, cp_size=cp, cp_rank=rank)

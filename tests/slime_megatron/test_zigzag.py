@@ -25,7 +25,9 @@ def test_rows_of_all_ranks_put_in_gathered_order_are_the_packed_batch(cp: int, c
     lengths = [chunk * chunk_multiple(cp) for chunk in chunks]
     packed = torch.arange(sum(lengths))
     ranks = [
-        torch.cat([x[local_positions(len(x), cp_size=cp, cp_rank=r)] for x in packed.split(lengths)])
+        torch.cat(
+            [x[local_positions(len(x), cp_size=cp, cp_rank=r)] for x in packed.split(lengths)]
+        )
         for r in range(cp)
     ]
     assert torch.equal(torch.cat(ranks)[gathered_order(lengths, cp_size=cp)], packed)

@@ -4,7 +4,7 @@ Plain vectors and the verbs of ``Passes``; which ranks and which kernels is not 
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -88,7 +88,7 @@ class Report:
     """Prompt and response tokens trained on, over all ranks."""
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Generator[None]:
         """Add the time of the block to ``stage``."""
         start = time.perf_counter()
         yield

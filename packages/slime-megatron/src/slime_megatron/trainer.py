@@ -124,7 +124,7 @@ class TrainerRank:
         on_cpu = self._bootstrap()
         seconds["import_s"] = time.perf_counter() - start
         start = time.perf_counter()
-        self._build(torch.device("cpu" if on_cpu else "cuda"), rendezvous)
+        self._build(_device(self._rank, on_cpu=on_cpu), rendezvous)
         seconds["build_s"] = time.perf_counter() - start
         start = time.perf_counter()
         self._load_weights(load)
@@ -293,6 +293,13 @@ class TrainerRank:
         if _is_hugging_face(directory):
             return directory
         return _checkpoint_in(directory, reference.ref_ckpt_step)
+
+
+def _device(rank: int, *, on_cpu: bool) -> torch.device:
+    """The only GPU this process sees, or the one whose turn it is."""
+    if on_cpu:
+        return torch.device("cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())
 
 
 def _is_hugging_face(directory: Path) -> bool:

@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from slime_megatron.mcore import cpu
 
@@ -22,7 +22,7 @@ _MODULES = (
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Turn what Megatron prints and warns inside the block into debug log records."""
     out = io.StringIO()
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(out):

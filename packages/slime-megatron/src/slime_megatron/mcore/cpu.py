@@ -30,7 +30,7 @@ _CPU = torch.device("cpu")
 _TENSOR_CUDA = torch.Tensor.cuda
 _TENSOR_TO = torch.Tensor.to
 _TENSOR_TYPE = torch.Tensor.type
-_TENSOR_IS_CUDA = torch.Tensor.is_cuda.__get__  # pyright: ignore[reportFunctionMemberAccess]
+_TENSOR_IS_CUDA: Any = getattr(torch.Tensor.is_cuda, "__get__")  # noqa: B009
 
 _patched = threading.Event()
 _thread = threading.local()
@@ -111,7 +111,8 @@ def _names_cuda(device: Any) -> bool:
 
 
 def _caller_is_megatron() -> bool:
-    return sys._getframe(2).f_globals.get("__name__", "").startswith("megatron.")
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    return frame.f_globals.get("__name__", "").startswith("megatron.")
 
 
 class CudaMeansCpu(TorchFunctionMode):
@@ -143,7 +144,11 @@ def _answer(value: Any) -> Any:
 
     torch.compile keeps a table of torch's functions and refuses one object under two names.
     """
-    return lambda *args, **kwargs: value
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        return value
+
+    return answer
 
 
 def _patch_device_queries(cuda: Any) -> None:
@@ -167,11 +172,16 @@ def _patch_device_queries(cuda: Any) -> None:
     cuda.max_memory_reserved = _answer(0)
 
 
+def _in_order(stream: Any) -> contextlib.AbstractContextManager[None]:
+    """The block of ``torch.cuda.stream``."""
+    return contextlib.nullcontext()
+
+
 def _patch_streams(cuda: Any) -> None:
     """Streams and events that are always in order."""
     cuda.Stream, cuda.Event = _Stream, _Event
     cuda.current_stream = cuda.default_stream = lambda device=None: _Stream()  # type: ignore[misc]
-    cuda.stream = lambda stream: contextlib.nullcontext()
+    cuda.stream = _in_order
     for name in ("range_push", "range_pop", "mark"):
         setattr(cuda.nvtx, name, _answer(0))
     torch.Tensor.record_stream = _answer(None)  # type: ignore[method-assign]
@@ -189,7 +199,10 @@ def _patch_random_state(cuda: Any) -> None:
     def manual_seed(seed: int) -> None:
         torch.default_generator.manual_seed(int(seed))
 
-    cuda._lazy_call = lambda call, **kwargs: call()
+    def call_now(call: Any, **kwargs: Any) -> None:
+        call()
+
+    cuda._lazy_call = call_now
     cuda.default_generators = _Generators()
     cuda.get_rng_state = cuda.random.get_rng_state = get_rng_state
     cuda.set_rng_state = cuda.random.set_rng_state = set_rng_state

@@ -38,9 +38,10 @@ def initialize(args: Any, *, device: torch.device, rendezvous: str | None = None
 def _join(args: Any, device: torch.device, rendezvous: str | None) -> None:
     """Form the group of all ranks."""
     alone = args.world_size == 1 and rendezvous is None
+    store = dist.HashStore() if alone else None  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=dist.HashStore() if alone else None,
+        store=store,
         init_method=None if alone else rendezvous,
         rank=args.rank,
         world_size=args.world_size,
@@ -70,7 +71,8 @@ def _dissolve() -> None:
 
     Megatron only forgets them, and each keeps its threads and sockets.
     """
-    for group in dict.fromkeys(parallel_state._global_process_group_list or ()):
+    state: Any = parallel_state
+    for group in dict.fromkeys(state._global_process_group_list or ()):
         if group is not None:  # stands for the group of all ranks
             dist.destroy_process_group(group)
     with quiet():

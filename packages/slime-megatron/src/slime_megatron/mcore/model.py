@@ -43,7 +43,7 @@ def layer_spec(config: Any, vp_stage: int | None = None) -> Any:
     """Megatron's local block spec of this stage with attention and norms swapped for ours."""
     if config.normalization != "RMSNorm":
         raise ConfigError(f"--normalization {config.normalization}: only RMSNorm is supported")
-    block = get_gpt_decoder_block_spec(
+    block: Any = get_gpt_decoder_block_spec(
         config, use_transformer_engine=False, normalization="RMSNorm", vp_stage=vp_stage
     )
     for layer in block.layer_specs:
@@ -62,8 +62,8 @@ def layer_spec(config: Any, vp_stage: int | None = None) -> Any:
 
 def _gpt_chunk(args: Any, config: Any, vp_stage: int | None) -> torch.nn.Module:
     """The layers of one (virtual) pipeline stage."""
-    ends = {"ignore_virtual": False, "vp_stage": vp_stage}
-    model = GPTModel(
+    ends: dict[str, Any] = {"ignore_virtual": False, "vp_stage": vp_stage}
+    model: Any = GPTModel(
         config=config,
         transformer_layer_spec=layer_spec(config, vp_stage),
         vocab_size=args.padded_vocab_size,
@@ -84,7 +84,7 @@ def _gpt_chunk(args: Any, config: Any, vp_stage: int | None) -> torch.nn.Module:
 
 
 def _provided_chunk(provider: ModelProvider, vp_stage: int | None) -> torch.nn.Module:
-    ends = {"ignore_virtual": False, "vp_stage": vp_stage}
+    ends: dict[str, Any] = {"ignore_virtual": False, "vp_stage": vp_stage}
     return provider(
         pre_process=parallel_state.is_pipeline_first_stage(**ends),
         post_process=parallel_state.is_pipeline_last_stage(**ends),
@@ -147,7 +147,7 @@ def build(
                 chunk = _gpt_chunk(args, config, stage)
             else:
                 chunk = _provided_chunk(provider, stage)
-        chunk.vp_stage = stage
+        setattr(chunk, "vp_stage", stage)  # noqa: B010
         chunks.append(chunk.to(torch.cuda.current_device()))
     freeze(chunks, only_train=only_train, frozen=frozen)
     return _wrap(args, config, chunks)

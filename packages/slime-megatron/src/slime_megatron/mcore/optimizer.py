@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from megatron.core.distributed import finalize_model_grads
@@ -32,11 +32,12 @@ def build(args: Any, chunks: Sequence[torch.nn.Module]) -> tuple[Any, OptimizerP
     ``optimizer.step()`` raises ``NonFiniteGradientError`` before touching anything when the norm
     is not finite.
     """
-    config, overrides = get_megatron_optimizer_config(args)
+    described: Any = get_megatron_optimizer_config(args)
+    config, overrides = described
     with quiet():
         optimizer = get_megatron_optimizer(
             config,
-            list(chunks),
+            cast("Any", list(chunks)),
             config_overrides=overrides,
             use_gloo_process_groups=args.use_gloo_process_groups,
         )

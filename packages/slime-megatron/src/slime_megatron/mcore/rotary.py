@@ -38,8 +38,9 @@ class PositionRotary(RotaryEmbedding):
             return super().forward(packed, **kwargs)
         self.inv_freq = self.inv_freq.to(packed.positions.device)
         positions = packed.positions.to(self.inv_freq.dtype)
-        if self.seq_len_interpolation_factor is not None:
-            positions = positions / self.seq_len_interpolation_factor
+        factor: Any = self.seq_len_interpolation_factor
+        if factor is not None:
+            positions = positions / factor
         angles = torch.outer(positions, self.inv_freq)
         if self.rotary_interleaved:
             angles = angles.repeat_interleave(2, dim=-1)

@@ -40,7 +40,8 @@ def train_step(
         NonFiniteGradientError: with nothing updated, unless --no-check-for-nan-in-loss-and-grad is
             given: then the step is left out and reported.
     """
-    for chunk in state.chunks:
+    wrapped: list[Any] = list(state.chunks)
+    for chunk in wrapped:
         chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
 
