@@ -40,7 +40,7 @@ def reinforce(model: Path, task: TaskFiles, output: Path, *, seed: int) -> list[
         "--use-dynamic-batch-size --max-tokens-per-gpu 4096",
         f"--lr 1e-3 --adam-beta2 0.95 --weight-decay 0 --seed {seed}",
         f"--eval-prompt-data {EVALUATION_SET} {_quoted(task.evaluation)}",
-        f"--eval-interval {GRPO_ITERATIONS} --n-samples-per-eval-prompt 4",
+        "--eval-interval 10 --n-samples-per-eval-prompt 4",
     )
 
 
