@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_uv(*arguments: str, python: str | Path = sys.executable) -> str:
-    command = ["uv", *arguments, "--python", str(python)]
+    command = [os.environ.get("UV", "uv"), *arguments, "--python", str(python)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout
