@@ -7,7 +7,7 @@ from typing import Protocol
 
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.interfaces import Rollout
-from slime_train.staging import Staging, begin, clean, latest
+from slime_core.staging import Staging, begin, clean, latest
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from slime_core.config.model import ModelConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.errors import CheckpointError
 from slime_core.interfaces import Metrics, WeightReceiver
+from slime_core.staging import TRACKER, latest
 from slime_core.losses.importance import custom_importance
 
 from slime_megatron.config import MegatronConfig
@@ -308,15 +309,13 @@ def _is_hugging_face(directory: Path) -> bool:
 
 def _checkpoint_in(directory: Path, step: int | None) -> Path:
     """The checkpoint of ``step``, by default the newest complete one."""
-    tracker = directory / "latest_checkpointed_iteration.txt"
-    if step is None:
-        if not tracker.is_file():
-            raise CheckpointError(
-                f"--ref-load {directory} is neither a Hugging Face directory (no config.json) nor "
-                f"a directory of checkpoints (no {tracker.name})"
-            )
-        step = int(tracker.read_text())
-    return directory / f"iter_{step:07d}"
+    found = latest(directory, step)
+    if found is None:
+        raise CheckpointError(
+            f"--ref-load {directory} is neither a Hugging Face directory (no config.json) nor a "
+            f"directory of checkpoints (no {TRACKER})"
+        )
+    return found
 
 
 def _step_metrics(step: Any) -> dict[str, float]:

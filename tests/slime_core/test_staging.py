@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from slime_core.errors import CheckpointError
-from slime_train.staging import TRACKER, begin, clean, latest, staged
+from slime_core.staging import TRACKER, begin, clean, latest, staged
 
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-import slime_train.staging as staging
+import slime_core.staging as staging
 
 def write(save, first, last):
     staging.clean(save)
