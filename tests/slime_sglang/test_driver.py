@@ -1,0 +1,205 @@
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from slime_core.data.filters import DynamicFilterOutput
+from slime_core.data.prompts import Prompt
+from slime_core.data.stream import PromptStream
+from slime_core.errors import EngineError
+from slime_core.types import Sample, SampleGroup, Status
+from slime_sglang.driver import Collected, CollectSpec, collect
+from slime_sglang.groups import GroupWorker
+
+
+class Desk:
+    """Answers after ``delay(sample)`` ticks; aborting ends every answer under way."""
+
+    def __init__(self, delay: Callable[[Sample], int] = lambda sample: 0) -> None:
+        self._delay = delay
+        self._aborted = False
+        self.dead = False
+        self.most_at_once = self._at_once = 0
+
+    async def __call__(self, sample: Sample) -> Sample:
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        for tick in range(self._delay(sample)):
+            if self._aborted:
+                sample.status = Status.ABORTED
+                break
+            await asyncio.sleep(0)
+            if tick == 0:
+                self._write(sample, 5)
+        else:
+            self._write(sample, 9)
+            sample.status = Status.COMPLETED
+        self._at_once -= 1
+        return sample
+
+    def _write(self, sample: Sample, token: int) -> None:
+        sample.tokens = [*sample.tokens, token]
+        sample.response_length += 1
+
+    def check_alive(self) -> None:
+        if self.dead:
+            raise EngineError("engine_0 ended with exit code 9")
+
+    async def abort(self) -> None:
+        self._aborted = True
+
+
+async def index_reward(samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        sample.reward = float(sample.index or 0)
+
+
+def make_source(num_prompts: int = 100, n: int = 2) -> PromptStream:
+    prompts = [Prompt(prompt="p", tokens=(1, 2)) for _ in range(num_prompts)]
+    return PromptStream(prompts, n, shuffle=False, seed=0)
+
+
+def run(desk: Desk, source: PromptStream, **changes: Any) -> Collected:
+    fields = {"iteration": 3, "num_groups": 4, "num_groups_at_once": 4, **changes}
+    return asyncio.run(
+        collect(source, GroupWorker(desk, index_reward), desk, CollectSpec(**fields))
+    )
+
+
+def indices(groups: Sequence[SampleGroup]) -> list[int]:
+    return [group.group_index for group in groups]
+
+
+def slow_first(sample: Sample) -> int:
+    return 5 - (sample.group_index or 0) % 5
+
+
+def test_groups_come_back_in_order_whoever_finishes_first() -> None:
+    collected = run(Desk(slow_first), make_source())
+    assert indices(collected.groups) == [0, 1, 2, 3]
+    assert [s.reward for g in collected.groups for s in g.samples] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert collected.metrics["rollout/num_surplus_groups"] == 0
+
+
+def test_dropped_groups_are_counted_by_reason_and_replaced() -> None:
+    def odd_only(samples: Sequence[Sample]) -> DynamicFilterOutput:
+        even = (samples[0].group_index or 0) % 2 == 0
+        return DynamicFilterOutput(keep=not even, reason="even" if even else None)
+
+    collected = run(Desk(), make_source(), keep=odd_only, num_groups_at_once=3)
+    assert len(collected.groups) == 4
+    assert all(index % 2 for index in indices(collected.groups))
+    assert collected.metrics["rollout/dynamic_filter/drop_even"] >= 4
+    assert len(collected.every_group) >= 8
+
+
+def test_a_filter_may_lend_what_it_dropped_to_a_short_batch() -> None:
+    def lend_all_but_two(samples: Sequence[Sample]) -> DynamicFilterOutput:
+        keep = (samples[0].group_index or 0) < 2
+        return DynamicFilterOutput(keep=keep, reason="dull", keep_when_insufficient=True)
+
+    source = make_source()
+    collected = run(Desk(), source, keep=lend_all_but_two)
+    assert indices(collected.groups) == [0, 1, 2, 3]
+    assert indices(source.take(1)) == [4]
+
+
+def test_what_is_unfinished_when_enough_is_there_starts_again_next_time() -> None:
+    source = make_source()
+    desk = Desk(lambda sample: 10_000 if sample.group_index in (1, 5) else 0)
+    collected = run(desk, source, num_groups_at_once=6)
+    assert indices(collected.groups) == [0, 2, 3, 4]
+    assert collected.metrics["rollout/num_unfinished_groups"] == 2
+    again = source.take(3)
+    assert indices(again) == [1, 5, 6]
+    assert all(s.status is Status.PENDING and s.tokens == [1, 2] for s in again[0].samples)
+
+
+def test_partial_rollout_gives_back_what_was_written_and_when_it_began() -> None:
+    source = make_source()
+    desk = Desk(lambda sample: 10_000 if sample.group_index == 1 else 0)
+    run(desk, source, num_groups_at_once=6, partial_rollout=True)
+    (again,) = source.take(1)
+    source.give_back([again])
+    assert again.group_index == 1
+    assert all(s.status is Status.ABORTED and s.tokens == [1, 2, 5] for s in again.samples)
+    assert all(s.metadata["start_rollout_id"] == 3 for s in again.samples)
+    resumed = run(Desk(), source)
+    assert [s.tokens for s in resumed.groups[0].samples] == [[1, 2, 5, 9]] * 2
+
+
+def test_a_dead_engine_ends_the_collection_and_everything_under_way() -> None:
+    desk = Desk(lambda sample: 10**9)
+
+    async def scenario() -> None:
+        worker = GroupWorker(desk, index_reward)
+        spec = CollectSpec(iteration=0, num_groups=2, num_groups_at_once=2)
+        task = asyncio.create_task(collect(make_source(), worker, desk, spec))
+        await asyncio.sleep(0.01)
+        desk.dead = True
+        with pytest.raises(EngineError, match="exit code 9"):
+            await asyncio.wait_for(task, 10)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_error_of_one_group_is_raised_and_the_others_are_cancelled() -> None:
+    async def fail(samples: Sequence[Sample]) -> None:
+        raise RuntimeError("a bug")
+
+    async def scenario() -> None:
+        desk = Desk()
+        spec = CollectSpec(iteration=0, num_groups=2, num_groups_at_once=2)
+        with pytest.raises(RuntimeError, match="a bug"):
+            await collect(make_source(), GroupWorker(desk, fail), desk, spec)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(scenario())
+
+
+def test_progress_counts_accepted_groups_and_shows_running_means() -> None:
+    readings: list[tuple[int, int, Mapping[str, float]]] = []
+    run(Desk(slow_first), make_source(), show=lambda *reading: readings.append(reading))
+    done = [reading[0] for reading in readings]
+    assert done == sorted(done)
+    assert done[-1] == 4
+    assert {reading[1] for reading in readings} == {4}
+    assert readings[-1][2]["reward"] == 3.5
+    assert readings[-1][2]["response_len"] == 2.0
+
+
+def test_segments_of_one_sample_keep_its_group_and_rollout() -> None:
+    async def split(sample: Sample) -> list[Sample]:
+        return [Sample(tokens=[1, i], response_length=1, status=Status.COMPLETED) for i in range(3)]
+
+    group = make_source().take(1)[0]
+    finished = asyncio.run(GroupWorker(split, index_reward).finish(group, iteration=0))
+    assert [s.rollout_id for s in finished.samples] == [0, 0, 0, 1, 1, 1]
+    assert {s.group_index for s in finished.samples} == {0}
+    assert all(s.reward is not None for s in finished.samples)
+
+
+def test_a_hook_may_replace_a_sample_before_its_reward() -> None:
+    async def shout(sample: Sample, *, rollout_id: int | None, evaluation: bool) -> Sample | None:
+        assert (rollout_id, evaluation) == (7, True)
+        if sample.index == 0:
+            return None
+        sample.index = 100
+        return sample
+
+    group = make_source().take(1)[0]
+    worker = GroupWorker(Desk(), index_reward, hooks=[shout])
+    finished = asyncio.run(worker.finish(group, iteration=7, evaluation=True))
+    assert [s.reward for s in finished.samples] == [0.0, 100.0]
+
+
+def test_a_sample_that_breaks_a_length_invariant_is_named() -> None:
+    async def broken(sample: Sample) -> Sample:
+        sample.status = Status.COMPLETED
+        sample.response_length = 99
+        return sample
+
+    group = make_source().take(1)[0]
+    with pytest.raises(ValueError, match="sample 0: `response_length` is 99"):
+        asyncio.run(GroupWorker(broken, index_reward).finish(group, iteration=0))

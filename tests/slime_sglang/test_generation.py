@@ -1,0 +1,228 @@
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from slime_core.errors import EngineError
+from slime_core.types import Sample, Status
+from slime_sglang.generation import Generation, GenerationSpec
+from slime_sglang.sampling_params import Sampling
+
+Reply = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
+
+
+class Server:
+    """Router and engine in one: answers what the test says, remembers what it was asked."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self.num_aborts = 0
+        self.at_once = self.most_at_once = 0
+
+    async def generate(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.bodies.append(body)
+        self.keys.append(request.headers.get("X-SMG-Routing-Key", ""))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0.02)
+        self.at_once -= 1
+        status, value = self._reply(body)
+        return web.json_response(value, status=status)
+
+    async def abort(self, request: web.Request) -> web.Response:
+        assert (await request.json())["abort_all"] is True
+        self.num_aborts += 1
+        return web.Response()
+
+    async def start(self) -> tuple[web.AppRunner, str]:
+        app = web.Application()
+        app.router.add_post("/generate", self.generate)
+        app.router.add_post("/abort_request", self.abort)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        return runner, f"http://{host}:{port}"
+
+
+def answered(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    meta = {
+        "output_token_logprobs": [[-0.5, 7, None]],
+        "completion_tokens": 1,
+        "finish_reason": {"type": "stop"},
+        "weight_version": "3",
+    }
+    return 200, {"text": "h", "meta_info": meta}
+
+
+def run(
+    server: Server,
+    samples: Sequence[Sample],
+    *,
+    check_alive: Callable[[], None] = lambda: None,
+    evaluation: bool = False,
+    abort_first: bool = False,
+    **changes: Any,
+) -> list[Any]:
+    async def scenario() -> list[Any]:
+        runner, url = await server.start()
+        fields = {
+            "router_url": url,
+            "engine_urls": [url],
+            "sampling": Sampling(max_response_len=8),
+            "concurrency": 4,
+            **changes,
+        }
+        try:
+            spec = GenerationSpec(**fields)
+            async with Generation(spec, None, check_alive) as generation:
+                generation.begin(1)
+                if evaluation:
+                    generation.begin_evaluation("set", Sampling(temperature=0, max_response_len=5))
+                if abort_first:
+                    await generation.abort()
+                return list(await asyncio.gather(*(generation(s) for s in samples)))
+        finally:
+            await runner.cleanup()
+
+    return asyncio.run(scenario())
+
+
+def make_samples(count: int = 1, **changes: Any) -> list[Sample]:
+    return [Sample(index=i, tokens=[1, 2], **changes) for i in range(count)]
+
+
+def test_a_sample_is_one_request_of_token_ids_with_log_probs() -> None:
+    server = Server(answered)
+    (sample,) = run(server, make_samples())
+    body = server.bodies[0]
+    assert body["input_ids"] == [1, 2]
+    assert body["return_logprob"] is True
+    assert body["sampling_params"]["max_new_tokens"] == 8
+    assert (sample.tokens, sample.response, sample.status) == ([1, 2, 7], "h", Status.COMPLETED)
+    assert sample.weight_versions == ["3"]
+    assert server.keys == [sample.session_id]
+
+
+def test_no_more_requests_are_in_flight_than_allowed() -> None:
+    server = Server(answered)
+    run(server, make_samples(20), concurrency=3)
+    assert server.most_at_once == 3
+
+
+def test_seeds_repeat_between_runs_and_differ_between_samples_and_iterations() -> None:
+    def seeds(**options: Any) -> list[int]:
+        server = Server(answered)
+        run(server, make_samples(3), **options)
+        return sorted(body["sampling_params"]["sampling_seed"] for body in server.bodies)
+
+    first = seeds(seed=9)
+    assert seeds(seed=9) == first
+    assert len(set(first)) == 3
+    assert not set(first) & set(seeds(seed=10))
+    assert not set(first) & set(seeds(seed=9, evaluation=True))
+
+
+def test_an_evaluation_has_sampling_parameters_of_its_own() -> None:
+    server = Server(answered)
+    run(server, make_samples(), evaluation=True)
+    assert server.bodies[0]["sampling_params"]["temperature"] == 0
+    assert server.bodies[0]["sampling_params"]["max_new_tokens"] == 5
+
+
+def test_a_momentary_failure_is_tried_again() -> None:
+    replies = iter([(503, {}), (200, answered({})[1])])
+    server = Server(lambda body: next(replies))
+    (sample,) = run(server, make_samples())
+    assert sample.status is Status.COMPLETED
+    assert len(server.bodies) == 2
+
+
+def test_a_failure_that_stays_is_an_engine_error_with_what_was_answered() -> None:
+    server = Server(lambda body: (503, {"error": "no workers"}))
+    with pytest.raises(EngineError, match=r"failed 3 times.*no workers"):
+        run(server, make_samples())
+
+
+def test_the_death_of_an_engine_is_what_is_reported() -> None:
+    def dead() -> None:
+        raise EngineError("engine_0 ended with exit code 137")
+
+    with pytest.raises(EngineError, match="exit code 137"):
+        run(Server(lambda body: (502, {})), make_samples(), check_alive=dead)
+
+
+def test_a_request_that_the_engine_refuses_fails_only_its_sample() -> None:
+    def refuse_long(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (400, {"message": "too long"}) if len(body["input_ids"]) > 2 else answered(body)
+
+    samples = [Sample(index=0, tokens=[1, 2, 3]), Sample(index=1, tokens=[1, 2])]
+    refused, fine = run(Server(refuse_long), samples)
+    assert refused.status is Status.FAILED
+    assert "too long" in refused.metadata["error"]
+    assert fine.status is Status.COMPLETED
+
+
+def test_a_response_that_has_no_room_left_is_truncated_without_a_request() -> None:
+    server = Server(answered)
+    full = Sample(index=0, tokens=[0] * 9, response_length=8)
+    (sample,) = run(server, [full])
+    assert sample.status is Status.TRUNCATED
+    assert not server.bodies
+
+
+def test_after_an_abort_nothing_new_starts() -> None:
+    server = Server(answered)
+    (sample,) = run(server, make_samples(), abort_first=True)
+    assert sample.status is Status.ABORTED
+    assert not server.bodies
+    assert server.num_aborts == 1
+
+
+CUSTOM = """
+from slime_sglang.generation import generate_single
+
+async def twice(args, sample, sampling_params):
+    await generate_single(args, sample, {"max_new_tokens": 1, "temperature": args.second})
+    await generate_single(args, sample)
+    return sample
+
+async def broken(args, sample, sampling_params):
+    raise KeyError(sampling_params["max_new_tokens"])
+"""
+
+
+def test_a_custom_function_asks_the_engine_as_often_as_it_likes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(CUSTOM)
+    server = Server(answered)
+    (sample,) = run(server, make_samples(), custom_generate=f"{path}:twice", flat={"second": 0.25})
+    first, second = (body["sampling_params"] for body in server.bodies)
+    assert (first["max_new_tokens"], first["temperature"]) == (1, 0.25)
+    assert (second["max_new_tokens"], second["temperature"]) == (7, 1.0)
+    assert server.bodies[1]["input_ids"] == [1, 2, 7]
+    assert sample.response_length == 2
+
+
+def test_a_custom_function_that_raises_fails_only_its_sample(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(CUSTOM)
+    broken, fine = make_samples(2)
+    broken.generate_function_path = f"{path}:broken"
+    failed, other = run(Server(answered), [broken, fine])
+    assert failed.status is Status.FAILED
+    assert failed.metadata["error"].endswith("KeyError: 8")
+    assert other.status is Status.COMPLETED
+
+
+def test_a_request_body_is_plain_json() -> None:
+    server = Server(answered)
+    run(server, make_samples())
+    json.dumps(server.bodies[0])

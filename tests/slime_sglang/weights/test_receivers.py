@@ -1,0 +1,187 @@
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import orjson
+import pytest
+import torch
+from slime_core.errors import ConfigError, EngineError, WeightSyncError
+from slime_sglang.client import EngineClient
+from slime_sglang.weights.collective import CollectiveReceiver
+from slime_sglang.weights.disk import DiskReceiver
+from slime_sglang.weights.session import EngineTarget, Session
+from slime_sglang.weights.tensor import TensorReceiver
+
+
+class FakeEngine(ThreadingHTTPServer):
+    """Answers every endpoint with what the test put into ``replies``."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.replies: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        self.version = "0"
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.calls.append((path, body))
+        if path == "/update_weight_version":
+            self.version = body["new_version"]
+        planned = self.replies.get(path)
+        if planned:
+            return planned.pop(0) if len(planned) > 1 else planned[0]
+        if path == "/model_info":
+            return 200, {"weight_version": self.version}
+        return 200, {"success": True, "message": ""}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeEngine
+
+    def log_message(self, *_args: Any) -> None:
+        pass
+
+    def _reply(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        body = orjson.loads(self.rfile.read(size)) if size else {}
+        status, value = self.server.answer(self.path, body)
+        data = orjson.dumps(value)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = _reply  # noqa: N815
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    server = FakeEngine()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+TENSORS = [("w", torch.ones(3))]
+
+
+def test_engines_are_paused_flushed_versioned_and_resumed_in_this_order(
+    engine: FakeEngine,
+) -> None:
+    session = Session([EngineTarget(engine.url)])
+    session.open(5)
+    session.pause()
+    session.finish()
+    session.close()
+    assert [path for path, _ in engine.calls] == [
+        "/pause_generation",
+        "/flush_cache",
+        "/update_weight_version",
+        "/continue_generation",
+        "/model_info",
+    ]
+    assert engine.version == "5"
+
+
+def test_an_engine_that_keeps_its_old_version_is_an_error(engine: FakeEngine) -> None:
+    engine.replies["/model_info"] = [(200, {"weight_version": "4"})]
+    session = Session([EngineTarget(engine.url)])
+    session.open(5)
+    with pytest.raises(WeightSyncError, match=r"reports weight version '4' .* of '5'"):
+        session.finish()
+    session.close()
+
+
+def test_an_engine_without_the_plugin_is_told_apart(engine: FakeEngine) -> None:
+    receiver = TensorReceiver([EngineTarget(engine.url)])
+    receiver.begin(1)
+    with pytest.raises(WeightSyncError, match="without confirming their digests"):
+        receiver.send(TENSORS)
+    receiver.close()
+
+
+def test_every_rank_of_an_engine_gets_a_handle_of_its_own(engine: FakeEngine) -> None:
+    receiver = TensorReceiver([EngineTarget(engine.url, num_ranks=3)])
+    receiver.begin(1)
+    with pytest.raises(WeightSyncError):
+        receiver.send(TENSORS)
+    receiver.close()
+    body = next(body for path, body in engine.calls if path == "/update_weights_from_tensor")
+    assert len(body["serialized_named_tensors"]) == 3
+    assert body["load_format"] == "flattened_bucket"
+
+
+def test_an_engines_complaint_reaches_the_trainer(engine: FakeEngine) -> None:
+    engine.replies["/update_weights_from_tensor"] = [
+        (400, {"success": False, "message": "tensor `w` differs"})
+    ]
+    receiver = TensorReceiver([EngineTarget(engine.url)])
+    receiver.begin(1)
+    with pytest.raises(WeightSyncError, match="tensor `w` differs"):
+        receiver.send(TENSORS)
+    receiver.close()
+
+
+def test_a_flush_that_is_refused_while_requests_end_is_asked_again(engine: FakeEngine) -> None:
+    engine.replies["/flush_cache"] = [(400, {}), (400, {}), (200, {})]
+    client = EngineClient(engine.url)
+    client.flush_cache()
+    client.close()
+    assert len(engine.calls) == 3
+
+
+def test_loading_weights_is_not_tried_twice(engine: FakeEngine) -> None:
+    engine.replies["/update_weights_from_tensor"] = [(500, {"error": "out of memory"})]
+    client = EngineClient(engine.url)
+    with pytest.raises(EngineError, match="out of memory"):
+        client.update_from_tensor(["x"])
+    client.close()
+    assert len(engine.calls) == 1
+
+
+def test_an_engine_that_is_not_there_is_an_engine_error() -> None:
+    client = EngineClient("http://127.0.0.1:9")
+    assert not client.is_up()
+    with pytest.raises(EngineError, match="ConnectError"):
+        client.generate({}, timeout_s=2)
+    client.close()
+
+
+def test_an_engine_that_refuses_to_join_a_group_is_an_error_and_not_a_hang(
+    engine: FakeEngine,
+) -> None:
+    engine.replies["/init_weights_update_group"] = [(400, {"success": False, "message": "no"})]
+    receiver = CollectiveReceiver([EngineTarget(engine.url)], backend="gloo", timeout_s=3)
+    with pytest.raises(WeightSyncError, match="did not join|failed|answered 400"):
+        receiver.begin(1)
+    receiver.close()
+
+
+def test_nccl_needs_its_memory_setting_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NCCL_CUMEM_ENABLE", raising=False)
+    with pytest.raises(ConfigError, match="NCCL_CUMEM_ENABLE must be 0"):
+        CollectiveReceiver([EngineTarget("http://x")], backend="nccl")
+
+
+def test_a_version_on_disk_is_there_whole_or_not_at_all(engine: FakeEngine, tmp_path: Any) -> None:
+    receiver = DiskReceiver([EngineTarget(engine.url)], tmp_path)
+    receiver.begin(2)
+    receiver.send(TENSORS)
+    assert not list(tmp_path.glob("weight_v*"))
+    with pytest.raises(WeightSyncError, match="without confirming"):
+        receiver.commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["weight_v000002"]
+    receiver.begin(3)
+    with pytest.raises(WeightSyncError, match="no weights were sent"):
+        receiver.commit()
+    receiver.close()
