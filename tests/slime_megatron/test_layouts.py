@@ -154,7 +154,8 @@ def reference(case: Case) -> str:
 COMPARED = {name: case for name, case in (ALONE | DIVIDED).items() if name != reference(case)}
 
 
-NOT_COMPARED = ("perf/", "clipfrac", "first step")
+ONE_STEP = {n: c for n, c in (ALONE | DIVIDED).items() if c.batch != TWO_STEPS}
+NOT_COMPARED = ("perf/", "clipfrac")
 """Timings; shares of tokens that a rounding error moves over a threshold."""
 
 
@@ -164,13 +165,13 @@ def test_the_step_does_not_depend_on_how_it_is_divided(
 ):
     expected, found = steps[reference(COMPARED[name])], steps[name]
     compared = [key for key in expected if not any(word in key for word in NOT_COMPARED)]
-    assert len(compared) > 10 or COMPARED[name].objective == "sft"
+    assert any(key.startswith("first step train/loss") for key in compared)
     for key in compared:
-        tolerance = 1e-3 if key.startswith("second") else 1e-5
+        # What follows an update feels its rounding errors, times a large learning rate.
+        exact = key.startswith(("first step", "rollout")) or name in ONE_STEP
+        exact = exact and not key.startswith("second")
+        tolerance = 1e-5 if exact else 1e-3
         assert math.isclose(found[key], expected[key], rel_tol=tolerance, abs_tol=1e-7), key
-
-
-ONE_STEP = {n: c for n, c in (ALONE | DIVIDED).items() if c.batch != TWO_STEPS}
 
 
 @pytest.mark.parametrize("name", [n for n, c in ONE_STEP.items() if c.objective == "grpo"])

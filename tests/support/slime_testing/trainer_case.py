@@ -25,7 +25,7 @@ from slime_testing.megatron_state import _BASE, architecture_argv
 
 
 def make_batch(num_rollouts: int = 8, *, vocab_size: int = 100, seed: int = 0) -> TrainBatch:
-    """Prompts of 2 to 8 tokens, responses of 1 to 24, masks with holes, two rollouts in segments."""
+    """Prompts of 2 to 8 tokens, responses of 1 to 24, holes in masks, two rollouts in segments."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low: int, high: int) -> int:
