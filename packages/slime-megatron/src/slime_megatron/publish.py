@@ -18,9 +18,9 @@ def publish(
     """Send every weight to ``receiver`` as ``version``; return timings and sizes on rank 0.
 
     Every rank calls it; ``receiver`` is None except on rank 0. Buckets hold at most
-    ``buffer_size`` bytes of Hugging Face tensors (or one that is larger); the receiver sends digests
-    of its tensors along for the engines to compare with what arrived. A failure on rank 0 is raised
-    on every rank.
+    ``buffer_size`` bytes of Hugging Face tensors (or one that is larger); the receiver sends
+    digests of its tensors along for the engines to compare with what arrived. A failure on rank 0
+    is raised on every rank.
     """
     from slime_megatron.mcore.export import on_rank_zero  # after bootstrap.load, not before
 

@@ -21,8 +21,8 @@ from slime_core.config.model import ModelConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.errors import CheckpointError
 from slime_core.interfaces import Metrics, WeightReceiver
-from slime_core.staging import TRACKER, latest
 from slime_core.losses.importance import custom_importance
+from slime_core.staging import TRACKER, latest
 
 from slime_megatron.config import MegatronConfig
 from slime_megatron.stages import LOG_PROBS, Objective, RankPayload, Report, train_iteration
