@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
 from slime_core.config.batch import BatchConfig
-from slime_core.schedule.plan import ParallelLayout
+from slime_core.schedule.layout import ParallelLayout
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
 

@@ -4,7 +4,7 @@ import pytest
 import torch.distributed as dist
 from slime_core.config.algorithm import PolicyLossConfig
 from slime_core.config.checkpoint import CheckpointConfig
-from slime_core.schedule.plan import ParallelLayout
+from slime_core.schedule.layout import ParallelLayout
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
 

@@ -26,7 +26,7 @@ def make(directory: str, *argv: str, load: Path | None = None, **sections: Any) 
 
 
 def one_iteration(trainer: Any, iteration: int = 0, *, seed: int = 0) -> dict[str, float]:
-    from slime_core.schedule.plan import ParallelLayout
+    from slime_core.schedule.layout import ParallelLayout
     from slime_testing.trainer_case import make_batch, make_payload
 
     batch_config = trainer._config.batch
@@ -75,7 +75,7 @@ def only_norms_move(directory: str) -> list[str]:
 
 def a_broken_gradient(directory: str) -> tuple[str, bool, dict[str, float]]:
     import torch
-    from slime_core.schedule.plan import ParallelLayout
+    from slime_core.schedule.layout import ParallelLayout
     from slime_testing.trainer_case import make_batch, make_payload
 
     batch = make_batch()

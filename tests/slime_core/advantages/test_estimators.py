@@ -11,7 +11,7 @@ from slime_core.batch import PolicySignals, Ragged
 from slime_core.collate import collate
 from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
 from slime_core.errors import PluginError
-from slime_core.interfaces import LocalReduce
+from slime_core.reduce import LocalReduce
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slime_core.advantages.whiten import whiten
-from slime_core.interfaces import LocalReduce
+from slime_core.reduce import LocalReduce
 from slime_testing.ranks import GlooReduce, run_on_ranks
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=20)

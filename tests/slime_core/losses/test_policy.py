@@ -5,9 +5,9 @@ import pytest
 import torch
 from slime_core.batch import LossInputs
 from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
-from slime_core.interfaces import LocalReduce
 from slime_core.losses.importance import custom_importance
 from slime_core.losses.policy import policy_loss
+from slime_core.reduce import LocalReduce
 
 GRPO, GSPO, CISPO = (AdvantageConfig(advantage_estimator=e) for e in ("grpo", "gspo", "cispo"))
 

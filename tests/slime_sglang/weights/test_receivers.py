@@ -162,7 +162,7 @@ def test_an_engine_that_refuses_to_join_a_group_is_an_error_and_not_a_hang(
 ) -> None:
     engine.replies["/init_weights_update_group"] = [(400, {"success": False, "message": "no"})]
     receiver = CollectiveReceiver([EngineTarget(engine.url)], backend="gloo", timeout_s=3)
-    with pytest.raises(WeightSyncError, match="did not join|failed|answered 400"):
+    with pytest.raises(WeightSyncError, match=r"did not join|failed|answered 400"):
         receiver.begin(1)
     receiver.close()
 

@@ -51,6 +51,9 @@ def _configured(words: Sequence[str]) -> int:
 
         _print(dump(resolved))
         return 0
+    from slime_train.runtime import env
+
+    env.prepare()
     from slime_train.run import run
 
     return run(resolved.config)

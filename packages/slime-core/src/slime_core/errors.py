@@ -11,7 +11,7 @@ class ConfigError(SlimeError, ValueError):
     """The user asked for something impossible; the message names the flag and the remedy."""
 
 
-class ConfigErrors(ConfigError):
+class ConfigErrors(ConfigError):  # noqa: N818 -- several errors, as the name says
     """Every problem of one command line, reported together."""
 
     def __init__(self, problems: Sequence[str]) -> None:

@@ -1,16 +1,18 @@
 """The few verbs the loop and the backends need from each other.
 
-Backends satisfy these structurally; nothing here is inherited from.
+Backends satisfy these structurally; nothing here is inherited from. The driver of a run imports
+this, so torch is not imported here.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NewType, Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
 from slime_core.types import Sample, SampleGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BatchHandle = NewType("BatchHandle", object)
 """A rollout's training data, by reference; the driver passes it on and never looks inside."""
@@ -22,17 +24,9 @@ Metrics = Mapping[str, float]
 class Reduce(Protocol):
     """Sum a small tensor over the ranks that share a statistic; carries gradient."""
 
-    def sum(self, x: Tensor) -> Tensor:
+    def sum(self, x: "Tensor") -> "Tensor":
         """Return the sum of ``x`` over those ranks, same shape."""
         ...
-
-
-class LocalReduce:
-    """One rank: nothing to add."""
-
-    def sum(self, x: Tensor) -> Tensor:
-        """Return ``x``."""
-        return x
 
 
 class Generate(Protocol):
@@ -110,7 +104,7 @@ class WeightReceiver(Protocol):
         """Pause the engines."""
         ...
 
-    def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
+    def send(self, tensors: "Sequence[tuple[str, Tensor]]") -> None:
         """Hand over one bucket of named tensors in Hugging Face layout, with their digests.
 
         Raises:

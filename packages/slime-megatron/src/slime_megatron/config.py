@@ -11,7 +11,7 @@ from slime_core.config.flags import Flag, derived
 from slime_core.config.table import flags_from_table
 
 if TYPE_CHECKING:
-    from slime_core.schedule.plan import ParallelLayout
+    from slime_core.schedule.layout import ParallelLayout
 
 OWNER = "megatron"
 
@@ -88,7 +88,7 @@ class MegatronConfig:
     @property
     def layout(self) -> "ParallelLayout":
         """Sizes of the parallel groups."""
-        from slime_core.schedule.plan import ParallelLayout
+        from slime_core.schedule.layout import ParallelLayout
 
         tp, pp, cp = model_parallel_sizes(self.values)
         return ParallelLayout(

@@ -5,7 +5,6 @@ and an owner, and turns what Ray raises back into the error that was raised over
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from slime_core.errors import SlimeError
+
+from slime_train.runtime.env import ray_address
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,7 @@ def cluster(num_workers: int) -> Iterator[None]:
     A cluster of our own offers one logical CPU per worker: the operating system shares out the
     real ones, and Ray must not queue a worker for lack of them.
     """
-    # Ray warns about behaviour that does not concern actors without GPU requests.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS")
+    address = ray_address()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         ray.init(address=address, **options)
