@@ -2,7 +2,8 @@
 
 SGLang calls ``register`` in each of its processes before the engine starts (entry point group
 ``sglang.srt.plugins``). A hook whose target is gone ends the process: an engine that loads weights
-without checking them must not start. On a CPU it also installs ``slime_sglang.server.sampling``.
+without checking them must not start. On a CPU it also installs
+``slime_sglang.server.sampling`` and ``slime_sglang.server.attention``.
 """
 
 import importlib.metadata
@@ -11,7 +12,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from slime_sglang.server import sampling, verified
+from slime_sglang.server import attention, sampling, verified
 
 _SUPPORTED = "0.5.17"
 
@@ -22,7 +23,7 @@ def register() -> None:
     replacements: dict[str, Callable[..., Any]] = {}
     afters: dict[str, Callable[..., Any]] = {}
     if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
-        hooks |= sampling.AROUND
+        hooks |= {**sampling.AROUND, **attention.AROUND}
         afters |= sampling.AFTER
         replacements |= sampling.REPLACE
     _require([*hooks, *afters, *replacements])
