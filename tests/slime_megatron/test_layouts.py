@@ -2,22 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
-from slime_core.config.batch import BatchConfig
 from slime_core.schedule.layout import ParallelLayout
+from slime_testing.layout_case import STATIC, Case
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-STATIC = BatchConfig(
-    global_batch_size=8, micro_batch_size=2, data_pad_size_multiplier=1, log_probs_chunk_size=16
-)
 DYNAMIC = replace(STATIC, use_dynamic_batch_size=True, max_tokens_per_gpu=64)
 OBJECTIVES: Mapping[str, dict[str, Any]] = {
     "grpo": {
@@ -32,15 +29,6 @@ OBJECTIVES: Mapping[str, dict[str, Any]] = {
     },
     "sft": {"policy_loss": PolicyLossConfig(loss_type="sft_loss")},
 }
-
-
-@dataclass(frozen=True)
-class Case:
-    layout: ParallelLayout
-    objective: str = "grpo"
-    batch: BatchConfig = STATIC
-    flags: tuple[str, ...] = ()
-    tied: bool = False
 
 
 def flags_of(case: Case) -> tuple[str, ...]:

@@ -1,9 +1,7 @@
-
 import signal
-import time
 
 import pytest
-from slime_testing.runs import metrics, run, series, start, write_sums
+from slime_testing.runs import Run, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
 pytestmark = pytest.mark.slow
@@ -27,8 +25,6 @@ def command(inputs, directory, **flags):
     return [*words, *(word for pair in flags.items() for word in pair)]
 
 
-
-
 def test_a_killed_run_continues_as_if_it_had_not_been(inputs, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(*command(inputs, whole))
@@ -36,13 +32,11 @@ def test_a_killed_run_continues_as_if_it_had_not_been(inputs, tmp_path):
     assert list(expected) == [0, 1, 2, 3, 4, 5]
     assert expected[5] < expected[0]
 
-    process = start(*command(inputs, killed))
+    process = Run(*command(inputs, killed))
     log = killed / "out" / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if log.exists() and len(series(killed / "out", "train/loss")) >= 3:
-            break
-        time.sleep(0.02)
+    assert wait_for(
+        lambda: log.exists() and len(series(killed / "out", "train/loss")) >= 3, seconds=300
+    )
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert max(series(killed / "out", "train/loss")) < 5, "it was not killed in the middle"
@@ -52,4 +46,3 @@ def test_a_killed_run_continues_as_if_it_had_not_been(inputs, tmp_path):
     assert series(killed / "out", "train/loss") == expected
     assert series(killed / "out", "train/grad_norm") == series(whole / "out", "train/grad_norm")
     assert sorted(p.name for p in (killed / "save").glob(".iter_*")) == []
-    assert all("eval" not in name for row in metrics(whole / "out") for name in row)

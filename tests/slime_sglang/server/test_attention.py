@@ -41,8 +41,11 @@ def test_requests_of_one_length_attend_together_as_they_would_alone(lengths: lis
     assert torch.equal(found, one_by_one(query, caches))
 
 
-def test_sliding_windows_are_left_to_sglang() -> None:
-    query, output, caches = make_case([5])
+def test_sliding_windows_and_encoders_are_left_to_sglang() -> None:
+    query, output, caches = make_case([5, 6])
+    encoded = (*caches[:5], torch.tensor([3, 3]))
+    found = _decode(lambda *_args, **_kw: query, None, query, output, *encoded)
+    assert found is query
     found = _decode(
         lambda *_args, **_kw: query, None, query, output, *caches, sliding_window_size=4
     )

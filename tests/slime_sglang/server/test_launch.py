@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 from slime_core.errors import EngineError
 from slime_sglang.server.archs import disabled_models
-from slime_sglang.server.launch import EngineSpec, check_plugin, command_line, environment
+from slime_sglang.server.launch import EngineSpec, command_line, environment, plugin_paths
 
 
 def make_spec(tmp_path: Path, **changes: Any) -> EngineSpec:
@@ -76,5 +77,11 @@ def test_a_model_directory_without_config_is_named(tmp_path: Path) -> None:
         environment(spec, {})
 
 
-def test_the_plugin_is_installed() -> None:
-    check_plugin()
+def test_sglang_finds_the_plugin_installed_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plugin_paths() == []
+    (installed,) = importlib.metadata.entry_points(group="sglang.srt.plugins", name="slime")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: ())
+    metadata, sources = plugin_paths()
+    (found,) = importlib.metadata.distributions(path=[metadata])
+    assert [e.value for e in found.entry_points] == [installed.value]
+    assert (Path(sources) / "slime_sglang" / "server" / "plugin.py").is_file()

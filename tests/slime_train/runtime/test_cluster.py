@@ -38,7 +38,9 @@ def ray_cluster():
 @pytest.fixture
 def worker(ray_cluster):
     # The class travels by value: test modules cannot be imported by a worker.
-    import cloudpickle, sys
+    import sys
+
+    import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[Worker.__module__])
     remote = Remote("worker 0", functools.partial(Worker, "hello"), peekable=True)

@@ -16,7 +16,8 @@ DRIVER = f"""
 import subprocess, sys, time
 from slime_train.runtime.sentinel import owned_processes
 with owned_processes() as token:
-    child = subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], stdout=subprocess.PIPE, start_new_session=True)
+    command = [sys.executable, "-c", {STUBBORN!r}]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     child.stdout.readline()
     print(token, flush=True)
     if sys.argv[1] == "raise":

@@ -5,9 +5,13 @@ import os
 import random
 import subprocess
 import sys
+import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
-TIMEOUT_S = 600
+TIMEOUT_S = 500
+MARK = "SLIME_TEST_MARK"
 
 
 def write_sums(path: Path, count: int, seed: int = 0) -> Path:
@@ -19,18 +23,47 @@ def write_sums(path: Path, count: int, seed: int = 0) -> Path:
     return path
 
 
-def start(*words: object) -> subprocess.Popen:
-    """The command in a process of its own, its output collected."""
-    command = [sys.executable, "-m", "slime_train.cli", *map(str, words)]
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "RAY_"))}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    )
+class Run(subprocess.Popen):
+    """The command in a process of its own, its output collected; descendants carry ``mark``."""
+
+    def __init__(self, *words: object) -> None:
+        self.mark = uuid.uuid4().hex
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "RAY_"))}
+        super().__init__(
+            [sys.executable, "-m", "slime_train.cli", *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=env | {MARK: self.mark},
+        )
+
+
+def carriers(mark: str) -> list[str]:
+    """Names of the live processes that descend from the run with this mark."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if (
+                entry.name.isdigit()
+                and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes()
+            ):
+                found.append((entry / "cmdline").read_text().replace("\0", " ")[:200])
+        except OSError:  # gone meanwhile
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether ``condition`` came true in time."""
+    deadline = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return met
 
 
 def run(*words: object, expect: int = 0) -> str:
     """Run to the end; the output. Fails with it when the exit code is another."""
-    process = start(*words)
+    process = Run(*words)
     try:
         output, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -38,6 +71,7 @@ def run(*words: object, expect: int = 0) -> str:
         output, _ = process.communicate()
         raise AssertionError(f"no end after {TIMEOUT_S} s:\n{output}") from None
     assert process.returncode == expect, output
+    assert wait_for(lambda: not carriers(process.mark), 10), carriers(process.mark)
     return output
 
 

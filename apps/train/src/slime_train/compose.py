@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slime_core.errors import ConfigError
 from slime_core.interfaces import Metrics
+
 from slime_train.checkpoints import Checkpoints, resume_from
 from slime_train.loop import Cadence, Job
 from slime_train.progress import Progress

@@ -1,6 +1,6 @@
 """Who occupies the devices while the other side works."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -8,11 +8,11 @@ class SideBySide:
     """Trainer and engines keep what they hold: separate devices, or one that fits both."""
 
     @contextmanager
-    def training(self) -> Iterator[None]:
+    def training(self) -> Generator[None]:
         """Nothing to move."""
         yield
 
     @contextmanager
-    def publishing(self) -> Iterator[None]:
+    def publishing(self) -> Generator[None]:
         """Nothing to move."""
         yield

@@ -4,13 +4,14 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 from slime_core.errors import SlimeError
 from slime_core.interfaces import Metrics
+
 from slime_train.compose import Screen, compose
 from slime_train.console import Console
 from slime_train.logs import log_to_file
@@ -63,7 +64,7 @@ def _run(config: RunConfig, directory: Path) -> None:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def _signals_raise() -> Generator[None]:
     """Let SIGTERM unwind the stack as Ctrl-C does, so that what was started is ended."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:

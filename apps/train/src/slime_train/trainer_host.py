@@ -20,9 +20,7 @@ class TrainerHost:
         self._engines: tuple[EngineTarget, ...] = ()
         self._trainer = TrainerRank(_trainer_config(config), rank, world_size, self._receiver)
 
-    def initialize(
-        self, rendezvous: str, load: Path | None
-    ) -> tuple[int, Mapping[str, float]]:
+    def initialize(self, rendezvous: str, load: Path | None) -> tuple[int, Mapping[str, float]]:
         """Build the model; the first iteration to train, and seconds by part."""
         seconds = self._trainer.initialize(rendezvous, load)
         return self._trainer.iteration, seconds

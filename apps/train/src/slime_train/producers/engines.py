@@ -140,7 +140,9 @@ def _optional[T](
 
 
 def _sample_hooks(config: RunConfig) -> list[hooks.SampleHook]:
-    return [hooks.sample_hook(path, config.flat) for path in config.rollout.rollout_sample_hook_path]
+    return [
+        hooks.sample_hook(path, config.flat) for path in config.rollout.rollout_sample_hook_path
+    ]
 
 
 def _stream(config: RunConfig, tokenizer: Tokenizer) -> PromptStream:

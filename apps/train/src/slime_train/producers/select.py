@@ -12,21 +12,21 @@ def make_producer(config: RunConfig, directory: Path) -> Producer:
     """By loss type and debug flags; engines are imported only where they are used."""
     dump = config.debug.load_debug_rollout_data
     if dump is not None:
-        from slime_train.producers.replay import Replay  # noqa: PLC0415
+        from slime_train.producers.replay import Replay
 
         return Replay(dump, config.debug.load_debug_rollout_data_subsample)
     tokenizer = load_tokenizer(config.model.hf_checkpoint)
     if config.policy_loss.loss_type == "sft_loss":
-        from slime_train.producers.demonstrations import Demonstrations  # noqa: PLC0415
+        from slime_train.producers.demonstrations import Demonstrations
 
         return Demonstrations(config, tokenizer)
-    from slime_train.producers.engines import EngineProducer  # noqa: PLC0415
+    from slime_train.producers.engines import EngineProducer
 
     return EngineProducer(config, tokenizer, directory)
 
 
 def load_tokenizer(model: str) -> Tokenizer:
     """The tokenizer of a Hugging Face directory."""
-    from transformers import AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model)

@@ -6,13 +6,12 @@ and an owner, and turns what Ray raises back into the error that was raised over
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-
 from slime_core.errors import SlimeError
 
 from slime_train.runtime.env import ray_address
@@ -27,7 +26,7 @@ class WorkerError(SlimeError, RuntimeError):
 
 
 @contextmanager
-def cluster(num_workers: int) -> Iterator[None]:
+def cluster(num_workers: int) -> Generator[None]:
     """Join the cluster of ``RAY_ADDRESS``, or start one on this machine that ends with the block.
 
     A cluster of our own offers one logical CPU per worker: the operating system shares out the
@@ -68,7 +67,8 @@ class Remote:
             "max_restarts": 0,
         }
         if peekable:
-            remote_class: Any = ray.remote(concurrency_groups={"side": 1})(_PeekableHost)
+            side: Any = ray.remote(concurrency_groups={"side": 1})  # pyright: ignore[reportCallIssue]
+            remote_class: Any = side(_PeekableHost)
         else:
             remote_class = ray.remote(_Host)
         self._actor: Any = remote_class.options(**options).remote(factory)
@@ -120,7 +120,9 @@ class Pending:
             ) from error
 
 
-def gather(calls: Sequence[Pending], timeout_s: float, while_waiting: Callable[[], None]) -> list[Any]:
+def gather(
+    calls: Sequence[Pending], timeout_s: float, while_waiting: Callable[[], None]
+) -> list[Any]:
     """All answers, in order; the first failure is raised at once, without waiting for the rest.
 
     ``while_waiting`` is called about twice a second.

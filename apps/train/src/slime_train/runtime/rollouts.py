@@ -80,8 +80,8 @@ class RolloutProcess:
 
 class _RolloutWorker:
     def __init__(self, config: RunConfig, directory: Path) -> None:
-        from slime_train.logs import log_to_file  # noqa: PLC0415
-        from slime_train.rollout_host import RolloutHost  # noqa: PLC0415
+        from slime_train.logs import log_to_file
+        from slime_train.rollout_host import RolloutHost
 
         log_to_file(directory / "logs" / "rollout.log")
         self._host = RolloutHost(config, directory)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ GRACE_S = 5.0
 
 
 @contextmanager
-def owned_processes() -> Iterator[str]:
+def owned_processes() -> Generator[str]:
     """Give this process's future descendants a token and end them all on the way out."""
     token = uuid.uuid4().hex
     os.environ[TOKEN_VARIABLE] = token

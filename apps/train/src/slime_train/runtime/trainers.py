@@ -104,8 +104,8 @@ def rank_environment(config: RunConfig, rank: int, world_size: int) -> Mapping[s
 
 def _trainer_rank(config: RunConfig, rank: int, world_size: int, logs: Path) -> Any:
     # Here, in the rank's own process, the first import of torch and Megatron happens.
-    from slime_train.logs import log_to_file  # noqa: PLC0415
-    from slime_train.trainer_host import TrainerHost  # noqa: PLC0415
+    from slime_train.logs import log_to_file
+    from slime_train.trainer_host import TrainerHost
 
     log_to_file(logs / f"trainer-{rank}.log")
     return TrainerHost(config, rank, world_size)

@@ -1,0 +1,99 @@
+import signal
+import time
+
+import pytest
+from slime_testing.runs import Run, carriers, metrics, run, series, wait_for, write_sums
+from slime_testing.tiny import make_qwen3
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("reinforcement")
+    return make_qwen3(root / "model"), write_sums(root / "sums.jsonl", 24)
+
+
+def command(inputs, directory, *more):
+    model, sums = inputs
+    return [
+        "--hf-checkpoint", model, "--prompt-data", sums, "--apply-chat-template",
+        "--rollout-shuffle", "--num-rollout", 2, "--rollout-batch-size", 8,
+        "--n-samples-per-prompt", 4, "--global-batch-size", 32, "--micro-batch-size", 4,
+        "--rollout-max-response-len", 6, "--lr", "1e-2",
+        "--use-kl-loss", "--kl-loss-coef", "0.01", "--kl-loss-type", "k3",
+        "--eval-prompt-data", "sums", sums, "--eval-interval", 2,
+        "--output-dir", directory / "out", "--save", directory / "save", "--save-interval", 1,
+        *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory):
+    """Half the responses are right: advantages that are not zero, even for a random model."""
+    file = tmp_path_factory.mktemp("reward") / "even.py"
+    file.write_text(
+        "async def even(args, sample, **kwargs):\n    return float(sample.tokens[-1] % 2)\n"
+    )
+    return ["--custom-rm-path", f"{file}:even"]
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, reward, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished")
+    run(*command(inputs, directory, *reward))
+    return directory
+
+
+def test_trainer_and_engines_agree_after_every_publish(finished):
+    out = finished / "out"
+    differences = series(out, "train/train_rollout_logprob_abs_diff")
+    assert list(differences) == [0, 1]
+    assert 0 < max(differences.values()) <= 1e-4
+    assert all(value > 0 for value in series(out, "train/grad_norm").values())
+
+
+def test_the_first_iteration_starts_at_the_reference(finished):
+    out = finished / "out"
+    assert series(out, "train/kl_loss")[0] == 0.0
+    assert series(out, "train/ppo_kl")[0] == 0.0
+    assert series(out, "rollout/log_probs")[0] == series(out, "rollout/ref_log_probs")[0]
+    assert series(out, "train/kl_loss")[1] > 0.0
+
+
+def test_it_is_evaluated_before_and_after(finished):
+    assert set(series(finished / "out", "eval/sums")) == {0, 2}
+
+
+def test_a_seed_gives_the_same_losses_again(finished, inputs, reward, tmp_path):
+    run(*command(inputs, tmp_path, *reward, "--skip-eval-before-train"))
+    for name in ("train/loss", "train/grad_norm", "rollout/raw_reward", "rollout/log_probs"):
+        assert series(tmp_path / "out", name) == series(finished / "out", name), name
+
+
+def test_it_continues_on_two_ranks_and_two_engines_over_another_transport(finished, inputs, reward):
+    output = run(
+        *command(
+            inputs, finished, *reward, "--num-rollout", 3, "--skip-eval-before-train",
+            "--actor-num-gpus-per-node", 2, "--tensor-model-parallel-size", 2,
+            "--rollout-num-engines", 2, "--update-weight-transport", "nccl",
+        )
+    )  # fmt: skip
+    assert "continuing from" in output
+    differences = series(finished / "out", "train/train_rollout_logprob_abs_diff")
+    assert list(differences) == [0, 1, 2]
+    assert differences[2] <= 1e-4
+
+
+def test_a_killed_driver_leaves_no_process(inputs, reward, tmp_path):
+    process = Run(*command(inputs, tmp_path, *reward, "--num-rollout", 500))
+    log = tmp_path / "out" / "metrics.jsonl"
+    assert wait_for(lambda: log.exists() and "train/loss" in log.read_text(), 300)
+    mark = process.mark
+    assert len(carriers(mark)) > 5
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    begin = time.monotonic()
+    assert wait_for(lambda: not carriers(mark), 30), carriers(mark)
+    assert time.monotonic() - begin < 30
+    assert metrics(tmp_path / "out")
