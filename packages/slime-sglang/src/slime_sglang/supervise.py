@@ -44,7 +44,7 @@ class Supervised:
         self.log_path = command.log_path
         self._grace_s = command.grace_s
         command.log_path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.mkdtemp(prefix="slime-")
+        self._scratch = scratch = tempfile.mkdtemp(prefix="slime-")
         logger.info("starting %s: %s (log: %s)", self.name, shlex.join(command.argv), self.log_path)
         guarded = [sys.executable, "-I", "-S", str(_GUARDIAN)]
         guarded += [str(os.getpid()), str(command.grace_s), scratch, *command.argv]
@@ -109,6 +109,7 @@ class Supervised:
                 logger.warning("%s did not stop in time; killing its guardian", self.name)
                 self._guardian.kill()  # the command itself dies with it
                 self._guardian.wait(5)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def log_tail(path: Path, lines: int = _TAIL_LINES) -> str:

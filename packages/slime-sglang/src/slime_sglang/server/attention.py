@@ -29,7 +29,10 @@ def _decode(
 ) -> Tensor:
     names = ("k_cache", "v_cache", "req_to_token", "req_pool_indices", "seq_lens", "encoder_lens")
     given = dict(zip(names, caches, strict=False)) | options
-    if any(given.get(name) not in (None, False) for name in _UNUSUAL) or given["k_cache"].dtype != query.dtype:
+    if (
+        any(given.get(name) not in (None, False) for name in _UNUSUAL)
+        or given["k_cache"].dtype != query.dtype
+    ):
         return original(backend, query, output, *caches, **options)
     rows: dict[int, list[int]] = defaultdict(list)
     for row, length in enumerate(given["seq_lens"].tolist()):

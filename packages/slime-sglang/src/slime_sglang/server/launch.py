@@ -55,7 +55,6 @@ class Engine:
     """A running SGLang server; owned by the process that started it."""
 
     def __init__(self, spec: EngineSpec) -> None:
-        check_plugin()
         self.spec = spec
         self._lease = PortLease(2, spec.host)
         port, collective_port = self._lease.ports
@@ -106,14 +105,15 @@ def start_engine(spec: EngineSpec, *, deadline_s: float = 600.0) -> Engine:
     return engine
 
 
-def check_plugin() -> None:
-    """Raise ``EngineError`` unless SGLang will find the plugin that verifies weights."""
-    if not importlib.metadata.entry_points(group=_PLUGIN_GROUP, name=_PLUGIN):
-        raise EngineError(
-            f"the entry point {_PLUGIN!r} of group {_PLUGIN_GROUP!r} is missing: "
-            "slime-sglang is not installed, or was installed before it had one; "
-            "run `uv sync --reinstall-package slime-sglang`"
-        )
+def plugin_paths() -> list[str]:
+    """What SGLang's PYTHONPATH needs to find the plugin that verifies weights.
+
+    Nothing when slime-sglang is installed; run from its sources, the entry point is declared by
+    the metadata beside this file.
+    """
+    if importlib.metadata.entry_points(group=_PLUGIN_GROUP, name=_PLUGIN):
+        return []
+    return [str(Path(__file__).with_name("source_tree")), str(Path(__file__).parents[2])]
 
 
 def command_line(spec: EngineSpec, *, port: int, collective_port: int) -> list[str]:
@@ -158,11 +158,14 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
     if spec.model_path.is_dir():
         env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         env["SGLANG_DISABLED_MODEL_ARCHS"] = ",".join(disabled_models(_architectures(spec)))
+    paths = [*plugin_paths(), *filter(None, [env.get("PYTHONPATH")])]
+    if spec.device == "cpu":
+        paths.insert(0, str(Path(__file__).with_name("cpu_stub")))
+    if paths:
+        env["PYTHONPATH"] = os.pathsep.join(paths)
     if spec.device == "cuda":
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, _visible(spec.gpus, base)))
         return env
-    stub = str(Path(__file__).with_name("cpu_stub"))
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [stub, env.get("PYTHONPATH")]))
     env |= {
         "SGLANG_USE_CPU_ENGINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
