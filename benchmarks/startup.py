@@ -18,7 +18,7 @@ from slime_train.quickstart.cli import write_model
 from slime_train.quickstart.task import write_task
 
 SAID = {
-    "starting the trainer and the engines": "command line read and checked",
+    "starting the trainer and the engines": "command line checked, Ray started",
     "ready after": "trainer and engines ready",
 }
 """What the terminal says at the end of a phase, and what the phase was."""
