@@ -29,10 +29,9 @@ def _decode(
 ) -> Tensor:
     names = ("k_cache", "v_cache", "req_to_token", "req_pool_indices", "seq_lens", "encoder_lens")
     given = dict(zip(names, caches, strict=False)) | options
-    if (
-        any(given.get(name) not in (None, False) for name in _UNUSUAL)
-        or given["k_cache"].dtype != query.dtype
-    ):
+    unusual = [given.get(name) for name in _UNUSUAL]
+    plain = all(option is None or option is False for option in unusual)
+    if not plain or given["k_cache"].dtype != query.dtype:
         return original(backend, query, output, *caches, **options)
     rows: dict[int, list[int]] = defaultdict(list)
     for row, length in enumerate(given["seq_lens"].tolist()):
