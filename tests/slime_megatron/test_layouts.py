@@ -19,7 +19,7 @@ DYNAMIC = replace(STATIC, use_dynamic_batch_size=True, max_tokens_per_gpu=64)
 OBJECTIVES: Mapping[str, dict[str, Any]] = {
     "grpo": {
         "policy_loss": PolicyLossConfig(
-            use_kl_loss=True, kl_loss_coef=0.1, kl_loss_type="k3", entropy_coef=0.01
+            use_kl_loss=True, kl_loss_coef=0.1, kl_loss_type="k2", entropy_coef=0.01
         ),
         "off_policy": OffPolicyConfig(use_tis=True),
     },

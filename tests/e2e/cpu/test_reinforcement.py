@@ -21,7 +21,7 @@ def command(inputs, directory, *more):
         "--rollout-shuffle", "--num-rollout", 2, "--rollout-batch-size", 8,
         "--n-samples-per-prompt", 4, "--global-batch-size", 32, "--micro-batch-size", 4,
         "--rollout-max-response-len", 6, "--lr", "1e-2",
-        "--use-kl-loss", "--kl-loss-coef", "0.01", "--kl-loss-type", "k3",
+        "--use-kl-loss", "--kl-loss-coef", "0.01", "--kl-loss-type", "k2",
         "--eval-prompt-data", "sums", sums, "--eval-interval", 2,
         "--output-dir", directory / "out", "--save", directory / "save", "--save-interval", 1,
         *more,
@@ -55,9 +55,9 @@ def test_trainer_and_engines_agree_after_every_publish(finished):
 
 def test_the_first_iteration_starts_at_the_reference(finished):
     out = finished / "out"
+    # A mean of squares is zero only where every token's two log-probabilities have the same bits.
     assert series(out, "train/kl_loss")[0] == 0.0
     assert series(out, "train/ppo_kl")[0] == 0.0
-    assert series(out, "rollout/log_probs")[0] == series(out, "rollout/ref_log_probs")[0]
     assert series(out, "train/kl_loss")[1] > 0.0
 
 

@@ -54,8 +54,10 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
     )
     screen.say("starting the trainer and the engines")
     rollout_ready = rollout.start(checkpoint)
-    trainer_ready = trainer.initialize(_rendezvous(directory), checkpoint)
+    meeting = directory / f".rendezvous-{uuid.uuid4().hex[:8]}"  # no earlier run has met there
+    trainer_ready = trainer.initialize(f"file://{meeting}", checkpoint)
     first, seconds = trainer_ready()
+    meeting.unlink(missing_ok=True)
     facts = rollout_ready()
     trainer.connect(facts.engines)
     logger.info("the trainer took %s", {name: round(s, 2) for name, s in seconds.items()})
@@ -74,11 +76,6 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
         trainer.shutdown()
 
     return Composition(job, cadence(config, first, facts), close)
-
-
-def _rendezvous(directory: Path) -> str:
-    """A file that no earlier run of the same directory has met at."""
-    return f"file://{directory}/.rendezvous-{uuid.uuid4().hex[:8]}"
 
 
 def cadence(config: RunConfig, first: int, facts: RolloutFacts) -> Cadence:

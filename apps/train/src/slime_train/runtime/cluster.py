@@ -32,12 +32,19 @@ def cluster(num_workers: int) -> Generator[None]:
     A cluster of our own offers one logical CPU per worker: the operating system shares out the
     real ones, and Ray must not queue a worker for lack of them.
     """
-    address = ray_address()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        ray.init(address=address, **options)
+    if address := ray_address():
+        options["address"] = address
     else:
-        ray.init(num_cpus=num_workers + 1, num_gpus=0, include_dashboard=False, **options)
+        options |= {"num_cpus": num_workers + 1, "num_gpus": 0, "include_dashboard": False}
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray raises whatever its parts raise
+        where = f"joining RAY_ADDRESS={address}" if address else "starting Ray on this machine"
+        raise WorkerError(
+            f"{where} failed: {error}. On a machine that is very busy, try again; otherwise look "
+            "into /tmp/ray/session_latest/logs"
+        ) from error
     try:
         yield
     finally:
