@@ -57,7 +57,6 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
     meeting = directory / f".rendezvous-{uuid.uuid4().hex[:8]}"  # no earlier run has met there
     trainer_ready = trainer.initialize(f"file://{meeting}", checkpoint)
     first, seconds = trainer_ready()
-    meeting.unlink(missing_ok=True)
     facts = rollout_ready()
     trainer.connect(facts.engines)
     logger.info("the trainer took %s", {name: round(s, 2) for name, s in seconds.items()})
@@ -74,6 +73,9 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
         checkpoints.finish(wait=True)
         rollout.stop()
         trainer.shutdown()
+        meeting.unlink(
+            missing_ok=True
+        )  # not earlier: NCCL goes on meeting there as groups are used
 
     return Composition(job, cadence(config, first, facts), close)
 
