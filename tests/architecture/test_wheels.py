@@ -56,7 +56,8 @@ def normalized(name: str) -> str:
 def declared(wheel: Path) -> set[str]:
     """The distributions a wheel asks for."""
     with zipfile.ZipFile(wheel) as archive:
-        name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        metadata = re.compile(r"[^/]+\.dist-info/METADATA")
+        name = next(n for n in archive.namelist() if metadata.fullmatch(n))
         metadata = Parser().parsestr(archive.read(name).decode())
     needs = [re.match(r"[\w.-]+", need) for need in metadata.get_all("Requires-Dist", [])]
     return {normalized(match.group()) for match in needs if match}

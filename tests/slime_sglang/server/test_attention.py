@@ -38,7 +38,8 @@ def test_requests_of_one_length_attend_together_as_they_would_alone(lengths: lis
     query, output, caches = make_case(lengths)
     found = _decode(unused, None, query, output, *caches, scaling=None, enable_gqa=True)
     assert found is output
-    assert torch.equal(found, one_by_one(query, caches))
+    # Not bit for bit: the order of a sum depends on where in memory its rows begin.
+    torch.testing.assert_close(found, one_by_one(query, caches), rtol=0, atol=1e-6)
 
 
 def test_sliding_windows_and_encoders_are_left_to_sglang() -> None:
