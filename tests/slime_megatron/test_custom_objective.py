@@ -5,7 +5,8 @@ import torch
 from slime_core.advantages.custom import custom_advantages
 from slime_core.batch import Ragged
 from slime_core.collate import collate
-from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
+from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
+from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.losses.importance import custom_importance
 from slime_core.reduce import LocalReduce
 from slime_core.schedule.plan import RankStep

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
+from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
+from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.schedule.layout import ParallelLayout
 from slime_testing.layout_case import STATIC, Case
 from slime_testing.ranks import run_on_ranks

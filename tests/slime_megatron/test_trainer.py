@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig, ReferenceConfig
+from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
 from slime_core.config.model import ModelConfig
+from slime_core.config.reference import ReferenceConfig
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
 

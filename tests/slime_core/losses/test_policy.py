@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 from slime_core.batch import LossInputs
-from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
+from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
+from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.losses.importance import custom_importance
 from slime_core.losses.policy import policy_loss
 from slime_core.reduce import LocalReduce

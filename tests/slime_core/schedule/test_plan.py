@@ -29,7 +29,7 @@ def test_static_microbatches_by_hand():
     first, second = result.steps
     assert first.microbatches == (((0, 2),), ((1, 3),))
     assert second.microbatches == (((4, 6),), ((5, 7),))
-    assert (first.num_rollouts, first.num_tokens) == (4, 4.0)
+    assert (first.counts.num_rollouts, first.counts.num_tokens) == (4, 4.0)
     assert result.num_dropped == 0
 
 
@@ -50,7 +50,7 @@ def test_segments_of_a_rollout_share_a_step():
         [1, 4],
         [3],
     ]
-    assert [s.num_tokens for s in result.steps] == [4.0, 7.0, 4.0]
+    assert [s.counts.num_tokens for s in result.steps] == [4.0, 7.0, 4.0]
 
 
 def test_left_over_samples_are_counted():

@@ -7,15 +7,12 @@ from typing import Any
 import torch
 from slime_convert.families import find, read_config
 from slime_core.batch import Ragged, TrainBatch
-from slime_core.config.algorithm import (
-    AdvantageConfig,
-    OffPolicyConfig,
-    PolicyLossConfig,
-    ReferenceConfig,
-)
+from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
 from slime_core.config.batch import BatchConfig
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.config.model import ModelConfig
+from slime_core.config.off_policy import OffPolicyConfig
+from slime_core.config.reference import ReferenceConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.schedule.plan import ParallelLayout, plan
 from slime_megatron.config import MegatronConfig

@@ -6,9 +6,11 @@ from typing import Any
 
 from slime_core.config.algorithm import (
     AdvantageConfig,
-    OffPolicyConfig,
+    CriticConfig,
+    OptimizerConfig,
     PolicyLossConfig,
-    ReferenceConfig,
+    PreferenceConfig,
+    ShapingConfig,
 )
 from slime_core.config.batch import BatchConfig
 from slime_core.config.checkpoint import CheckpointConfig
@@ -18,6 +20,8 @@ from slime_core.config.data import DataConfig
 from slime_core.config.debug import DebugConfig
 from slime_core.config.evaluation import EvalConfig
 from slime_core.config.model import ModelConfig
+from slime_core.config.off_policy import OffPolicyConfig
+from slime_core.config.reference import DistillationConfig, ReferenceConfig
 from slime_core.config.rollout import HealthConfig, RolloutConfig, SamplingConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.config.tracking import TrackingConfig
@@ -38,9 +42,14 @@ class RunConfig:
     health: HealthConfig
     batch: BatchConfig
     advantage: AdvantageConfig
+    shaping: ShapingConfig
     policy_loss: PolicyLossConfig
+    preference: PreferenceConfig
     off_policy: OffPolicyConfig
     reference: ReferenceConfig
+    distillation: DistillationConfig
+    critic: CriticConfig
+    optimizer: OptimizerConfig
     checkpoint: CheckpointConfig
     sync: WeightSyncConfig
     evaluation: EvalConfig
@@ -64,9 +73,14 @@ SECTIONS: Mapping[str, type] = {
     "health": HealthConfig,
     "batch": BatchConfig,
     "advantage": AdvantageConfig,
+    "shaping": ShapingConfig,
     "policy_loss": PolicyLossConfig,
+    "preference": PreferenceConfig,
     "off_policy": OffPolicyConfig,
     "reference": ReferenceConfig,
+    "distillation": DistillationConfig,
+    "critic": CriticConfig,
+    "optimizer": OptimizerConfig,
     "checkpoint": CheckpointConfig,
     "sync": WeightSyncConfig,
     "evaluation": EvalConfig,

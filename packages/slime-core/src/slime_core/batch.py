@@ -61,6 +61,7 @@ class TrainBatch:
     rollout_token_counts: Float[Tensor, " samples"]
     """Trained tokens of the whole rollout a sample belongs to: the denominator of its mean."""
     rollout_log_probs: Ragged | None = None
+    """Under the engines' policy, which drew the tokens."""
     teacher_log_probs: Ragged | None = None
 
     @property
@@ -92,9 +93,12 @@ class PolicySignals:
     """What forward-only passes found out; response-aligned, row i is sample i."""
 
     log_probs: Ragged
-    """Under the policy before this iteration's first step."""
+    """Under the old policy: the weights before this iteration's first step, or with
+    --keep-old-actor those that were published last."""
     ref_log_probs: Ragged | None = None
+    teacher_log_probs: Ragged | None = None
     values: Ragged | None = None
+    """The critic's, before its first step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +110,69 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True)
-class LossInputs:
-    """The vectors of one microbatch on one rank, response tokens only, all of one length.
+class LocalTokens:
+    """Which response tokens of a microbatch one rank scores; all vectors of one length.
 
-    Under context parallelism a rank holds the tokens of its chunks; per-sample sums go through
-    ``Reduce``. ``sample`` says which row of the microbatch each token belongs to.
+    Under context parallelism a rank holds some tokens of every sample, in any order; sums over a
+    sample go through ``Reduce`` (see ``slime_core.losses.sequence``).
     """
 
+    mask: Float[Tensor, " tokens"]
+    """What a token counts, 0 or 1."""
+    denominators: Float[Tensor, " tokens"]
+    """What its contribution is divided by (see ``slime_core.losses.aggregate``)."""
+    sample: Int[Tensor, " tokens"]
+    """Which sample of the microbatch it belongs to."""
+    position: Int[Tensor, " tokens"]
+    """Where it stands in the microbatch's responses laid end to end."""
+    response_lengths: tuple[int, ...]
+    """Of every sample of the microbatch, in full."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the microbatch."""
+        return len(self.response_lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class LossInputs:
+    """What a policy's loss is made of: one microbatch on one rank, response tokens only."""
+
+    tokens: LocalTokens
     log_probs: Float[Tensor, " tokens"]
     """Of the policy being trained; carries gradient."""
     old_log_probs: Float[Tensor, " tokens"]
+    """What the ratio is taken against."""
     advantages: Float[Tensor, " tokens"]
-    mask: Float[Tensor, " tokens"]
-    denominators: Float[Tensor, " tokens"]
-    """What each token's contribution is divided by (see ``slime_core.losses.aggregate``)."""
-    sample: Int[Tensor, " tokens"]
-    num_samples: int
     entropy: Float[Tensor, " tokens"] | None = None
     ref_log_probs: Float[Tensor, " tokens"] | None = None
     rollout_log_probs: Float[Tensor, " tokens"] | None = None
+    behaviour_log_probs: Float[Tensor, " tokens"] | None = None
+    """Of the kept weights that drew the tokens, when ``old_log_probs`` are newer ones'."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueInputs:
+    """What a critic's loss is made of."""
+
+    tokens: LocalTokens
+    values: Float[Tensor, " tokens"]
+    """Of the critic being trained; carries gradient."""
+    old_values: Float[Tensor, " tokens"]
+    returns: Float[Tensor, " tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class PairInputs:
+    """What a loss over preferences is made of: whole pairs, one microbatch on one rank."""
+
+    tokens: LocalTokens
+    scores: Float[Tensor, " tokens"]
+    """Log-probabilities of the policy (dpo_loss) or a reward model's values (rm_loss); carries
+    gradient."""
+    pair: Int[Tensor, " samples"]
+    """Which pair each sample belongs to: every number occurs twice."""
+    chosen: Bool[Tensor, " samples"]
+    """Whether it is the preferred one."""
+    ref_scores: Float[Tensor, " tokens"] | None = None
+    """The reference policy's log-probabilities."""

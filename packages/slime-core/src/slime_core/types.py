@@ -10,7 +10,7 @@ from typing import Any
 
 from slime_core.errors import SampleError
 
-_RESPONSE_ALIGNED = ("loss_mask", "rollout_log_probs", "teacher_log_probs")
+_RESPONSE_ALIGNED = ("loss_mask", "rollout_log_probs", "teacher_log_probs", "token_versions")
 
 
 @dataclass
@@ -56,6 +56,8 @@ class Sample:
     """R flags; None trains on every response token."""
     weight_versions: list[str] = field(default_factory=list[str])
     """The weights that wrote each segment, in order."""
+    token_versions: list[int] | None = None
+    """R weight versions: which weights wrote each token; -1 where none did."""
     rollout_log_probs: list[float] | None = None
     """R log-probabilities under the policy that sampled them; 0.0 where not sampled."""
     teacher_log_probs: list[float] | None = None
@@ -115,3 +117,5 @@ class SampleGroup:
 
     group_index: int
     samples: tuple[Sample, ...]
+    baseline: float | None = None
+    """Reward of the greedy answer to the same prompt, where an estimator wants it (ReMax)."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from slime_core.advantages import estimate
 from slime_core.advantages.custom import CustomAdvantages
-from slime_core.batch import LossInputs, PolicySignals, Ragged, Targets, TrainBatch
-from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
+from slime_core.batch import LocalTokens, LossInputs, PolicySignals, Ragged, Targets, TrainBatch
+from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
+from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.losses.aggregate import LossOutput, denominators, step_divisor, weighted_sum
 from slime_core.losses.importance import ImportanceFunction
 from slime_core.losses.policy import policy_loss
@@ -132,9 +133,8 @@ def train_iteration(passes: Passes, payload: RankPayload, objective: Objective) 
 
 
 def _size(step: RankStep, objective: Objective) -> StepSize:
-    per_token = objective.policy_loss.calculate_per_token_loss
-    divisor = step_divisor(step.num_rollouts, step.num_tokens, calculate_per_token_loss=per_token)
-    return StepSize(divisor, step.num_rollouts)
+    divisor = step_divisor(step.counts, objective.policy_loss.loss_aggregation)
+    return StepSize(divisor, step.counts.num_rollouts)
 
 
 def _signals(
@@ -166,8 +166,9 @@ def _signals(
             passes, batch, PolicySignals(_or_zeros(old, batch), reference), objective
         )
     per_sample = denominators(
-        batch.rollout_token_counts,
-        calculate_per_token_loss=objective.policy_loss.calculate_per_token_loss,
+        batch,
+        objective.policy_loss.loss_aggregation,
+        constant=objective.policy_loss.loss_aggregation_constant or 1.0,
     )
     return Vectors(
         mask=batch.loss_mask,
@@ -216,8 +217,7 @@ class _Tokens:
     """The vectors of one microbatch at the tokens one rank scores."""
 
     values: Mapping[str, Tensor]
-    sample: Tensor
-    num_samples: int
+    microbatch: PackedMicrobatch
 
 
 def _cut(vectors: Vectors, rows: Sequence[int], microbatch: PackedMicrobatch) -> _Tokens:
@@ -227,7 +227,7 @@ def _cut(vectors: Vectors, rows: Sequence[int], microbatch: PackedMicrobatch) ->
         ragged: Ragged | None = getattr(vectors, name)
         if ragged is not None:
             values[name] = microbatch.pick(ragged.select(rows).values)
-    return _Tokens(values, microbatch.sample, microbatch.num_samples)
+    return _Tokens(values, microbatch)
 
 
 @dataclass(frozen=True)
@@ -244,10 +244,17 @@ class _Loss:
         values = {name: x.to(log_probs.device) for name, x in self.tokens.values.items()}
         values.setdefault("old_log_probs", log_probs.detach())
         values.setdefault("advantages", torch.zeros_like(log_probs))
+        microbatch = self.tokens.microbatch
+        tokens = LocalTokens(
+            mask=values.pop("mask"),
+            denominators=values.pop("denominators"),
+            sample=microbatch.sample.to(log_probs.device),
+            position=microbatch.response_index.to(log_probs.device),
+            response_lengths=microbatch.response_lengths,
+        )
         inputs = LossInputs(
+            tokens=tokens,
             log_probs=log_probs,
-            sample=self.tokens.sample.to(log_probs.device),
-            num_samples=self.tokens.num_samples,
             entropy=None if objective.step_entropy is Entropy.NONE else entropy,
             **values,
         )
@@ -261,7 +268,7 @@ class _Loss:
             self.passes.context,
             importance=objective.importance,
         )
-        mean = weighted_sum(log_probs.detach(), inputs)
+        mean = weighted_sum(log_probs.detach(), tokens)
         return LossOutput(output.loss, {**output.metrics, LOG_PROBS: mean})
 
 
@@ -289,7 +296,7 @@ def _account(passes: Passes, payload: RankPayload, vectors: Vectors, report: Rep
     sums += [batch.rewards.double().sum(), torch.tensor(float(batch.num_samples)).double()]
     sums.append(batch.tokens.lengths.double().sum())
     *totals, rewards, samples, report.num_tokens = passes.data.sum(torch.stack(sums)).tolist()
-    rollouts = sum(step.num_rollouts for step in payload.steps)
+    rollouts = sum(step.counts.num_rollouts for step in payload.steps)
     report.rollout = {
         name: total / rollouts for name, total in zip(present, totals, strict=True)
     } | {"rewards": rewards / max(samples, 1.0)}

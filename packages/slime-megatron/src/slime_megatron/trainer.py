@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from slime_core.advantages.custom import custom_advantages
-from slime_core.config.algorithm import (
-    AdvantageConfig,
-    OffPolicyConfig,
-    PolicyLossConfig,
-    ReferenceConfig,
-)
+from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
 from slime_core.config.batch import BatchConfig
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.config.model import ModelConfig
+from slime_core.config.off_policy import OffPolicyConfig
+from slime_core.config.reference import ReferenceConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.errors import CheckpointError
 from slime_core.interfaces import Metrics, WeightReceiver

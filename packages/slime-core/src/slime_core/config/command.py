@@ -13,10 +13,8 @@ class CommandConfig:
     custom_config_path: str | None = None
     """YAML file of flags without dashes; it wins over the command line. Unknown keys are handed to
     user functions as they are."""
-    megatron_config_path: str | None = flag(
-        default=None, planned="there is one role, the actor: give its flags directly"
-    )
-    """YAML file of Megatron flags per role."""
+    megatron_config_path: str | None = None
+    """YAML file of flags per role: ``megatron: [{role: actor | critic, overrides: {...}}]``."""
     train_backend: Literal["megatron"] = "megatron"
     """What trains."""
     dump_config: bool = flag(default=False, ours=True)

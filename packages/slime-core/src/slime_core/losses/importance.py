@@ -68,12 +68,13 @@ def custom_importance(spec: str, flat: Mapping[str, Any]) -> ImportanceFunction:
 
     def reweigh(pg_loss: Tensor, inputs: LossInputs) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert inputs.rollout_log_probs is not None, "checked by the caller"
-        lengths: list[int] = torch.bincount(inputs.sample, minlength=inputs.num_samples).tolist()
+        sample = inputs.tokens.sample
+        lengths: list[int] = torch.bincount(sample, minlength=inputs.tokens.num_samples).tolist()
         weighted, masks, metrics = call(
             pg_loss=pg_loss,
             train_log_probs=list(inputs.old_log_probs.split(lengths)),
             rollout_log_probs=list(inputs.rollout_log_probs.split(lengths)),
-            loss_masks=list(inputs.mask.split(lengths)),
+            loss_masks=list(inputs.tokens.mask.split(lengths)),
             total_lengths=lengths,
             response_lengths=lengths,
         )

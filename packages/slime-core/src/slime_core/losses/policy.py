@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slime_core.batch import LossInputs
-from slime_core.config.algorithm import AdvantageConfig, OffPolicyConfig, PolicyLossConfig
+from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
+from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.interfaces import Reduce
 from slime_core.losses.aggregate import LossOutput, masked, weighted_sum
 from slime_core.losses.importance import ImportanceFunction, truncated
@@ -77,10 +78,12 @@ def policy_loss(
     --get-mismatch-metrics.
     """
     old = _old_log_probs(inputs, off_policy)
-    drift = masked(old - inputs.log_probs, inputs)
+    drift = masked(old - inputs.log_probs, inputs.tokens)
     if advantage.advantage_estimator == "gspo":
         # The ratio of a sequence: GSPO, arXiv:2507.18071, eq. 7, the same for all its tokens.
-        drift = masked(sample_mean(drift, inputs, context)[inputs.sample], inputs)
+        drift = masked(
+            sample_mean(drift, inputs.tokens, context)[inputs.tokens.sample], inputs.tokens
+        )
     ratio = torch.exp(-drift)
     if advantage.advantage_estimator == "cispo":
         surrogate = cispo_surrogate(ratio, inputs.log_probs, inputs.advantages, config)
@@ -90,7 +93,7 @@ def policy_loss(
     token_drift = old - inputs.log_probs
     pg_loss = _masked_sequences(surrogate.loss, token_drift, inputs, off_policy, context, report)
     pg_loss = _corrected(pg_loss, token_drift, inputs, off_policy, importance, report)
-    loss = weighted_sum(pg_loss, inputs)
+    loss = weighted_sum(pg_loss, inputs.tokens)
     report["pg_loss"] = pg_loss
     if inputs.entropy is not None:
         loss = _plus(loss, -config.entropy_coef, inputs.entropy, inputs)
@@ -99,7 +102,7 @@ def policy_loss(
         kl = _reference_kl(inputs, old, config)
         loss = _plus(loss, config.kl_loss_coef, kl, inputs)
         report["kl_loss"] = kl
-    metrics = {name: weighted_sum(x.detach(), inputs) for name, x in report.items()}
+    metrics = {name: weighted_sum(x.detach(), inputs.tokens) for name, x in report.items()}
     return LossOutput(loss, {"loss": loss.detach(), **metrics})
 
 
@@ -120,7 +123,7 @@ def _masked_sequences(
 ) -> Tensor:
     if not off_policy.use_opsm:
         return pg_loss
-    keep = off_policy_mask(drift, inputs, off_policy.opsm_delta, context)
+    keep = off_policy_mask(drift, inputs.advantages, inputs.tokens, off_policy.opsm_delta, context)
     report["opsm_clipfrac"] = 1 - keep
     return pg_loss * keep
 
@@ -138,8 +141,8 @@ def _corrected(
     if inputs.rollout_log_probs is None:
         assert not wanted, "--use-tis and --get-mismatch-metrics need the engines' probabilities"
         return pg_loss
-    train = masked(inputs.old_log_probs, inputs)
-    rollout = masked(inputs.rollout_log_probs, inputs)
+    train = masked(inputs.old_log_probs, inputs.tokens)
+    rollout = masked(inputs.rollout_log_probs, inputs.tokens)
     report["train_rollout_logprob_abs_diff"] = (train - rollout).abs()
     if not wanted:
         return pg_loss
@@ -157,11 +160,13 @@ def _corrected(
 
 def _plus(loss: Tensor, coefficient: float, term: Tensor, inputs: LossInputs) -> Tensor:
     """A coefficient of 0 reports the term and leaves it out of the graph."""
-    return loss + coefficient * weighted_sum(term, inputs) if coefficient else loss
+    return loss + coefficient * weighted_sum(term, inputs.tokens) if coefficient else loss
 
 
 def _reference_kl(inputs: LossInputs, old: Tensor, config: PolicyLossConfig) -> Tensor:
     assert inputs.ref_log_probs is not None, "--use-kl-loss without reference log-probabilities"
-    new = masked(inputs.log_probs, inputs)
-    ratio = torch.exp(new - masked(old, inputs)) if config.use_unbiased_kl else None
-    return approx_kl(new, masked(inputs.ref_log_probs, inputs), config.kl_loss_type, ratio=ratio)
+    new = masked(inputs.log_probs, inputs.tokens)
+    ratio = torch.exp(new - masked(old, inputs.tokens)) if config.use_unbiased_kl else None
+    return approx_kl(
+        new, masked(inputs.ref_log_probs, inputs.tokens), config.kl_loss_type, ratio=ratio
+    )

@@ -4,27 +4,54 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slime_core.batch import LossInputs
+from slime_core.batch import LocalTokens
 from slime_core.interfaces import Reduce
 from slime_core.losses.aggregate import masked
 
 
-def sample_mean(
-    x: Float[Tensor, " tokens"], inputs: LossInputs, context: Reduce
+def sample_sums(
+    x: Float[Tensor, " tokens"], tokens: LocalTokens, context: Reduce
 ) -> Float[Tensor, " samples"]:
-    """Mean of ``x`` over the trained tokens of each sample; 0 where there are none.
+    """Sum of ``x`` over the trained tokens of each sample.
 
     One [samples] vector goes through ``context`` instead of whole responses; it carries gradient.
     """
-    zeros = torch.zeros(inputs.num_samples, dtype=x.dtype, device=x.device)
-    total = zeros.index_add(0, inputs.sample, masked(x, inputs) * inputs.mask)
-    count = zeros.index_add(0, inputs.sample, inputs.mask.to(x.dtype))
-    total, count = context.sum(torch.stack([total, count])).unbind()
-    return total / count.clamp(min=1)
+    zeros = torch.zeros(tokens.num_samples, dtype=x.dtype, device=x.device)
+    return context.sum(zeros.index_add(0, tokens.sample, masked(x, tokens) * tokens.mask))
+
+
+def sample_mean(
+    x: Float[Tensor, " tokens"], tokens: LocalTokens, context: Reduce
+) -> Float[Tensor, " samples"]:
+    """Mean of ``x`` over the trained tokens of each sample; 0 where there are none."""
+    count = sample_sums(torch.ones_like(x), tokens, context)
+    return sample_sums(x, tokens, context) / count.clamp(min=1)
+
+
+def whole(
+    x: Float[Tensor, " tokens"], tokens: LocalTokens, context: Reduce
+) -> Float[Tensor, " responses"]:
+    """``x`` of all response tokens of the microbatch end to end, on every rank that holds some.
+
+    For functions that want to see whole responses. It carries gradient: the total loss is the sum
+    over the ranks of ``context``, so what each of them computes from the same whole vector must be
+    divided by ``num_ranks``.
+    """
+    zeros = torch.zeros(sum(tokens.response_lengths), dtype=x.dtype, device=x.device)
+    return context.sum(zeros.index_add(0, tokens.position, x))
+
+
+def num_ranks(like: Tensor, context: Reduce) -> float:
+    """How many ranks ``context`` adds over."""
+    return float(context.sum(torch.ones(1, dtype=like.dtype, device=like.device)))
 
 
 def off_policy_mask(
-    drift: Float[Tensor, " tokens"], inputs: LossInputs, delta: float, context: Reduce
+    drift: Float[Tensor, " tokens"],
+    advantages: Float[Tensor, " tokens"],
+    tokens: LocalTokens,
+    delta: float,
+    context: Reduce,
 ) -> Float[Tensor, " tokens"]:
     """0 for tokens of bad advantage in samples that left the old policy, else 1.
 
@@ -32,5 +59,5 @@ def off_policy_mask(
 
     Source: off-policy sequence masking, DeepSeek-V3.2, arXiv:2512.02556, section 3.1.
     """
-    mean = sample_mean(drift.detach(), inputs, context)[inputs.sample]
-    return 1 - ((inputs.advantages < 0) & (mean > delta)).to(drift.dtype)
+    mean = sample_mean(drift.detach(), tokens, context)[tokens.sample]
+    return 1 - ((advantages < 0) & (mean > delta)).to(drift.dtype)

@@ -9,5 +9,5 @@ def sft_loss(inputs: LossInputs) -> LossOutput:
 
     L = -log p
     """
-    loss = weighted_sum(-inputs.log_probs, inputs)
+    loss = weighted_sum(-inputs.log_probs, inputs.tokens)
     return LossOutput(loss, {"loss": loss.detach()})

@@ -16,16 +16,24 @@ Rows = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class StepCounts:
+    """What a step holds over all ranks: what a mean may divide by."""
+
+    num_rollouts: int
+    """Executions."""
+    num_samples: int
+    num_tokens: float
+    """Trained tokens."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One optimizer update of all ranks."""
 
     microbatches: tuple[tuple[Rows, ...], ...]
     """[dp rank][microbatch] -> rows of the batch. Every rank has as many; when samples are fewer
     than that needs, some are empty, and their rank runs padding so that collectives still pair."""
-    num_rollouts: int
-    """Executions in the step: what a mean over rollouts divides by."""
-    num_tokens: float
-    """Trained tokens in the step: what a mean over tokens divides by."""
+    counts: StepCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +41,7 @@ class RankStep:
     """One rank's share of a ``Step``; indices count within the rows that rank is sent."""
 
     microbatches: tuple[Rows, ...]
-    num_rollouts: int
-    num_tokens: float
+    counts: StepCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class StepPlan:
             for rows in step.microbatches[dp_rank]:
                 microbatches.append(tuple(range(start, start + len(rows))))
                 start += len(rows)
-            steps.append(RankStep(tuple(microbatches), step.num_rollouts, step.num_tokens))
+            steps.append(RankStep(tuple(microbatches), step.counts))
         return tuple(steps)
 
 
@@ -87,7 +94,8 @@ def plan(batch: TrainBatch, layout: ParallelLayout, config: BatchConfig) -> Step
         microbatches = tuple(
             tuple(tuple(rows[i] for i in bin_) for bin_ in share) for share in shares
         )
-        steps.append(Step(microbatches, size, math.fsum(trained[row] for row in rows)))
+        counts = StepCounts(size, len(rows), math.fsum(trained[row] for row in rows))
+        steps.append(Step(microbatches, counts))
     kept = sum(len(rows) for step in steps for share in step.microbatches for rows in share)
     return StepPlan(tuple(steps), batch.num_samples - kept)
 
