@@ -234,7 +234,6 @@ def test_the_reference_is_the_model_itself():
         ("--kl-coef 0.1 --use-kl-loss --kl-loss-coef 0.1", "exclude each other"),
         ("--advantage-estimator reinforce_plus_plus", "needs --normalize-advantages"),
         ("--use-rollout-logprobs --use-tis", "nothing to correct"),
-        ("--get-mismatch-metrics", "needs --custom-tis-function-path"),
         ("--over-sampling-batch-size 3", "at least --rollout-batch-size 4"),
         ("--mask-offpolicy-in-partial-rollout", "needs --partial-rollout"),
         ("--save-interval 2", "give --save DIR"),
@@ -269,9 +268,9 @@ def test_things_probably_not_meant_are_noted(line, note):
 
 
 def test_planned_flags_say_what_to_do():
-    text = problems("--use-wandb --advantage-estimator ppo --update-weight-mode delta")
+    text = problems("--use-wandb --use-routing-replay --update-weight-mode delta")
     assert "--use-wandb: not there yet; numbers go to TensorBoard" in text
-    assert "--advantage-estimator ppo: not there yet; use grpo" in text
+    assert "--use-routing-replay: not there yet; no mixture-of-experts" in text
     assert "--update-weight-mode delta: not there yet; use full" in text
 
 

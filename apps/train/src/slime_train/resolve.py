@@ -8,7 +8,16 @@ from typing import Any
 from slime_core.config.draft import Draft, Facts
 from slime_core.config.flags import has_flag
 from slime_core.config.flat import flatten
-from slime_core.config.rules import algorithm, batch, cluster, data, files
+from slime_core.config.rules import (
+    advantages,
+    batch,
+    cluster,
+    data,
+    files,
+    objective,
+    off_policy,
+    policies,
+)
 from slime_core.errors import ConfigErrors
 from slime_megatron import rules as megatron
 from slime_megatron.config import MegatronConfig, command_line, megatron_flags
@@ -26,7 +35,10 @@ RULES: tuple[Rule, ...] = (
     *data.RULES,
     *cluster.RULES,
     *batch.RULES,
-    *algorithm.RULES,
+    *objective.RULES,
+    *advantages.RULES,
+    *off_policy.RULES,
+    *policies.RULES,
     *files.RULES,
     *engine.RULES,
     *megatron.RULES,

@@ -89,3 +89,8 @@ class Facts:
     """Rows of --prompt-data, counted only where --num-epoch asks for them."""
     tensorboard_dir: str | None = None
     problems: tuple[str, ...] = ()
+
+
+def spelled(*names: str) -> str:
+    """Fields as flags, for messages: ``--use-tis, --tis-clip``."""
+    return ", ".join("--" + name.replace("_", "-") for name in names)

@@ -9,6 +9,16 @@ _CHUNK = 1024
 _USUAL_TOKENS = 4096
 
 
+def pairs(draft: Draft, facts: Facts) -> None:
+    """Of a preference there is one pair a row; batch sizes count pairs."""
+    kind, samples = draft["loss_type"], draft["n_samples_per_prompt"]
+    if kind in ("dpo_loss", "rm_loss") and samples != 1:
+        draft.problem(
+            f"--n-samples-per-prompt {samples} with --loss-type {kind}: a row is one pair, leave "
+            "it out"
+        )
+
+
 def samples_per_iteration(draft: Draft, facts: Facts) -> None:
     """rollout_batch_size * n_samples_per_prompt = global_batch_size * num_steps_per_rollout."""
     prompts, samples = draft["rollout_batch_size"], draft["n_samples_per_prompt"]
@@ -77,4 +87,12 @@ def padding(draft: Draft, facts: Facts) -> None:
         draft.derive("data_pad_size_multiplier", 1, "device cpu")
 
 
-RULES = (samples_per_iteration, oversampling, partial_rollouts, dynamic_batches, chunks, padding)
+RULES = (
+    pairs,
+    samples_per_iteration,
+    oversampling,
+    partial_rollouts,
+    dynamic_batches,
+    chunks,
+    padding,
+)

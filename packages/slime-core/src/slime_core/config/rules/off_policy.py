@@ -1,0 +1,63 @@
+"""Corrections for samples that another policy drew."""
+
+from slime_core.config.draft import Draft, Facts, spelled
+
+_WEIGHTS = ("tis_level", "tis_mode", "tis_batch_normalize", "custom_tis_function_path")
+_BOUNDS = ("tis_clip", "tis_clip_low")
+_REJECTION = ("rs_level", "rs_lower_bound", "rs_upper_bound", "rs_veto_threshold")
+
+
+def old_policy(draft: Draft, facts: Facts) -> None:
+    """The ratio is taken against one policy."""
+    if not draft["use_rollout_logprobs"]:
+        return
+    if draft["use_tis"]:
+        draft.problem(
+            "--use-rollout-logprobs makes the engines' log-probabilities the old policy, which "
+            "leaves --use-tis nothing to correct: drop one"
+        )
+    if draft["use_decoupled_ppo"]:
+        draft.problem(
+            "--use-rollout-logprobs clips against the engines, --use-decoupled-ppo against the "
+            "trainer's own policy: drop one"
+        )
+
+
+def bounds(draft: Draft, facts: Facts) -> None:
+    """Rejection keeps what importance weights keep, unless told otherwise."""
+    if draft["rs_lower_bound"] is None:
+        draft.derive("rs_lower_bound", draft["tis_clip_low"], "--tis-clip-low")
+    if draft["rs_upper_bound"] is None:
+        draft.derive("rs_upper_bound", draft["tis_clip"], "--tis-clip")
+    for low, high in (("tis_clip_low", "tis_clip"), ("rs_lower_bound", "rs_upper_bound")):
+        if draft[low] >= draft[high]:
+            draft.problem(
+                f"{spelled(low)} {draft[low]} must be below {spelled(high)} {draft[high]}"
+            )
+
+
+def in_effect(draft: Draft, facts: Facts) -> None:
+    """What shapes a correction needs that correction."""
+    weighs = draft["use_tis"] or draft["use_decoupled_ppo"] or draft["get_mismatch_metrics"]
+    idle = [name for name in _WEIGHTS if draft.given(name) and not weighs]
+    idle += [n for n in _BOUNDS if draft.given(n) and not (weighs or draft["use_rs"])]
+    if idle:
+        draft.problem(
+            f"{spelled(*idle)} without importance weights: add --use-tis or --use-decoupled-ppo"
+        )
+    idle = [name for name in _REJECTION if draft.given(name) and not draft["use_rs"]]
+    if idle:
+        draft.problem(f"{spelled(*idle)} without rejection: add --use-rs")
+    if draft.given("opsm_delta") and not draft["use_opsm"]:
+        draft.problem("--opsm-delta without masking of sequences: add --use-opsm")
+
+
+def batch_normalization(draft: Draft, facts: Facts) -> None:
+    """A mean over tokens or sequences; a geometric mean is neither."""
+    if draft["tis_batch_normalize"] and draft["tis_level"] == "geometric":
+        draft.problem(
+            "--tis-batch-normalize is not defined for --tis-level geometric: use token or sequence"
+        )
+
+
+RULES = (old_policy, bounds, in_effect, batch_normalization)

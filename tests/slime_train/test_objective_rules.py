@@ -1,0 +1,122 @@
+"""What the rules say about objectives, through the command line."""
+
+import pytest
+from slime_core.config.draft import Facts
+from slime_core.errors import ConfigErrors
+from slime_train.resolve import resolve
+from slime_train.sources import read_sources
+
+BASE = (
+    "--hf-checkpoint /models/tiny --prompt-data p.jsonl --num-rollout 3 --rollout-batch-size 4 "
+    "--n-samples-per-prompt 2"
+)
+
+
+def resolved(line):
+    return resolve(read_sources(f"{BASE} {line}".split()), Facts())
+
+
+def config(line=""):
+    return resolved(line).config
+
+
+def problems(line):
+    with pytest.raises(ConfigErrors) as caught:
+        resolved(line)
+    return "\n".join(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "surrogate"),
+    [("grpo", "clip"), ("gspo", "gspo"), ("cispo", "cispo"), ("rloo", "clip"), ("maxrl", "clip")],
+)
+def test_the_surrogate_follows_the_estimator(estimator, surrogate):
+    line = f"--advantage-estimator {estimator}"
+    assert config(line).policy_loss.policy_surrogate == surrogate
+    assert config(f"{line} --policy-surrogate sapo").policy_loss.policy_surrogate == "sapo"
+
+
+def test_a_mean_over_tokens_has_two_names():
+    assert config("--calculate-per-token-loss").policy_loss.loss_aggregation == "token"
+    text = problems("--calculate-per-token-loss --loss-aggregation sample")
+    assert "--loss-aggregation sample" in text
+
+
+def test_the_constant_is_the_longest_response():
+    loss = config("--loss-aggregation constant --rollout-max-response-len 77").policy_loss
+    assert loss.loss_aggregation_constant == 77.0
+    loss = config("--loss-aggregation constant --loss-aggregation-constant 5").policy_loss
+    assert loss.loss_aggregation_constant == 5.0
+    assert "--loss-aggregation constant" in problems("--loss-aggregation-constant 5")
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("--tis-level sequence", "--use-tis"),
+        ("--tis-clip 3", "--use-tis"),
+        ("--rs-level sequence", "--use-rs"),
+        ("--opsm-delta 0.1", "--use-opsm"),
+        ("--use-tis --tis-clip 0.5 --tis-clip-low 0.5", "must be below --tis-clip 0.5"),
+        ("--use-rs --rs-lower-bound 3", "must be below --rs-upper-bound 2.0"),
+        ("--use-tis --tis-level geometric --tis-batch-normalize", "token or sequence"),
+        ("--use-tis --use-rollout-logprobs", "nothing to correct"),
+        ("--use-decoupled-ppo --use-rollout-logprobs", "drop one"),
+        ("--kl-coef 0.1", "has no effect with --advantage-estimator grpo"),
+        ("--value-clip 0.1", "--advantage-estimator ppo"),
+        ("--gdpo-reward-keys a b", "--advantage-estimator gdpo"),
+        ("--advantage-estimator gdpo", "--gdpo-reward-keys KEY"),
+        (
+            "--advantage-estimator gdpo --gdpo-reward-keys a b --gdpo-reward-weights 1",
+            "1 values for 2",
+        ),
+        ("--advantage-estimator reinforce_plus_plus", "--normalize-advantages"),
+        ("--overlong-buffer-len 9999", "--rollout-max-response-len"),
+        ("--overlong-penalty-factor 2", "--overlong-buffer-len"),
+        ("--length-penalty-coef 0.1", "--length-penalty-type"),
+        ("--length-penalty-type linear", "--length-penalty-coef"),
+        ("--use-opd", "--opd-type"),
+        ("--use-opd --opd-type megatron", "--opd-teacher-load"),
+        ("--use-opd --opd-type sglang", "--rm-url"),
+        ("--opd-kl-coef 2", "--use-opd"),
+        ("--use-stateless-adam", "--no-save-optim"),
+        ("--loss-type custom_loss", "--custom-loss-function-path"),
+        ("--custom-loss-function-path f.py", "--loss-type custom_loss"),
+        ("--loss-type dpo_loss", "--n-samples-per-prompt 2"),
+        ("--dpo-beta 0.5", "--loss-type dpo_loss"),
+        ("--sapo-temperature-positive 2", "--policy-surrogate sapo"),
+        ("--use-top-p-log-probs", "--rollout-top-p"),
+        ("--advantage-estimator cispo --eps-clip-c 3", "--policy-surrogate cispo"),
+        ("--disable-compute-advantages-and-returns", "--loss-type policy_loss"),
+    ],
+)
+def test_what_would_have_no_effect_or_no_meaning_is_refused(line, named):
+    assert named in problems(line)
+
+
+def test_preferences_need_no_sampling():
+    line = "--n-samples-per-prompt 1 --loss-type dpo_loss --dpo-loss-type ipo"
+    c = config(line)
+    assert (c.preference.dpo_loss_type, c.batch.global_batch_size) == ("ipo", 4)
+    assert not c.advantage.compute_advantages_and_returns
+
+
+def test_gdpo_weighs_its_rewards_alike_and_whitens():
+    c = config("--advantage-estimator gdpo --gdpo-reward-keys correct short")
+    assert c.advantage.gdpo_reward_weights == (1.0, 1.0)
+    assert c.advantage.normalize_advantages
+
+
+def test_rejection_keeps_what_importance_weights_keep():
+    c = config("--use-tis --use-rs --tis-clip 3 --tis-clip-low 0.5").off_policy
+    assert (c.rs_lower_bound, c.rs_upper_bound) == (0.5, 3.0)
+
+
+def test_the_kl_loss_without_a_gradient_is_warned_about():
+    notices = resolved("--use-kl-loss --kl-loss-coef 0.1 --kl-loss-type k1").notices
+    assert any("gradient of mean zero" in notice for notice in notices)
+
+
+def test_one_response_per_prompt_cannot_be_compared():
+    notices = resolved("--n-samples-per-prompt 1").notices
+    assert any("every advantage is 0" in notice for notice in notices)
