@@ -14,7 +14,6 @@ are given. Nothing here imports torch.
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Generator
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slime_core.durable import replace_file, sync, sync_tree
 from slime_core.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -59,13 +59,13 @@ class Staging:
     def commit(self) -> Path:
         """Make everything durable, then visible, then the one to resume from; return ``final``."""
         _write_manifest(self.directory, self.iteration)
-        _sync_tree(self.directory)
+        sync_tree(self.directory)
         replaced = self.save / f".{checkpoint_name(self.iteration)}.replaced"
         if self.final.exists():
             self.final.rename(replaced)
         self.directory.rename(self.final)
-        _sync(self.save)
-        _replace_file(self.save / TRACKER, str(self.iteration))
+        sync(self.save)
+        replace_file(self.save / TRACKER, str(self.iteration))
         _remove(replaced)
         return self.final
 
@@ -118,7 +118,7 @@ def clean(save: Path) -> list[str]:
             _remove(path)
             logger.info("removed %s, left by a killed run", path)
     if leftovers:
-        _sync(save)
+        sync(save)
     return [path.name for path in leftovers]
 
 
@@ -188,31 +188,6 @@ def _check_manifest(directory: Path) -> None:
     ]
     if problems:
         raise CheckpointError(f"{directory} is incomplete: {'; '.join(problems)}")
-
-
-def _replace_file(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` so that a reader sees the old content or the new."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    _sync(path.parent)
-
-
-def _sync_tree(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        _sync(path)
-    _sync(directory)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import torch
+from slime_core.durable import sync
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
@@ -74,7 +75,7 @@ def write_hf(
             _check_names(directory, shards.file_of, expected)
             _copy_assets(source, staging, shards.dtypes)
             _name_files(staging, shards)
-            _sync(staging)
+            sync(staging)
             _replace(staging, directory)
             undo.pop_all()
     except OSError as error:
@@ -244,7 +245,7 @@ def _replace(staging: Path, directory: Path) -> None:
     if directory.is_dir():
         directory.rename(old)
     staging.rename(directory)
-    _sync(directory.parent)
+    sync(directory.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -257,12 +258,3 @@ def _write_text(path: Path, text: str) -> None:
 def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,10 +1,10 @@
 """Publish by files: a directory per version that appears complete or not at all."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from slime_core.durable import sync_tree
 from slime_core.errors import WeightSyncError
 from torch import Tensor
 
@@ -45,7 +45,7 @@ class DiskReceiver:
         if not self._digests:
             raise WeightSyncError("no weights were sent")
         write_digests(self._partial, self._digests)
-        _flush(self._partial)
+        sync_tree(self._partial)
         final = version_path(self._directory, self._session.version)
         shutil.rmtree(final, ignore_errors=True)
         self._partial.rename(final)
@@ -70,13 +70,3 @@ class DiskReceiver:
 def version_path(directory: Path, version: int) -> Path:
     """Where a version's files are."""
     return directory / f"weight_v{version:06d}"
-
-
-def _flush(directory: Path) -> None:
-    """Make the files and their names survive a crash."""
-    for path in [*directory.iterdir(), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
