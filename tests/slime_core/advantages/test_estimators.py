@@ -1,16 +1,18 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import inf, nan
+from typing import get_args
 
 import pytest
 import torch
 from slime_core.advantages import estimate
 from slime_core.advantages.custom import custom_advantages
-from slime_core.advantages.returns import discounted, generalized
 from slime_core.batch import PolicySignals, Ragged
 from slime_core.collate import collate
-from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
-from slime_core.errors import PluginError
+from slime_core.config.algorithm import AdvantageConfig, Estimator, PolicyLossConfig
+from slime_core.config.reference import DistillationConfig
+from slime_core.errors import PluginError, SampleError
 from slime_core.reduce import LocalReduce
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
@@ -82,32 +84,171 @@ def test_the_baseline_variant_subtracts_the_group_mean_and_the_penalty():
     )
 
 
-def test_discounted_sums_by_hand():
-    x = torch.tensor([1.0, 2.0, 4.0])
-    assert discounted(x, 0.5).tolist() == [3.0, 4.0, 4.0]
-    assert discounted(x, 1.0).tolist() == [7.0, 6.0, 4.0]
-    assert discounted(x, 0.0).tolist() == [1.0, 2.0, 4.0]
-
-
-def test_gae_against_its_definition():
-    torch.manual_seed(0)
-    rewards, values = torch.randn(6).double(), torch.randn(6).double()
-    gamma, decay = 0.9, 0.7
-    ahead = [*values.tolist()[1:], 0.0]
-    delta = [r + gamma * n - v for r, n, v in zip(rewards, ahead, values, strict=True)]
-    expected = [
-        sum((gamma * decay) ** (k - t) * delta[k] for k in range(t, 6)).item() for t in range(6)
-    ]
-    found, returns = generalized(rewards, values, gamma=gamma, gae_lambda=decay)
-    assert found.tolist() == pytest.approx(expected)
-    torch.testing.assert_close(returns, found + values)
-
-
-def test_ppo_puts_the_reward_on_the_last_trained_token():
+def test_ppo_puts_the_reward_on_the_last_trained_token_and_ends_there():
     config = AdvantageConfig(advantage_estimator="ppo", lambd=0.0)
     batch = make_batch(config, make_sample(3, reward=4.0, loss_mask=[1, 1, 0]))
-    # delta = [0 + 2 - 1, 4 + 3 - 2, 0 + 0 - 3]
-    assert advantages(config, batch, values=[1.0, 2.0, 3.0]) == [[1.0, 5.0, -3.0]]
+    # delta = [0 + 2 - 1, 4 + 0 - 2]; the value after the last trained token counts for nothing
+    assert advantages(config, batch, values=[1.0, 2.0, 3.0]) == [[1.0, 2.0, 0.0]]
+
+
+def test_ppo_returns_are_advantages_plus_values():
+    config = AdvantageConfig(advantage_estimator="ppo", gamma=0.5, lambd=0.5, kl_coef=0.1)
+    samples = [
+        make_sample(3, reward=4.0, loss_mask=[1, 0, 1]),
+        make_sample(2, remove_sample=True),
+        make_sample(1, reward=1.0),
+    ]
+    batch = make_batch(config, *samples)
+    given = signals(batch, kl=2.0, values=[1.0, 100.0, 2.0, 7.0, 7.0, 3.0])
+    targets = estimate(batch, given, config, PolicyLossConfig(), LocalReduce())
+    # rho = -0.2, and -0.2 + 4; delta = -0.2 + 0.5 * 2 - 1 and 3.8 - 2; the last one 0.8 - 3
+    expected = [-0.2 + 0.25 * 1.8, 0.0, 1.8, 0.0, 0.0, -2.2]
+    assert targets.advantages.values.tolist() == pytest.approx(expected)
+    assert targets.returns.values.tolist() == pytest.approx([1.25, 0.0, 3.8, 0.0, 0.0, 0.8])
+
+
+def test_one_fully_masked_batch_gives_zeros_for_every_estimator():
+    for name in ("reinforce_plus_plus", "ppo"):
+        config = AdvantageConfig(advantage_estimator=name, normalize_advantages=True)
+        batch = make_batch(config, make_sample(2, remove_sample=True), make_sample(0, tokens=[1]))
+        assert advantages(config, batch, values=[1.0, 2.0]) == [[0.0, 0.0], []]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("rloo", [2.5, -0.5, -2.0]),
+        ("remax", [3.5, 1.5, 0.5]),
+        ("maxrl", [1.0, -0.2, -0.8]),
+    ],
+)
+def test_group_estimators_repeat_their_reward_over_the_response(name, expected):
+    # baselines: the others' mean; 1.5; and maxrl's mean 5
+    rewards = {"maxrl": [10.0, 4.0, 1.0]}.get(name, [5.0, 3.0, 2.0])
+    config = AdvantageConfig(advantage_estimator=name)
+    samples = [make_sample(n, reward=r) for n, r in zip((2, 1, 3), rewards, strict=True)]
+    group = SampleGroup(0, tuple(samples), baseline=1.5)
+    batch = collate([group], reward_key=None, advantage=config)
+    rows = advantages(config, batch)
+    assert [len(row) for row in rows] == [2, 1, 3]
+    for row, value in zip(rows, expected, strict=True):
+        assert row == pytest.approx([value] * len(row))
+
+
+def test_gdpo_whitens_the_sum_of_normalised_rewards():
+    config = AdvantageConfig(
+        advantage_estimator="gdpo",
+        gdpo_reward_keys=("right", "short"),
+        gdpo_reward_weights=(1.0, 0.5),
+        normalize_advantages=True,
+    )
+    rewards = [{"right": 1.0, "short": 0.0}, {"right": 0.0, "short": 30.0}]
+    batch = make_batch(config, *(make_sample(1, reward=r) for r in rewards))
+    # each reward is +-1 / sqrt(2) in its group; their sum +-0.5 / sqrt(2), and whitened as one
+    assert batch.rewards.tolist() == pytest.approx([0.5 / 2**0.5, -0.5 / 2**0.5], rel=1e-4)
+    assert [x for row in advantages(config, batch) for x in row] == pytest.approx(
+        [0.5**0.5, -(0.5**0.5)], rel=1e-4
+    )
+
+
+DISTIL = DistillationConfig(use_opd=True, opd_kl_coef=0.5)
+
+
+def with_teacher(batch, values):
+    given = signals(batch, kl=2.0, values=[1.0] * batch.loss_mask.values.numel())
+    return replace(given, teacher_log_probs=Ragged(torch.tensor(values), batch.loss_mask.lengths))
+
+
+@pytest.mark.parametrize("name", get_args(Estimator))
+def test_distillation_adds_its_term_to_every_estimator(name):
+    config = AdvantageConfig(advantage_estimator=name, gdpo_reward_keys=("a",))
+    samples = [make_sample(2, reward={"a": r}, loss_mask=[1, 0]) for r in (1.0, 0.0)]
+    group = SampleGroup(0, tuple(samples), baseline=0.5)
+    batch = collate([group], reward_key="a", advantage=config)
+    given = with_teacher(batch, [-3.0, nan, 1.0, nan])
+
+    def run(**options):
+        found = estimate(batch, given, config, PolicyLossConfig(), LocalReduce(), **options)
+        return found.advantages.values
+
+    # the policy's log-probabilities are 0
+    shift = run(distillation=DISTIL) - run()
+    assert shift.tolist() == [-0.5 * 3.0, 0.0, 0.5 * 1.0, 0.0]
+
+
+def test_distillation_comes_before_whitening_and_after_advantages_of_your_own():
+    config = AdvantageConfig(normalize_advantages=True)
+    batch = make_batch(config, make_sample(1, reward=1.0), make_sample(2, reward=1.0))
+    given = with_teacher(batch, [2.0, 4.0, 6.0])
+
+    def zeros(batch, signals, kl):
+        return {"advantages": list(kl), "returns": list(kl)}
+
+    options = {"custom": zeros, "distillation": DISTIL}
+    targets = estimate(batch, given, config, PolicyLossConfig(), LocalReduce(), **options)
+    # 1, 2, 3 whitened
+    assert targets.advantages.values.tolist() == pytest.approx([-1.0, 0.0, 1.0])
+    assert targets.returns.values.tolist() == [0.0] * 3
+
+
+def test_the_teacher_of_the_trainer_comes_before_that_of_the_rollout():
+    config = AdvantageConfig()
+    batch = make_batch(config, make_sample(1, teacher_log_probs=[-1.0]))
+    for given, expected in ((signals(batch), -0.5), (with_teacher(batch, [2.0]), 1.0)):
+        targets = estimate(
+            batch, given, config, PolicyLossConfig(), LocalReduce(), distillation=DISTIL
+        )
+        assert targets.advantages.values.tolist() == [expected]
+
+
+def test_distillation_without_a_teacher_is_refused():
+    batch = make_batch(AdvantageConfig(), make_sample(1))
+    with pytest.raises(SampleError, match="no sample has `teacher_log_probs`, which --use-opd"):
+        estimate(
+            batch,
+            signals(batch),
+            AdvantageConfig(),
+            PolicyLossConfig(),
+            LocalReduce(),
+            distillation=DISTIL,
+        )
+
+
+@pytest.mark.parametrize("field", ["log_probs", "ref_log_probs", "teacher_log_probs", "values"])
+@pytest.mark.parametrize("odd", [nan, inf, -inf])
+def test_what_is_not_finite_is_refused_where_it_is_trained_on(field, odd):
+    config = AdvantageConfig(advantage_estimator="ppo", kl_coef=0.1)
+    samples = [make_sample(2, index=5), make_sample(3, index=6, loss_mask=[1, 1, 0])]
+    batch = make_batch(config, *samples)
+    clean = with_teacher(batch, [0.0] * 5)
+
+    def run(place):
+        values = getattr(clean, field).values.clone()
+        values[place] = odd
+        given = replace(clean, **{field: Ragged(values, batch.loss_mask.lengths)})
+        return estimate(
+            batch, given, config, PolicyLossConfig(), LocalReduce(), distillation=DISTIL
+        )
+
+    with pytest.raises(
+        SampleError, match=rf"sample 6: {field} of response token 1, .* is -?(nan|inf)"
+    ):
+        run(3)
+    found, reference = (
+        run(4),
+        estimate(batch, clean, config, PolicyLossConfig(), LocalReduce(), distillation=DISTIL),
+    )
+    assert found.advantages.values.tolist() == reference.advantages.values.tolist()
+    assert found.returns.values.tolist() == reference.returns.values.tolist()
+
+
+def test_a_reward_that_is_not_finite_is_refused_where_it_is_trained_on():
+    samples = [make_sample(1, index=3), make_sample(1, index=4, remove_sample=True)]
+    batch = make_batch(AdvantageConfig(), *samples)
+    with pytest.raises(SampleError, match="sample 3: rewards of response token 0"):
+        advantages(AdvantageConfig(), replace(batch, rewards=torch.tensor([nan, 0.0])))
+    masked = replace(batch, rewards=torch.tensor([1.0, nan]))
+    assert advantages(AdvantageConfig(), masked) == [[1.0], [0.0]]
 
 
 def test_whitened_advantages_do_not_depend_on_who_holds_which_sample():
@@ -126,6 +267,37 @@ def test_whitened_advantages_do_not_depend_on_who_holds_which_sample():
         found = [row for rows in pool.map(on_rank, range(2)) for row in rows]
     for mine, row in zip(found, [whole[0], whole[3], whole[1], whole[2]], strict=True):
         assert mine == pytest.approx(row)
+
+
+def test_advantages_of_your_own_see_the_teacher_of_the_trainer(tmp_path):
+    (tmp_path / "adv.py").write_text(
+        "def f(args, rollout_data):\n"
+        "    d = rollout_data\n"
+        "    d['advantages'] = d['returns'] = d['teacher_log_probs']\n"
+    )
+    batch = make_batch(AdvantageConfig(), make_sample(2, teacher_log_probs=[8.0, 9.0]))
+    custom = custom_advantages(str(tmp_path / "adv.py"), {})
+    given = with_teacher(batch, [1.0, 2.0])
+    found = estimate(
+        batch, given, AdvantageConfig(), PolicyLossConfig(), LocalReduce(), custom=custom
+    )
+    assert found.advantages.values.tolist() == [1.0, 2.0]
+
+
+def test_advantages_of_your_own_have_to_be_finite():
+    def custom(batch, signals, kl):
+        return {name: [torch.full((2,), nan)] for name in ("advantages", "returns")}
+
+    batch = make_batch(AdvantageConfig(), make_sample(2, index=9))
+    with pytest.raises(SampleError, match="sample 9: advantages of response token 0"):
+        estimate(
+            batch,
+            signals(batch),
+            AdvantageConfig(),
+            PolicyLossConfig(),
+            LocalReduce(),
+            custom=custom,
+        )
 
 
 def test_advantages_of_your_own_are_checked_and_whitened(tmp_path):

@@ -1,31 +1,40 @@
 """Freeze finished samples into a ``TrainBatch``; the only place where this happens."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 
 from slime_core.batch import Ragged, TrainBatch
-from slime_core.config.algorithm import AdvantageConfig
-from slime_core.errors import SampleError
-from slime_core.rewards import normalize, reward_value
+from slime_core.config.algorithm import AdvantageConfig, ShapingConfig
+from slime_core.errors import ConfigError, SampleError
+from slime_core.rewards import grouping_of, normalize, raw_rewards, rollout_ids
+from slime_core.scores import is_broken
+from slime_core.shaping import is_active, penalties
 from slime_core.types import Sample, SampleGroup, Status
 
 PostProcess = Callable[[Sequence[Sample]], tuple[Sequence[float], Sequence[float]]]
 """Samples -> (raw rewards, rewards to learn from)."""
 
 
-def collate(
+def collate(  # noqa: PLR0913 -- three independent choices about the same samples
     groups: Sequence[SampleGroup],
     *,
     reward_key: str | None,
     advantage: AdvantageConfig,
     post_process: PostProcess | None = None,
+    shaping: ShapingConfig | None = None,
+    max_response_len: int | None = None,
+    version: int | None = None,
+    max_token_staleness: int | None = None,
 ) -> TrainBatch:
     """Every sample of ``groups`` as one row, in order.
 
-    Samples that failed stay as rows, so that counts of rollouts hold, but none of their tokens is
-    trained on. A field some samples lack is an error, unless those have nothing to train on.
+    Samples that failed or were aborted stay as rows, so that counts of rollouts hold, but none of
+    their tokens is trained on. A field some samples lack is an error, unless those have nothing to
+    train on. ``shaping`` changes what is learnt from, not ``raw_rewards``. Tokens that weights
+    older than ``version - max_token_staleness`` wrote are not trained on (see ``fresh``).
 
     Raises:
         SampleError: naming the sample and the field that is wrong.
@@ -36,9 +45,18 @@ def collate(
         raise SampleError("there are no samples to collate")
     for sample in samples:
         _check(sample)
-    raw, rewards = (post_process or _default(groups, reward_key, advantage))(samples)
-    masks = [_mask(sample) for sample in samples]
-    rollout_ids = _rollout_ids(samples)
+    if post_process is None:
+        raw, rewards = _rewards(groups, advantage, reward_key, shaping, max_response_len)
+    elif shaping is not None and is_active(shaping):
+        raise ConfigError(
+            "--custom-reward-post-process-path returns the rewards to learn from, which leaves "
+            "--overlong-buffer-len and --length-penalty-type nothing to change: drop one"
+        )
+    else:
+        raw, rewards = post_process(samples)
+    oldest = _oldest(version, max_token_staleness)
+    masks = [_mask(sample, oldest) for sample in samples]
+    rollouts = rollout_ids(samples)
     return TrainBatch(
         tokens=Ragged.from_lists([sample.tokens or [0] for sample in samples], torch.int64),
         response_lengths=torch.tensor([sample.response_length for sample in samples]),
@@ -50,11 +68,34 @@ def collate(
             [row if sample.index is None else sample.index for row, sample in enumerate(samples)]
         ),
         group_ids=torch.tensor([group_index for group_index, _ in pairs]),
-        rollout_ids=torch.tensor(rollout_ids),
-        rollout_token_counts=_token_counts(rollout_ids, masks),
+        rollout_ids=torch.tensor(rollouts),
+        rollout_token_counts=_token_counts(rollouts, masks),
         rollout_log_probs=_response_aligned(samples, masks, "rollout_log_probs"),
         teacher_log_probs=_response_aligned(samples, masks, "teacher_log_probs"),
     )
+
+
+def fresh(sample: Sample, oldest: int) -> list[int]:
+    """R flags: 0 for the tokens that weights of a version before ``oldest`` wrote.
+
+    Tokens without a version (-1: a tool's) are not stale. A sample without ``token_versions`` was
+    written by the one entry of ``weight_versions``, if there is exactly one and it is a number; of
+    others nothing is known, and nothing is stale.
+    """
+    versions = sample.token_versions
+    if versions is None:
+        whole = sample.weight_versions
+        known = len(whole) == 1 and whole[0].isdecimal()
+        versions = [int(whole[0]) if known else -1] * sample.response_length
+    return [int(v < 0 or v >= oldest) for v in versions]
+
+
+def num_stale_tokens(
+    samples: Sequence[Sample], *, version: int | None, max_token_staleness: int | None
+) -> int:
+    """Tokens that would be trained on if ``collate`` did not find them too old."""
+    oldest = _oldest(version, max_token_staleness)
+    return sum(sum(_mask(sample, None)) - sum(_mask(sample, oldest)) for sample in samples)
 
 
 def _check(sample: Sample) -> None:
@@ -66,28 +107,41 @@ def _check(sample: Sample) -> None:
         )
 
 
-def _default(
-    groups: Sequence[SampleGroup], reward_key: str | None, advantage: AdvantageConfig
-) -> PostProcess:
-    def rewards(samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
-        raw = [reward_value(sample, reward_key) or 0.0 for sample in samples]
-        return raw, normalize(groups, advantage, reward_key=reward_key)
+def _rewards(
+    groups: Sequence[SampleGroup],
+    advantage: AdvantageConfig,
+    reward_key: str | None,
+    shaping: ShapingConfig | None,
+    max_response_len: int | None,
+) -> tuple[list[float], list[float]]:
+    """Rewards as given, and as learnt from."""
+    samples = [sample for group in groups for sample in group.samples]
+    raw = raw_rewards(samples, advantage, reward_key=reward_key)
+    added = None
+    if shaping is not None and is_active(shaping):
+        lengths = torch.tensor([sample.response_length for sample in samples])
+        given = torch.tensor(raw, dtype=torch.float64)
+        found = penalties(given, lengths, grouping_of(groups), shaping, max_response_len)
+        added = found.tolist()
+    return raw, normalize(groups, advantage, reward_key=reward_key, penalties=added)
 
-    return rewards
+
+def _oldest(version: int | None, max_token_staleness: int | None) -> int | None:
+    """The oldest weights whose tokens are trained on; None for all."""
+    if max_token_staleness is None:
+        return None
+    assert version is not None, "--max-token-staleness without the version that is trained"
+    return version - max_token_staleness
 
 
-def _mask(sample: Sample) -> list[int]:
+def _mask(sample: Sample, oldest: int | None) -> list[int]:
     """Which response tokens are trained on; none when there is no reward to train with."""
-    if sample.status is Status.FAILED or sample.reward is None:
+    if is_broken(sample) or sample.reward is None:
         return [0] * sample.response_length
-    return sample.response_mask
-
-
-def _rollout_ids(samples: Sequence[Sample]) -> list[int]:
-    """Ids as given; samples without one are executions of their own."""
-    used = {sample.rollout_id for sample in samples}
-    free = (i for i in range(2 * len(samples) + 1) if i not in used)
-    return [next(free) if s.rollout_id is None else s.rollout_id for s in samples]
+    mask = sample.response_mask
+    if oldest is None:
+        return mask
+    return [flag * recent for flag, recent in zip(mask, fresh(sample, oldest), strict=True)]
 
 
 def _token_counts(rollout_ids: Sequence[int], masks: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -109,5 +163,15 @@ def _response_aligned(
     for sample, mask, row in zip(samples, masks, rows, strict=True):
         if row is None and any(mask):
             raise SampleError(f"sample {sample.index} has no `{name}` but others of its batch do")
+        _refuse_infinite(sample, mask, name, row or [])
         filled.append([0.0] * sample.response_length if row is None else row)
     return Ragged.from_lists(filled, torch.float32)
+
+
+def _refuse_infinite(sample: Sample, mask: Sequence[int], name: str, row: Sequence[float]) -> None:
+    for position, (flag, value) in enumerate(zip(mask, row, strict=False)):
+        if flag and not math.isfinite(value):
+            raise SampleError(
+                f"sample {sample.index}: `{name}` is {value} at response token {position}, which "
+                "is trained on: give a finite number, or mask the token with `loss_mask`"
+            )

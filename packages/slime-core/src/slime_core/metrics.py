@@ -6,7 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from slime_core.rewards import reward_value
+from slime_core.scores import reward_value
 from slime_core.types import Sample, Status
 
 _REPETITION_WINDOW = 10_000

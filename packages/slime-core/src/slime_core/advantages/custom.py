@@ -53,7 +53,7 @@ def _rollout_data(batch: TrainBatch, signals: PolicySignals, kl: list[Tensor]) -
         "ref_log_probs": signals.ref_log_probs,
         "values": signals.values,
         "rollout_log_probs": batch.rollout_log_probs,
-        "teacher_log_probs": batch.teacher_log_probs,
+        "teacher_log_probs": signals.teacher_log_probs or batch.teacher_log_probs,
     }
     return data | {name: list(x.split()) for name, x in ragged.items() if x is not None}
 

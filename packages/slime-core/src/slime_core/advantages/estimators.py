@@ -4,14 +4,15 @@ import torch
 from torch import Tensor
 
 from slime_core.advantages.custom import CustomAdvantages
-from slime_core.advantages.returns import generalized, reinforce_plus_plus, terminal_reward
+from slime_core.advantages.distill import distilled
+from slime_core.advantages.returns import generalized, reinforce_plus_plus
 from slime_core.advantages.whiten import whiten
 from slime_core.batch import PolicySignals, Ragged, Targets, TrainBatch
 from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
+from slime_core.config.reference import DistillationConfig
+from slime_core.errors import SampleError
 from slime_core.interfaces import Reduce
 from slime_core.losses.kl import approx_kl
-
-Vectors = list[Tensor]
 
 
 def estimate(
@@ -22,56 +23,73 @@ def estimate(
     reduce: Reduce,
     *,
     custom: CustomAdvantages | None = None,
+    distillation: DistillationConfig | None = None,
 ) -> Targets:
     """Advantages of every response token of ``batch``, in full, on the rewards' device.
 
-        grpo, gspo, cispo            A_t = r, the reward relative to its group
+        grpo, gspo, cispo, rloo, remax, maxrl, gdpo
+                                     A_t = r, as ``slime_core.rewards.normalize`` made it
         reinforce_plus_plus_baseline A_t = r - kl_coef KL_t
         reinforce_plus_plus          A_t = discounted sum of -kl_coef KL, with r at the end
         ppo                          generalized advantage estimation over ``signals.values``
 
-    With --normalize-advantages they are whitened over the trained tokens of all ranks that
-    ``reduce`` adds over: the data-parallel ranks, each with its own samples. ``custom`` takes the
-    estimator's place.
+    ``custom`` takes the estimator's place. Then, for all of them, --use-opd subtracts the
+    distillation term, and --normalize-advantages whitens over the trained tokens of all ranks that
+    ``reduce`` adds over: the data-parallel ranks, each with its own samples. What stands at tokens
+    that are not trained on is never looked at; their advantages and returns are 0.
+
+    Raises:
+        SampleError: a trained token whose signals or advantage are not finite, naming its sample.
     Source: GRPO, arXiv:2402.03300; GSPO, arXiv:2507.18071; CISPO, arXiv:2506.13585; REINFORCE++,
-    arXiv:2501.03262.
+    arXiv:2501.03262; GAE, arXiv:1506.02438; others: ``slime_core.advantages.groups``.
     """
+    _refuse_infinite_signals(batch, signals)
     kl = _kl(batch, signals, config, policy_loss)
-    returns: Vectors | None
     if custom is None:
-        advantages, returns = _vectors(batch, [config.kl_coef * k for k in kl], signals, config)
+        advantages, returns = _tokens(batch, config.kl_coef * kl, signals, config)
     else:
-        found = custom(batch, signals, kl)
-        advantages, returns = found["advantages"], found["returns"]
-    lengths = batch.loss_mask.lengths
-    values = torch.cat(advantages) if advantages else batch.rewards[:0]
+        rows = custom(batch, signals, list(Ragged(kl, batch.loss_mask.lengths).split()))
+        advantages, returns = _flat(rows["advantages"], kl), _flat(rows["returns"], kl)
+    if distillation is not None and distillation.use_opd:
+        advantages = _distilled(batch, signals, advantages, distillation.opd_kl_coef)
+    _refuse_infinite(batch, "advantages", advantages)
+    advantages = _trained(batch, advantages)
     if config.normalize_advantages:
-        values = whiten(values, batch.loss_mask.values, reduce)
-    return Targets(Ragged(values, lengths), Ragged.from_tensors(returns) if returns else None)
+        advantages = whiten(advantages, batch.loss_mask.values, reduce)
+    lengths = batch.loss_mask.lengths
+    if returns is not None:
+        _refuse_infinite(batch, "returns", returns)
+    return Targets(
+        Ragged(advantages, lengths),
+        None if returns is None else Ragged(_trained(batch, returns), lengths),
+    )
 
 
-def _vectors(
-    batch: TrainBatch, penalties: Vectors, signals: PolicySignals, config: AdvantageConfig
-) -> tuple[Vectors, Vectors | None]:
-    masks = batch.loss_mask.split()
+def _tokens(
+    batch: TrainBatch, penalties: Tensor, signals: PolicySignals, config: AdvantageConfig
+) -> tuple[Tensor, Tensor | None]:
     match config.advantage_estimator:
-        case "grpo" | "gspo" | "cispo":
+        case "grpo" | "gspo" | "cispo" | "rloo" | "remax" | "maxrl" | "gdpo":
             return _broadcast(batch), None
         case "reinforce_plus_plus_baseline":
-            return [r - k for r, k in zip(_broadcast(batch), penalties, strict=True)], None
+            return _broadcast(batch) - penalties, None
         case "reinforce_plus_plus":
-            returns = [
-                reinforce_plus_plus(k, mask, reward, config.gamma)
-                for k, mask, reward in zip(penalties, masks, batch.rewards, strict=True)
-            ]
-            return returns, None
+            found = reinforce_plus_plus(penalties, batch.loss_mask, batch.rewards, config.gamma)
+            return found, None
         case "ppo":
-            return _generalized(batch, penalties, signals, config)
+            assert signals.values is not None, "--advantage-estimator ppo without a critic's values"
+            return generalized(
+                penalties,
+                signals.values.values,
+                batch.loss_mask,
+                batch.rewards,
+                gamma=config.gamma,
+                gae_lambda=config.lambd,
+            )
 
 
-def _broadcast(batch: TrainBatch) -> Vectors:
-    lengths: list[int] = batch.response_lengths.tolist()
-    return [reward.expand(n) for reward, n in zip(batch.rewards, lengths, strict=True)]
+def _broadcast(batch: TrainBatch) -> Tensor:
+    return torch.repeat_interleave(batch.rewards, batch.loss_mask.lengths)
 
 
 def _kl(
@@ -79,24 +97,59 @@ def _kl(
     signals: PolicySignals,
     config: AdvantageConfig,
     policy_loss: PolicyLossConfig,
-) -> Vectors:
-    """The KL estimate of each token; zeros where it has no coefficient."""
+) -> Tensor:
+    """The KL estimate of each trained token; zeros where it has no coefficient."""
     if config.kl_coef == 0:
-        return [torch.zeros_like(mask) for mask in batch.loss_mask.split()]
+        return torch.zeros_like(batch.loss_mask.values)
     assert signals.ref_log_probs is not None, "--kl-coef without reference log-probabilities"
     kl = approx_kl(signals.log_probs.values, signals.ref_log_probs.values, policy_loss.kl_loss_type)
-    return list(Ragged(kl, batch.loss_mask.lengths).split())
+    return _trained(batch, kl)
 
 
-def _generalized(
-    batch: TrainBatch, penalties: Vectors, signals: PolicySignals, config: AdvantageConfig
-) -> tuple[Vectors, Vectors]:
-    assert signals.values is not None, "--advantage-estimator ppo without a critic's values"
-    masks, values = batch.loss_mask.split(), signals.values.split()
-    pairs = [
-        generalized(
-            terminal_reward(-k * mask, mask, reward), v, gamma=config.gamma, gae_lambda=config.lambd
+def _distilled(
+    batch: TrainBatch, signals: PolicySignals, advantages: Tensor, coefficient: float
+) -> Tensor:
+    teacher = signals.teacher_log_probs or batch.teacher_log_probs
+    if teacher is None:
+        raise SampleError(
+            "no sample has `teacher_log_probs`, which --use-opd compares the policy with: start "
+            "a teacher with --opd-type, or fill them in a custom generate or reward function"
         )
-        for k, mask, reward, v in zip(penalties, masks, batch.rewards, values, strict=True)
-    ]
-    return [advantage for advantage, _ in pairs], [returns for _, returns in pairs]
+    return distilled(advantages, signals.log_probs.values, teacher.values, coefficient)
+
+
+def _trained(batch: TrainBatch, x: Tensor) -> Tensor:
+    """``x`` where tokens are trained on, else 0: a loss that multiplies NaN by 0 is NaN."""
+    return torch.where(batch.loss_mask.values > 0, x, torch.zeros_like(x))
+
+
+def _flat(rows: list[Tensor], like: Tensor) -> Tensor:
+    return torch.cat(rows).to(like) if rows else like[:0]
+
+
+def _refuse_infinite_signals(batch: TrainBatch, signals: PolicySignals) -> None:
+    repeated = Ragged(_broadcast(batch), batch.loss_mask.lengths)
+    found: dict[str, Ragged | None] = {
+        "rewards": repeated,
+        "log_probs": signals.log_probs,
+        "ref_log_probs": signals.ref_log_probs,
+        "teacher_log_probs": signals.teacher_log_probs or batch.teacher_log_probs,
+        "values": signals.values,
+    }
+    for name, ragged in found.items():
+        if ragged is not None:
+            _refuse_infinite(batch, name, ragged.values)
+
+
+def _refuse_infinite(batch: TrainBatch, name: str, values: Tensor) -> None:
+    odd = (batch.loss_mask.values > 0) & ~values.isfinite()
+    if not odd.any():
+        return
+    place = int(odd.nonzero()[0])
+    ends = batch.loss_mask.lengths.cumsum(0)
+    row = int(torch.searchsorted(ends, place, right=True))
+    position = place - int(ends[row] - batch.loss_mask.lengths[row])
+    raise SampleError(
+        f"sample {int(batch.sample_ids[row])}: {name} of response token {position}, which is "
+        f"trained on, is {float(values[place])}, not a finite number"
+    )

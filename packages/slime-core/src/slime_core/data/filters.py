@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slime_core.rewards import reward_value
+from slime_core.scores import reward_value
 from slime_core.types import Sample
 
 _EPS = 1e-6

@@ -1,0 +1,63 @@
+"""What a sample scored; without torch, because filters and metrics read it too."""
+
+import math
+
+from slime_core.errors import SampleError
+from slime_core.types import Sample, Status
+
+
+def is_broken(sample: Sample) -> bool:
+    """Whether it failed or was aborted, so that nothing can be learnt, whatever it was given."""
+    return sample.status in (Status.FAILED, Status.ABORTED)
+
+
+def reward_value(sample: Sample, reward_key: str | None) -> float | None:
+    """The number behind ``sample.reward``; None where a failed or aborted sample has none.
+
+    Raises:
+        SampleError: a finished sample without a usable reward.
+    """
+    reward = sample.reward
+    if isinstance(reward, dict):
+        if reward_key is None or reward_key not in reward:
+            if is_broken(sample):
+                return None
+            raise SampleError(
+                f"sample {sample.index}: `reward` has the keys {sorted(reward)}; "
+                f"name one of them with --reward-key (got {reward_key!r})"
+            )
+        reward = reward[reward_key]
+    if reward is None:
+        if is_broken(sample):
+            return None
+        raise SampleError(f"sample {sample.index} is {sample.status} but has no `reward`")
+    return _number(sample, reward)
+
+
+def reward_entry(sample: Sample, key: str) -> float | None:
+    """``sample.reward[key]`` as a number; None where a failed or aborted sample has none.
+
+    Raises:
+        SampleError: a finished sample whose reward is no dictionary or lacks a usable entry.
+    """
+    reward = sample.reward
+    entry = reward.get(key) if isinstance(reward, dict) else None
+    if entry is not None:
+        return _number(sample, entry)
+    if is_broken(sample):
+        return None
+    found = f"the keys {sorted(reward)}" if isinstance(reward, dict) else f"the value {reward!r}"
+    raise SampleError(
+        f"sample {sample.index}: `reward` has {found}, but --gdpo-reward-keys asks for {key!r}: "
+        "return a dictionary with a number under each of these keys from the reward function"
+    )
+
+
+def _number(sample: Sample, reward: object) -> float:
+    try:
+        value = float(reward)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise SampleError(f"sample {sample.index}: `reward` is {reward!r}, not a number") from None
+    if not math.isfinite(value):
+        raise SampleError(f"sample {sample.index}: `reward` is {value}, not a finite number")
+    return value
