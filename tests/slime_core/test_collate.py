@@ -1,9 +1,11 @@
 import pickle
 
 import pytest
-from slime_core.collate import collate
-from slime_core.config.algorithm import AdvantageConfig
-from slime_core.errors import SampleError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from slime_core.collate import collate, fresh, num_stale_tokens
+from slime_core.config.algorithm import AdvantageConfig, ShapingConfig
+from slime_core.errors import ConfigError, SampleError
 from slime_core.types import SampleGroup, Status
 from slime_testing import make_sample
 
@@ -79,3 +81,187 @@ def test_a_batch_survives_pickling_and_selection():
     part = pickle.loads(pickle.dumps(batch)).select([2, 0])
     assert part.sample_ids.tolist() == [2, 0]
     assert part.tokens.lengths.tolist() == [3, 4]
+
+
+NO_STD = AdvantageConfig(normalize_grpo_std=False)
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.ABORTED])
+def test_broken_samples_are_counted_but_neither_trained_on_nor_compared_with(status):
+    batch = freeze(
+        make_sample(2, reward=1.0, rollout_id=5),
+        make_sample(2, reward=9.0, status=status, rollout_id=6),
+        make_sample(2, reward=0.0, rollout_id=7),
+        advantage=NO_STD,
+    )
+    assert batch.loss_mask.values.tolist() == [1, 1, 0, 0, 1, 1]
+    assert batch.rewards.tolist() == [0.5, 0.0, -0.5]
+    assert batch.rollout_ids.tolist() == [5, 6, 7]
+    assert batch.rollout_token_counts.tolist() == [2.0, 0.0, 2.0]
+
+
+def test_the_first_sample_does_not_decide_which_fields_there_are():
+    failed = make_sample(2, status=Status.FAILED, reward=None, rollout_log_probs=None)
+    finished = make_sample(1, teacher_log_probs=[-2.0])
+    for samples, expected in (
+        ((failed, finished), [0.0, 0.0, -2.0]),
+        ((finished, failed), [-2.0, 0.0, 0.0]),
+    ):
+        batch = freeze(*samples)
+        assert batch.teacher_log_probs.values.tolist() == expected
+        assert batch.rollout_log_probs.values.numel() == 3
+
+
+@pytest.mark.parametrize("name", ["rollout_log_probs", "teacher_log_probs"])
+def test_log_probs_that_are_not_finite_are_refused_where_they_are_trained_on(name):
+    def run(mask):
+        return freeze(make_sample(2, index=6, loss_mask=mask, **{name: [-1.0, float("-inf")]}))
+
+    with pytest.raises(SampleError, match=f"sample 6: `{name}` is -inf at response token 1"):
+        run([1, 1])
+    run([1, 0])
+
+
+OVERLONG = ShapingConfig(overlong_buffer_len=4, overlong_penalty_factor=2.0)
+
+
+def test_shaping_changes_what_is_learnt_from_and_not_what_was_given():
+    # over 10 - 4 = 6 tokens: 0, 2 of 4, all 4
+    samples = [make_sample(n, reward=1.0) for n in (6, 8, 10)]
+    batch = freeze(*samples, advantage=NO_STD, shaping=OVERLONG, max_response_len=10)
+    assert batch.raw_rewards.tolist() == [1.0, 1.0, 1.0]
+    assert batch.rewards.tolist() == [1.0, 0.0, -1.0]
+
+
+def test_shaping_reaches_estimators_that_compare_with_nothing():
+    config = AdvantageConfig(advantage_estimator="ppo")
+    batch = freeze(make_sample(8), advantage=config, shaping=OVERLONG, max_response_len=10)
+    assert batch.rewards.tolist() == [0.0]
+
+
+def test_shaping_a_dictionary_changes_the_reward_of_the_key():
+    samples = [make_sample(n, reward={"score": 1.0, "other": 5.0}) for n in (6, 10)]
+    options = {"shaping": OVERLONG, "max_response_len": 10, "reward_key": "score"}
+    batch = freeze(*samples, advantage=NO_STD, **options)
+    assert batch.raw_rewards.tolist() == [1.0, 1.0]
+    assert batch.rewards.tolist() == [1.0, -1.0]
+    gdpo = AdvantageConfig(
+        advantage_estimator="gdpo",
+        gdpo_reward_keys=("other", "score"),
+        gdpo_reward_weights=(1.0, 3.0),
+        normalize_grpo_std=False,
+    )
+    assert freeze(*samples, advantage=gdpo, **options).rewards.tolist() == [3.0, -3.0]
+
+
+def test_lengths_are_compared_within_the_prompt():
+    group = ShapingConfig(length_penalty_type="group", length_penalty_coef=1.0)
+    groups = [
+        SampleGroup(0, (make_sample(1, reward=1.0), make_sample(3, reward=1.0))),
+        SampleGroup(1, (make_sample(7, reward=1.0), make_sample(9, reward=0.0))),
+    ]
+    config = AdvantageConfig(advantage_estimator="ppo")
+    batch = collate(groups, reward_key=None, advantage=config, shaping=group)
+    assert batch.rewards.tolist() == [1.5, 0.5, 1.5, -0.5]
+
+
+def test_a_failed_sample_is_not_penalised_and_its_length_not_compared_with():
+    group = ShapingConfig(length_penalty_type="group", length_penalty_coef=1.0)
+    failed = make_sample(50, reward=None, status=Status.FAILED)
+    config = AdvantageConfig(advantage_estimator="ppo")
+    batch = freeze(make_sample(1), make_sample(3), failed, advantage=config, shaping=group)
+    assert batch.rewards.tolist() == [1.5, 0.5, 0.0]
+
+
+def test_shaping_beside_rewards_of_a_hook_is_refused():
+    def shape(samples):
+        return [0.0], [0.0]
+
+    with pytest.raises(ConfigError, match="--custom-reward-post-process-path"):
+        freeze(make_sample(), post_process=shape, shaping=OVERLONG, max_response_len=10)
+    freeze(make_sample(), post_process=shape, shaping=ShapingConfig())
+
+
+def test_a_relative_penalty_needs_the_limit():
+    with pytest.raises(ConfigError, match="--rollout-max-response-len"):
+        freeze(make_sample(), shaping=OVERLONG)
+
+
+def test_stale_tokens_are_masked_before_denominators_are_counted():
+    batch = freeze(
+        make_sample(4, rollout_id=1, token_versions=[3, 4, 5, -1], loss_mask=[1, 1, 1, 0]),
+        make_sample(2, rollout_id=1, token_versions=[2, 3]),
+        make_sample(1, token_versions=[5]),
+        version=5,
+        max_token_staleness=1,
+    )
+    assert batch.loss_mask.values.tolist() == [0, 1, 1, 0, 0, 0, 1]
+    assert batch.rollout_token_counts.tolist() == [2.0, 2.0, 1.0]
+
+
+def test_without_a_limit_nothing_is_stale():
+    samples = [make_sample(2, token_versions=[0, 1])]
+    assert freeze(*samples, version=100).loss_mask.values.tolist() == [1, 1]
+    assert num_stale_tokens(samples, version=100, max_token_staleness=None) == 0
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [(["3"], [0, 0]), (["4"], [1, 1]), (["3", "5"], [1, 1]), ([], [1, 1]), (["default"], [1, 1])],
+)
+def test_without_versions_of_tokens_one_version_of_the_sample_is_used(versions, expected):
+    assert fresh(make_sample(2, weight_versions=versions), oldest=4) == expected
+
+
+def test_versions_of_tokens_come_before_those_of_the_sample():
+    sample = make_sample(3, weight_versions=["1"], token_versions=[4, -1, 3])
+    assert fresh(sample, oldest=4) == [1, 1, 0]
+
+
+def test_only_tokens_that_would_be_trained_on_are_reported_as_stale():
+    samples = [
+        make_sample(3, token_versions=[0, 0, 5], loss_mask=[0, 1, 1]),
+        make_sample(2, token_versions=[0, 0], status=Status.FAILED),
+        make_sample(2, weight_versions=["1"]),
+    ]
+    assert num_stale_tokens(samples, version=5, max_token_staleness=3) == 3
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 6),
+            st.integers(0, 2),
+            st.sampled_from([Status.COMPLETED, Status.TRUNCATED, Status.FAILED, Status.ABORTED]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, 4),
+)
+@settings(max_examples=80, deadline=None)
+def test_every_sample_is_a_row_and_counts_follow_the_mask(rows, staleness):
+    samples = [
+        make_sample(
+            n,
+            rollout_id=rollout,
+            status=status,
+            reward=None if bare and status in (Status.FAILED, Status.ABORTED) else float(i),
+            token_versions=[t % 5 for t in range(n)],
+        )
+        for i, (n, rollout, status, bare) in enumerate(rows)
+    ]
+    batch = freeze(*samples, version=4, max_token_staleness=staleness)
+    assert batch.num_samples == len(rows)
+    masks = batch.loss_mask.split()
+    for row, (_, rollout, status, _) in enumerate(rows):
+        siblings = [m.sum() for m, r in zip(masks, rows, strict=True) if r[1] == rollout]
+        assert batch.rollout_token_counts[row] == sum(siblings)
+        if status in (Status.FAILED, Status.ABORTED):
+            assert masks[row].sum() == 0
+            assert batch.rewards[row] == 0
+        else:
+            assert masks[row].tolist() == [
+                float(t % 5 >= 4 - staleness) for t in range(len(masks[row]))
+            ]

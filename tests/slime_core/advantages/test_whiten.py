@@ -47,6 +47,70 @@ def test_without_a_trained_token_nothing_breaks():
     assert whiten(torch.tensor([3.0]), torch.zeros(1), LocalReduce()).isfinite().all()
 
 
+class Recorded:
+    """What the ranks would have exchanged: the first pass collects, the second is handed sums."""
+
+    def __init__(self):
+        self.sums = []
+
+    def run(self, parts):
+        """``whiten`` on each rank, level by level: every rank's n-th sum before any goes on."""
+        for level in range(2):
+            total = sum(self._collect(part, level) for part in parts)
+            self.sums.append(total)
+        return [whiten(*part, _Handed(self.sums)) for part in parts]
+
+    def _collect(self, part, level):
+        asked = _Handed(self.sums)
+        whiten(*part, asked)
+        return asked.given[level]
+
+
+class _Handed:
+    def __init__(self, sums):
+        self.sums, self.given = sums, []
+
+    def sum(self, x):
+        self.given.append(x)
+        known = len(self.given) <= len(self.sums)
+        return self.sums[len(self.given) - 1] if known else x
+
+
+@given(
+    st.lists(st.tuples(st.floats(-50, 50), st.booleans(), st.integers(0, 3)), max_size=24),
+    st.integers(0, 10**6),
+)
+@settings(max_examples=120, deadline=None)
+def test_how_tokens_are_spread_over_ranks_does_not_matter(rows, offset):
+    x = torch.tensor([offset + v for v, _, _ in rows], dtype=torch.float64)
+    mask = torch.tensor([float(m) for _, m, _ in rows], dtype=torch.float64)
+    owner = torch.tensor([r for _, _, r in rows], dtype=torch.int64)
+    parts = [(x[owner == r], mask[owner == r]) for r in range(5)]  # the last rank is empty
+    found = Recorded().run(parts)
+    whole = whiten(x, mask, LocalReduce())
+    for rank, mine in enumerate(found):
+        torch.testing.assert_close(mine, whole[owner == rank], rtol=1e-6, atol=1e-6)
+
+
+@given(st.lists(st.tuples(st.floats(-50, 50), st.booleans()), max_size=24))
+@settings(max_examples=100, deadline=None)
+def test_the_trained_tokens_get_mean_0_and_variance_1_and_the_others_0(rows):
+    x = torch.tensor([v for v, _ in rows], dtype=torch.float64)
+    mask = torch.tensor([float(m) for _, m in rows], dtype=torch.float64)
+    found = whiten(torch.where(mask > 0, x, torch.nan), mask, LocalReduce())
+    assert (found[mask == 0] == 0).all()
+    trained = found[mask > 0].tolist()
+    if len(trained) > 1 and statistics.stdev(x[mask > 0].tolist()) > 0.1:
+        assert statistics.fmean(trained) == pytest.approx(0, abs=1e-9)
+        assert statistics.stdev(trained) == pytest.approx(1, rel=1e-5)
+
+
+def test_gradients():
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda v: whiten(v, mask, LocalReduce()), (x,))
+
+
 def share(rank, world):
     x = torch.tensor([3.0, -1.0, 4.0, 1.0, -5.0])
     mask = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0])
