@@ -140,6 +140,16 @@ def test_gradients(name):
     assert torch.autograd.gradcheck(lambda r: ESTIMATES[name](r, where), (rewards,))
 
 
+def test_gradients_with_a_baseline_and_of_several_rewards():
+    rewards = vector([[0.3, 1.2, 0.7, 0.4], [5.0, 1.0, 2.0, 2.5]]).requires_grad_()
+    baselines = vector([0.1, 0.1, 0.2, 0.2]).requires_grad_()
+    where = grouping([1, 1, 2, 2])
+    assert torch.autograd.gradcheck(lambda r: decoupled(r, (1.0, 0.3), where), (rewards,))
+    assert torch.autograd.gradcheck(
+        lambda r, b: against_baseline(r[0], b, where), (rewards, baselines)
+    )
+
+
 def test_grpo_by_hand():
     # mean 0.25, unbiased deviation 0.5
     found = group_relative(vector([1, 0, 0, 0]), grouping([2] * 4))

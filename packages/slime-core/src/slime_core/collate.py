@@ -169,7 +169,9 @@ def _response_aligned(
 
 
 def _refuse_infinite(sample: Sample, mask: Sequence[int], name: str, row: Sequence[float]) -> None:
-    for position, (flag, value) in enumerate(zip(mask, row, strict=False)):
+    if all(map(math.isfinite, row)):
+        return
+    for position, (flag, value) in enumerate(zip(mask, row, strict=True)):
         if flag and not math.isfinite(value):
             raise SampleError(
                 f"sample {sample.index}: `{name}` is {value} at response token {position}, which "

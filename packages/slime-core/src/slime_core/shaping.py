@@ -27,7 +27,7 @@ def penalties(
     """The sum of what ``config`` asks for; 0 for samples that are not valid.
 
     ``lengths`` are of whole responses, tools' tokens included, which is what
-    --rollout-max-response-len limits.
+    --rollout-max-response-len limits; a segment has a length of its own.
     """
     total = torch.zeros_like(raw)
     if config.overlong_buffer_len is not None:

@@ -135,7 +135,7 @@ def decoupled(
         A_i = sum_k w_k (r_ki - mean(r_k)) / (std(r_k) + 1e-6)
 
     Normalising the sum instead would give different mixtures of rewards the same advantage. The
-    paper's last step, normalisation over the batch, is ``whiten``.
+    paper's last step, normalisation over the batch, is ``whiten`` over trained tokens.
     Source: GDPO, arXiv:2601.05242.
     """
     parts = [
