@@ -6,6 +6,9 @@ from typing import get_args
 
 import pytest
 import torch
+from hypothesis import given as over
+from hypothesis import settings
+from hypothesis import strategies as st
 from slime_core.advantages import estimate
 from slime_core.advantages.custom import custom_advantages
 from slime_core.batch import PolicySignals, Ragged
@@ -22,7 +25,7 @@ class ThreadReduce:
     """Adds over threads that stand for ranks."""
 
     def __init__(self, world):
-        self.barrier, self.slots = threading.Barrier(world), [None] * world
+        self.barrier, self.slots = threading.Barrier(world, timeout=60), [None] * world
 
     def rank(self, index):
         reduce = LocalReduce()
@@ -267,6 +270,55 @@ def test_whitened_advantages_do_not_depend_on_who_holds_which_sample():
         found = [row for rows in pool.map(on_rank, range(2)) for row in rows]
     for mine, row in zip(found, [whole[0], whole[3], whole[1], whole[2]], strict=True):
         assert mine == pytest.approx(row)
+
+
+@pytest.mark.parametrize("name", get_args(Estimator))
+@over(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 3), st.integers(0, 31)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=12, deadline=None)
+def test_every_estimator_is_the_same_over_one_rank_and_over_four(name, rows, seed):
+    """Rows: response length, group, owning rank, bits of the mask; a rank may own nothing."""
+    config = AdvantageConfig(
+        advantage_estimator=name,
+        gdpo_reward_keys=("a", "b"),
+        normalize_advantages=True,
+        gamma=0.9,
+        lambd=0.8,
+        kl_coef=0.1,
+    )
+    samples = [
+        make_sample(n, {"a": i % 3, "b": i % 2}, loss_mask=[bits >> t & 1 for t in range(n)])
+        for i, (n, _, _, bits) in enumerate(rows)
+    ]
+    groups = [SampleGroup(row[1], (s,), 0.5) for row, s in zip(rows, samples, strict=True)]
+    batch = collate(groups, reward_key="a", advantage=config)
+    generator = torch.Generator().manual_seed(seed)
+    size, lengths = batch.loss_mask.values.numel(), batch.loss_mask.lengths
+    policy, reference, teacher, values = torch.randn(4, size, generator=generator)
+    given = PolicySignals(*(Ragged(x, lengths) for x in (policy, reference, teacher, values)))
+
+    def run(picked, reduce):
+        part = PolicySignals(
+            *(x.select(picked) for x in (given.log_probs, given.ref_log_probs)),
+            *(x.select(picked) for x in (given.teacher_log_probs, given.values)),
+        )
+        options = {"distillation": DISTIL}
+        return estimate(batch.select(picked), part, config, PolicyLossConfig(), reduce, **options)
+
+    whole = run(range(len(rows)), LocalReduce()).advantages.split()
+    owned = [[i for i, row in enumerate(rows) if row[2] == rank] for rank in range(4)]
+    ranks = ThreadReduce(4)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda rank: run(owned[rank], ranks.rank(rank)), range(4)))
+    for mine, picked in zip(found, owned, strict=True):
+        for row, sample in zip(mine.advantages.split(), picked, strict=True):
+            torch.testing.assert_close(row, whole[sample], rtol=1e-5, atol=1e-5)
 
 
 def test_advantages_of_your_own_see_the_teacher_of_the_trainer(tmp_path):
