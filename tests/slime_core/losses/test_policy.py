@@ -4,35 +4,20 @@ from dataclasses import replace
 import pytest
 import torch
 from slime_core.batch import LossInputs
-from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
+from slime_core.config.algorithm import PolicyLossConfig
 from slime_core.config.off_policy import OffPolicyConfig
-from slime_core.losses.importance import custom_importance
 from slime_core.losses.policy import policy_loss
+from slime_core.losses.report import WEIGHT, finish_metrics
 from slime_core.reduce import LocalReduce
+from slime_testing.loss_case import make_inputs, make_tokens, vector
 
-GRPO, GSPO, CISPO = (AdvantageConfig(advantage_estimator=e) for e in ("grpo", "gspo", "cispo"))
-
-
-def make_inputs(ratio, advantages, **changes):
-    """One rollout of len(ratio) tokens whose new policy is ``ratio`` times the old one."""
-    ratio = torch.tensor(ratio, dtype=torch.float64)
-    n = len(ratio)
-    old = torch.full((n,), -1.0, dtype=torch.float64)
-    fields = {
-        "log_probs": (old + ratio.log()).requires_grad_(),
-        "old_log_probs": old,
-        "advantages": torch.tensor(advantages, dtype=torch.float64),
-        "mask": torch.ones(n, dtype=torch.float64),
-        "denominators": torch.full((n,), float(n), dtype=torch.float64),
-        "sample": torch.zeros(n, dtype=torch.long),
-        "num_samples": 1,
-    }
-    return LossInputs(**{**fields, **changes})
+CLIP, GSPO, CISPO, SAPO = (
+    PolicyLossConfig(policy_surrogate=s) for s in ("clip", "gspo", "cispo", "sapo")
+)
 
 
-def run(inputs, config=None, advantage=GRPO, off_policy=None):
-    config = config or PolicyLossConfig()
-    return policy_loss(inputs, config, advantage, off_policy or OffPolicyConfig(), LocalReduce())
+def run(inputs, config=CLIP, off_policy=None):
+    return policy_loss(inputs, config, off_policy or OffPolicyConfig(), LocalReduce())
 
 
 def test_clip_by_hand():
@@ -60,33 +45,30 @@ def test_ppo_kl_is_exactly_zero_before_the_first_step():
     old = log_probs.clone()
     n = len(old)
     inputs = LossInputs(
+        tokens=make_tokens([n], denominators=7.0),
         log_probs=log_probs.requires_grad_(),
         old_log_probs=old,
         advantages=torch.randn(n),
-        mask=torch.ones(n),
-        denominators=torch.full((n,), 7.0),
-        sample=torch.zeros(n, dtype=torch.long),
-        num_samples=1,
     )
-    for advantage in (GRPO, GSPO, CISPO):
-        out = run(inputs, advantage=advantage)
+    for config in (CLIP, GSPO, CISPO, SAPO):
+        out = run(inputs, config)
         assert out.metrics["ppo_kl"].item() == 0.0
         assert out.metrics["pg_clipfrac"].item() == 0.0
 
 
 def test_gspo_gives_all_tokens_the_ratio_of_the_sequence():
     # geometric mean of 4, 1, 1 over the trained tokens (the last is not): 2; clipped to 1.2
-    mask = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
-    inputs = make_inputs([4.0, 1.0, 9.0], [1.0] * 3, mask=mask)
-    out = run(inputs, advantage=GSPO)
+    tokens = make_tokens([3], mask=[1.0, 1.0, 0.0], denominators=3.0)
+    inputs = make_inputs([4.0, 1.0, 9.0], [1.0] * 3, tokens=tokens)
+    out = run(inputs, GSPO)
     assert out.loss.item() == pytest.approx(-1.2 * 2 / 3)
-    inputs = make_inputs([4.0, 1.0, 9.0], [-1.0] * 3, mask=mask)
-    assert run(inputs, advantage=GSPO).loss.item() == pytest.approx(2.0 * 2 / 3)
+    inputs = make_inputs([4.0, 1.0, 9.0], [-1.0] * 3, tokens=tokens)
+    assert run(inputs, GSPO).loss.item() == pytest.approx(2.0 * 2 / 3)
 
 
 def test_cispo_by_hand():
     inputs = make_inputs([4.0, 0.5], [1.0, -2.0])
-    out = run(inputs, PolicyLossConfig(eps_clip=1.0, eps_clip_high=1.0), CISPO)
+    out = run(inputs, replace(CISPO, eps_clip=1.0, eps_clip_high=1.0))
     lp = [math.log(4) - 1, math.log(0.5) - 1]
     assert out.loss.item() == pytest.approx((-2 * lp[0] + 0.5 * 2 * lp[1]) / 2)
     out.loss.backward()
@@ -97,7 +79,10 @@ def test_cispo_by_hand():
 def test_truncated_importance_sampling_by_hand():
     rollout = torch.tensor([-1.0 - math.log(4), -1.0, -1.0 + math.log(2)], dtype=torch.float64)
     inputs = make_inputs([1.0, 1.1, 1.0], [1.0, 1.0, 1.0], rollout_log_probs=rollout)
-    out = run(inputs, off_policy=OffPolicyConfig(use_tis=True, tis_clip=2.0, tis_clip_low=0.6))
+    out = run(
+        inputs,
+        off_policy=OffPolicyConfig(use_tis=True, tis_mode="clip", tis_clip=2.0, tis_clip_low=0.6),
+    )
     assert out.loss.item() == pytest.approx(-(2.0 + 1.1 + 0.6) / 3)
     found = {name: out.metrics[name].item() for name in ("tis", "tis_clipfrac", "tis_abs", "ois")}
     assert found == pytest.approx(
@@ -116,10 +101,8 @@ def test_the_engines_can_stand_for_the_old_policy():
 
 
 def test_drifted_bad_sequences_are_left_out():
-    sample = torch.tensor([0, 0, 1, 1])
-    inputs = make_inputs(
-        [0.5, 0.5, 1.0, 1.0], [-1.0, 1.0, -1.0, -1.0], sample=sample, num_samples=2
-    )
+    tokens = make_tokens([2, 2], denominators=4.0)
+    inputs = make_inputs([0.5, 0.5, 1.0, 1.0], [-1.0, 1.0, -1.0, -1.0], tokens=tokens)
     out = run(inputs, off_policy=OffPolicyConfig(use_opsm=True, opsm_delta=0.1))
     assert out.loss.item() == pytest.approx((0.0 - 0.5 + 1.0 + 1.0) / 4)
     assert out.metrics["opsm_clipfrac"].item() == pytest.approx(1 / 4)
@@ -158,35 +141,46 @@ def test_the_unbiased_kl_has_the_gradient_of_the_kl():
         log_probs=log_probs,
         old_log_probs=log_probs.detach(),
         ref_log_probs=base,
-        denominators=1 / log_probs.detach().exp(),
+        tokens=make_tokens([2], denominators=(1 / log_probs.detach().exp()).tolist()),
     )
     run(inputs, config).loss.backward()
     torch.testing.assert_close(logits.grad, expected)
 
 
-@pytest.mark.parametrize("advantage", [GRPO, GSPO, CISPO])
-def test_garbage_on_untrained_tokens_changes_neither_loss_nor_gradient(advantage):
-    mask = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
-    options = {"mask": mask, "denominators": torch.full((3,), 2.0, dtype=torch.float64)}
-    clean = make_inputs([1.1, 1.0, 0.9], [1.0, 0.0, -1.0], **options)
-    dirty = make_inputs([1.1, 1.0, 0.9], [1.0, math.inf, -1.0], **options)
-    bad = clean.log_probs.detach().clone()
-    bad[1] = math.inf
-    dirty = replace(dirty, log_probs=bad.requires_grad_())
-    losses = [run(inputs, advantage=advantage).loss for inputs in (clean, dirty)]
-    assert losses[0].item() == losses[1].item()
-    for loss in losses:
-        loss.backward()
-    assert clean.log_probs.grad[[0, 2]].tolist() == dirty.log_probs.grad[[0, 2]].tolist()
+@pytest.mark.parametrize("config", [CLIP, GSPO, CISPO, SAPO])
+def test_garbage_on_untrained_tokens_changes_neither_loss_nor_gradient(config):
+    config = replace(
+        config, use_kl_loss=True, kl_loss_coef=0.1, kl_loss_type="k3", entropy_coef=0.1
+    )
+    off_policy = OffPolicyConfig(use_tis=True, tis_level="sequence", use_rs=True, use_opsm=True)
+    tokens = make_tokens([3], mask=[1.0, 0.0, 1.0], denominators=2.0)
+    vectors = {
+        name: vector([-1.1, -0.9, -1.2])
+        for name in ("ref_log_probs", "rollout_log_probs", "entropy")
+    }
+    clean = make_inputs([1.1, 1.0, 0.9], [1.0, 0.0, -1.0], tokens=tokens, **vectors)
+    for junk in (math.inf, -math.inf, math.nan):
+        dirty = make_inputs([1.1, 1.0, 0.9], [1.0, 0.0, -1.0], tokens=tokens, **vectors)
+        for name in ("log_probs", "old_log_probs", "advantages", *vectors):
+            bad = getattr(dirty, name).detach().clone()
+            bad[1] = junk
+            dirty = replace(dirty, **{name: bad})
+        dirty.log_probs.requires_grad_()
+        outputs = [run(inputs, config, off_policy) for inputs in (clean, dirty)]
+        (expected,) = torch.autograd.grad(outputs[0].loss, clean.log_probs)
+        (found,) = torch.autograd.grad(outputs[1].loss, dirty.log_probs)
+        assert outputs[0].loss.item() == outputs[1].loss.item()
+        assert found.tolist() == expected.tolist()
+        assert all(torch.isfinite(x) for x in outputs[1].metrics.values())
 
 
-@pytest.mark.parametrize("advantage", [GRPO, GSPO])
+@pytest.mark.parametrize("surrogate", ["clip", "gspo", "cispo", "sapo"])
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3", "low_var_kl"])
-def test_gradients_are_those_of_finite_differences(advantage, kind):
+def test_gradients_are_those_of_finite_differences(surrogate, kind):
     torch.manual_seed(0)
     config = PolicyLossConfig(
-        eps_clip_c=3.0,
-        entropy_coef=0.01,
+        policy_surrogate=surrogate,
+        eps_clip_c=None if surrogate in ("cispo", "sapo") else 3.0,
         use_kl_loss=True,
         kl_loss_coef=0.3,
         kl_loss_type=kind,
@@ -194,64 +188,102 @@ def test_gradients_are_those_of_finite_differences(advantage, kind):
     )
     off_policy = OffPolicyConfig(use_tis=True)
     old = torch.randn(6, dtype=torch.float64) - 2
-    base = make_inputs([1.0] * 6, torch.randn(6).tolist())
-    base = replace(
-        base,
+    base = make_inputs(
+        [1.0] * 6,
+        torch.randn(6).tolist(),
+        tokens=make_tokens([2, 3, 1], mask=[1.0, 1, 0, 1, 1, 1], denominators=6.0),
         old_log_probs=old,
         ref_log_probs=old - 0.1 * torch.randn(6, dtype=torch.float64),
         rollout_log_probs=old + 0.1 * torch.randn(6, dtype=torch.float64),
-        sample=torch.tensor([0, 0, 1, 1, 1, 2]),
-        num_samples=3,
-        mask=torch.tensor([1.0, 1, 0, 1, 1, 1], dtype=torch.float64),
     )
-
-    def loss(log_probs):
-        inputs = replace(base, log_probs=log_probs)
-        return policy_loss(inputs, config, advantage, off_policy, LocalReduce()).loss
-
     start = (old + 0.4 * torch.randn(6, dtype=torch.float64)).requires_grad_()
+    if surrogate == "cispo":  # its weight is a constant by definition
+        frozen = torch.exp(start - old).clamp(0.8, 1.2).detach()
+
+        def loss(log_probs):
+            out = run(replace(base, log_probs=log_probs), config, off_policy).loss
+            moved = torch.exp(log_probs - old).clamp(0.8, 1.2)
+            weights = torch.exp(old - base.rollout_log_probs).clamp(max=2.0)
+            terms = (moved.detach() - frozen) * base.advantages * log_probs * weights
+            return out + (terms * base.tokens.mask).sum() / 6
+
+    else:
+
+        def loss(log_probs):
+            return run(replace(base, log_probs=log_probs), config, off_policy).loss
+
     assert torch.autograd.gradcheck(loss, (start,))
 
 
-@pytest.mark.parametrize("advantage", [GRPO, GSPO])
-def test_cutting_the_tokens_over_microbatches_changes_nothing(advantage):
+def test_the_entropy_bonus_has_its_gradient():
+    inputs = make_inputs([1.0, 1.0], [0.0, 0.0], entropy=vector([1.0, 2.0]).requires_grad_())
+    run(inputs, PolicyLossConfig(entropy_coef=0.5)).loss.backward()
+    assert inputs.entropy.grad.tolist() == [-0.25, -0.25]
+
+
+def test_decoupled_ppo_clips_against_the_proximal_and_weighs_by_the_behaviour_policy():
+    # ratio to the proximal policy 1.5 (clipped to 1.2), proximal to behaviour 0.5 and 4 (cut to 2)
+    inputs = make_inputs(
+        [1.5, 1.5],
+        [1.0, 1.0],
+        behaviour_log_probs=vector([-1.0 + math.log(2), -1.0 - math.log(4)]),
+        rollout_log_probs=vector([-9.0, -9.0]),
+    )
+    out = run(inputs, off_policy=OffPolicyConfig(use_decoupled_ppo=True))
+    assert out.loss.item() == pytest.approx(-(1.2 * 0.5 + 1.2 * 2.0) / 2)
+
+
+def test_without_kept_weights_the_engine_is_the_behaviour_policy():
+    inputs = make_inputs([1.0], [1.0], rollout_log_probs=vector([-1.0 + math.log(2)]))
+    out = run(inputs, off_policy=OffPolicyConfig(use_decoupled_ppo=True))
+    assert out.loss.item() == pytest.approx(-0.5)
+
+
+def test_rejection_leaves_tokens_out_of_the_loss_but_not_of_its_denominator():
+    rollout = vector([-1.0, -1.0 - math.log(9)])
+    inputs = make_inputs([1.0, 1.0], [1.0, 1.0], rollout_log_probs=rollout)
+    out = run(inputs, off_policy=OffPolicyConfig(use_rs=True, rs_upper_bound=2.0))
+    assert out.loss.item() == pytest.approx(-1 / 2)
+    assert out.metrics["rs_mask_fraction"].item() == pytest.approx(1 / 2)
+
+
+def test_mismatch_is_reported_without_being_corrected():
+    rollout = vector([-1.0, -1.0 - math.log(9)])
+    inputs = make_inputs([1.0, 1.0], [1.0, 1.0], rollout_log_probs=rollout)
+    out = run(inputs, off_policy=OffPolicyConfig(get_mismatch_metrics=True))
+    assert out.loss.item() == pytest.approx(-1.0)
+    assert out.metrics["tis"].item() == pytest.approx((1 + 9) / 2)
+    assert "mismatch_k3" in out.metrics
+
+
+@pytest.mark.parametrize("config", [CLIP, GSPO, CISPO, SAPO])
+def test_cutting_the_samples_over_microbatches_changes_nothing(config):
     torch.manual_seed(1)
     lengths = [3, 5, 1, 4]
-    sample = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))
-    whole = make_inputs(
-        (torch.rand(13) + 0.5).tolist(), torch.randn(13).tolist(), sample=sample, num_samples=4
-    )
+    cuts = dict(zip(range(4), torch.arange(13).split(lengths), strict=True))
+    ratios, advantages = torch.rand(13) + 0.5, torch.randn(13)
 
     def part(rows):
-        pick = torch.isin(sample, torch.tensor(rows))
-        tensors = ("log_probs", "old_log_probs", "advantages", "mask", "denominators", "sample")
-        return replace(whole, **{name: getattr(whole, name)[pick] for name in tensors})
+        places = torch.cat([cuts[row] for row in rows])
+        tokens = make_tokens([lengths[row] for row in rows], denominators=13.0)
+        return make_inputs(ratios[places].tolist(), advantages[places].tolist(), tokens=tokens)
 
     off_policy = OffPolicyConfig(use_opsm=True)
-    once = run(whole, advantage=advantage, off_policy=off_policy)
-    parts = [run(part(r), advantage=advantage, off_policy=off_policy) for r in ([0, 2], [1, 3])]
+    once = run(part([0, 1, 2, 3]), config, off_policy)
+    parts = [run(part(rows), config, off_policy) for rows in ([2, 0], [1, 3])]
     assert sum(p.loss for p in parts).item() == pytest.approx(once.loss.item())
     for name, value in once.metrics.items():
         assert sum(p.metrics[name] for p in parts).item() == pytest.approx(value.item())
 
 
-def test_importance_weights_of_your_own(tmp_path):
-    (tmp_path / "mis.py").write_text(
-        "import torch\n"
-        "def custom_tis(args, *, pg_loss, train_log_probs, rollout_log_probs, loss_masks, **kw):\n"
-        "    first = torch.cat([torch.ones_like(loss_masks[0]), torch.zeros_like(loss_masks[1])])\n"
-        "    masks = [loss_masks[0], loss_masks[1] * 0]\n"
-        "    return pg_loss * args.scale, masks, {'mis_first': first}\n"
-    )
-    fn = custom_importance(str(tmp_path / "mis.py"), {"scale": 3.0})
-    inputs = make_inputs([1.0, 1.0, 1.0], [1.0, 2.0, 4.0], sample=torch.tensor([0, 0, 1]))
-    inputs = replace(inputs, num_samples=2, rollout_log_probs=inputs.old_log_probs - 1)
-    for off_policy, expected in [
-        (OffPolicyConfig(use_tis=True), -3 * (1 + 2) / 3),
-        (OffPolicyConfig(get_mismatch_metrics=True), -(1 + 2 + 4) / 3),
-    ]:
-        out = policy_loss(
-            inputs, PolicyLossConfig(), GRPO, off_policy, LocalReduce(), importance=fn
-        )
-        assert out.loss.item() == pytest.approx(expected)
-        assert out.metrics["mis_first"].item() == pytest.approx(2 / 3)
+def test_reported_means_are_means_whatever_the_loss_divides_by():
+    entropy = vector([2.0, 4.0])
+    for below in (1.0, 2.0, 1000.0):
+        tokens = make_tokens([2], denominators=below)
+        out = run(make_inputs([1.0, 1.0], [1.0, 1.0], tokens=tokens, entropy=entropy))
+        assert WEIGHT in out.metrics
+        sums = {name: x.item() / 3 for name, x in out.metrics.items()}  # a step's divisor
+        found = finish_metrics(sums)
+        assert found["entropy_loss"] == pytest.approx(3.0)
+        assert found["pg_loss"] == pytest.approx(-2 / below / 3)
+        assert WEIGHT not in found

@@ -38,6 +38,8 @@ _NAMES = {
     "custom_eval_rollout_log_function_path": ("log_eval_rollout",),
     "custom_advantage_function_path": ("custom_advantages", "compute_advantages"),
     "custom_tis_function_path": ("custom_tis", "tis"),
+    "custom_loss_function_path": ("custom_loss", "loss"),
+    "custom_pg_loss_reducer_function_path": ("pg_loss_reducer", "reducer"),
 }
 """Fields and what a function is usually called in a file given for them."""
 

@@ -15,7 +15,7 @@ from slime_core.batch import LocalTokens, LossInputs, PolicySignals, Ragged, Tar
 from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
 from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.losses.aggregate import LossOutput, denominators, step_divisor, weighted_sum
-from slime_core.losses.importance import ImportanceFunction
+from slime_core.losses.functions import LossFunctions
 from slime_core.losses.policy import policy_loss
 from slime_core.losses.sft import sft_loss
 from slime_core.schedule.plan import RankStep
@@ -34,8 +34,8 @@ class Objective:
     off_policy: OffPolicyConfig
     custom_advantages: CustomAdvantages | None = None
     """--custom-advantage-function-path."""
-    importance: ImportanceFunction | None = None
-    """--custom-tis-function-path."""
+    functions: LossFunctions = field(default_factory=LossFunctions)
+    """--custom-tis-function-path, --custom-pg-loss-reducer-function-path."""
 
     @property
     def supervised(self) -> bool:
@@ -263,10 +263,9 @@ class _Loss:
         output = policy_loss(
             inputs,
             objective.policy_loss,
-            objective.advantage,
             objective.off_policy,
             self.passes.context,
-            importance=objective.importance,
+            functions=objective.functions,
         )
         mean = weighted_sum(log_probs.detach(), tokens)
         return LossOutput(output.loss, {**output.metrics, LOG_PROBS: mean})

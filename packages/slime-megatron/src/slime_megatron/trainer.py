@@ -18,7 +18,7 @@ from slime_core.config.reference import ReferenceConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.errors import CheckpointError
 from slime_core.interfaces import Metrics, WeightReceiver
-from slime_core.losses.importance import custom_importance
+from slime_core.losses.functions import LossFunctions, custom_importance, custom_reducer
 from slime_core.staging import TRACKER, latest
 
 from slime_megatron.config import MegatronConfig
@@ -60,12 +60,16 @@ class TrainerConfig:
         """What is optimised."""
         advantages = self.advantage.custom_advantage_function_path
         importance = self.off_policy.custom_tis_function_path
+        reducer = self.policy_loss.custom_pg_loss_reducer_function_path
         return Objective(
             advantage=self.advantage,
             policy_loss=self.policy_loss,
             off_policy=self.off_policy,
             custom_advantages=custom_advantages(advantages, self.flat) if advantages else None,
-            importance=custom_importance(importance, self.flat) if importance else None,
+            functions=LossFunctions(
+                importance=custom_importance(importance, self.flat) if importance else None,
+                reducer=custom_reducer(reducer, self.flat) if reducer else None,
+            ),
         )
 
 

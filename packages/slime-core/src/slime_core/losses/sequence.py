@@ -17,7 +17,8 @@ def sample_sums(
     One [samples] vector goes through ``context`` instead of whole responses; it carries gradient.
     """
     zeros = torch.zeros(tokens.num_samples, dtype=x.dtype, device=x.device)
-    return context.sum(zeros.index_add(0, tokens.sample, masked(x, tokens) * tokens.mask))
+    weighted = masked(x, tokens) * tokens.mask.to(x.dtype)
+    return context.sum(zeros.index_add(0, tokens.sample, weighted))
 
 
 def sample_mean(

@@ -36,6 +36,19 @@ def bounds(draft: Draft, facts: Facts) -> None:
             )
 
 
+def lower_bound(draft: Draft, facts: Facts) -> None:
+    """A lower bound of the weights clips; truncation has none."""
+    if draft["tis_clip_low"] == 0:
+        return
+    if not draft.given("tis_mode"):
+        draft.derive("tis_mode", "clip", "--tis-clip-low")
+    elif draft["tis_mode"] == "truncate":
+        draft.problem(
+            f"--tis-clip-low {draft['tis_clip_low']} has no effect with --tis-mode truncate, which "
+            "has no lower bound: use --tis-mode clip or mask"
+        )
+
+
 def in_effect(draft: Draft, facts: Facts) -> None:
     """What shapes a correction needs that correction."""
     weighs = draft["use_tis"] or draft["use_decoupled_ppo"] or draft["get_mismatch_metrics"]
@@ -60,4 +73,4 @@ def batch_normalization(draft: Draft, facts: Facts) -> None:
         )
 
 
-RULES = (old_policy, bounds, in_effect, batch_normalization)
+RULES = (old_policy, bounds, lower_bound, in_effect, batch_normalization)
