@@ -107,7 +107,7 @@ def test_a_sample_is_one_request_of_token_ids_with_log_probs() -> None:
     assert body["return_logprob"] is True
     assert body["sampling_params"]["max_new_tokens"] == 8
     assert (sample.tokens, sample.response, sample.status) == ([1, 2, 7], "h", Status.COMPLETED)
-    assert sample.weight_versions == ["3"]
+    assert (sample.weight_versions, sample.token_versions) == (["3"], [3])
     assert server.keys == [sample.session_id]
 
 

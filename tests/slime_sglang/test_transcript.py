@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
-from slime_sglang.transcript import append, mask_earlier, prepare
+from slime_sglang.transcript import append, complete_versions, mask_earlier, prepare
 
 
 def answer(ids: list[int], *, reason: str = "stop", version: str = "1", **meta: Any) -> dict:
@@ -30,6 +30,7 @@ def test_an_answer_becomes_tokens_log_probs_text_version_and_status() -> None:
     assert (sample.response, sample.response_length) == ("bc", 2)
     assert sample.status is Status.TRUNCATED
     assert sample.weight_versions == ["1"]
+    assert sample.token_versions == [1, 1]
     assert sample.metadata["prefix_cache"] == {"cached_tokens": 1, "prompt_tokens": 3}
 
 
@@ -51,8 +52,38 @@ def test_a_continued_response_records_both_versions_and_may_mask_the_earlier_one
     sample.validate()
     assert sample.loss_mask == [0, 0, 1]
     assert sample.weight_versions == ["4", "5"]
+    assert sample.token_versions == [4, 4, 5]
     assert sample.rollout_log_probs == [-0.1, -0.2, -0.3]
     assert sample.metadata["prefix_cache"] == {"cached_tokens": 2, "prompt_tokens": 6}
+
+
+def test_tokens_of_tools_have_no_version() -> None:
+    sample = Sample(tokens=[50])
+    append(sample, answer([1], version="4"))
+    sample.tokens += [60, 61]  # what user code does with a tool's output
+    sample.response_length += 2
+    append(sample, answer([2, 3], version="5"))
+    assert sample.token_versions == [4, -1, -1, 5, 5]
+    sample.tokens.append(62)
+    sample.response_length += 1
+    complete_versions(sample)
+    assert sample.token_versions == [4, -1, -1, 5, 5, -1]
+    sample.tokens, sample.response_length = sample.tokens[:-4], 2
+    complete_versions(sample)
+    assert sample.token_versions == [4, -1]
+
+
+def test_tokens_before_the_first_request_and_of_unnumbered_weights_have_no_version() -> None:
+    sample = Sample(tokens=[50, 60], response_length=1)
+    append(sample, answer([1], version="default"))
+    append(sample, answer([2], version="7"))
+    assert sample.token_versions == [-1, -1, 7]
+
+
+def test_a_sample_without_versions_stays_without() -> None:
+    sample = Sample(tokens=[50, 60], response_length=1)
+    complete_versions(sample)
+    assert sample.token_versions is None
 
 
 def test_an_answer_without_log_probs_is_an_error() -> None:

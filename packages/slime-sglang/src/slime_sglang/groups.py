@@ -8,6 +8,8 @@ from slime_core.hooks import SampleHook
 from slime_core.interfaces import Generate, Reward
 from slime_core.types import Sample, SampleGroup, Status
 
+from slime_sglang.transcript import complete_versions
+
 
 class GroupWorker:
     """Generation, hooks and reward of whole groups."""
@@ -34,6 +36,7 @@ class GroupWorker:
         if is_unfinished(finished):
             return finished
         for sample in samples:
+            complete_versions(sample)
             sample.validate()
         await self._reward([sample for sample in samples if sample.reward is None])
         return finished

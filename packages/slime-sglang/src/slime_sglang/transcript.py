@@ -10,6 +10,9 @@ from slime_core.types import Sample, Status
 PREFIX_CACHE = "prefix_cache"
 """Key of ``sample.metadata``: {"cached_tokens", "prompt_tokens"} summed over its requests."""
 
+UNWRITTEN = -1
+"""Version of a token that no known weights wrote: a tool's, or an environment's."""
+
 _STATUS = {"length": Status.TRUNCATED, "abort": Status.ABORTED, "stop": Status.COMPLETED}
 
 
@@ -41,18 +44,34 @@ def append(sample: Sample, answer: Mapping[str, Any]) -> None:
     known = sample.rollout_log_probs
     if known is None and sample.response_length:
         known = [0.0] * sample.response_length
+    version = str(meta.get("weight_version", ""))
+    number = int(version) if version.isdecimal() else UNWRITTEN
+    sample.token_versions = [*_versions_so_far(sample), *([number] * len(tokens))]
     sample.tokens = [*sample.tokens, *tokens]
     sample.rollout_log_probs = [*(known or []), *log_probs]
     sample.response += answer.get("text") or ""
     sample.response_length += len(tokens)
     if sample.loss_mask is not None:
         sample.loss_mask = [*sample.loss_mask, *([1] * len(tokens))]
-    version = str(meta.get("weight_version", ""))
     if not sample.weight_versions or sample.weight_versions[-1] != version:
         sample.weight_versions.append(version)
     reason = (meta.get("finish_reason") or {}).get("type")
     sample.status = _STATUS.get(str(reason), sample.status)
     _count_cached(sample, meta)
+
+
+def complete_versions(sample: Sample) -> None:
+    """One version per response token, also where user code added or cut tokens at the end.
+
+    A sample that no engine answered, or whose maker says nothing of versions, stays without.
+    """
+    if sample.token_versions is not None:
+        sample.token_versions = _versions_so_far(sample)
+
+
+def _versions_so_far(sample: Sample) -> list[int]:
+    known = (sample.token_versions or [])[: sample.response_length]
+    return known + [UNWRITTEN] * (sample.response_length - len(known))
 
 
 def _tokens(meta: Mapping[str, Any]) -> tuple[list[int], list[float]]:
