@@ -7,32 +7,33 @@ from slime_core.batch import Ragged
 from slime_core.collate import collate
 from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
 from slime_core.config.off_policy import OffPolicyConfig
-from slime_core.losses.importance import custom_importance
+from slime_core.losses.functions import LossFunctions, custom_importance
 from slime_core.reduce import LocalReduce
-from slime_core.schedule.plan import RankStep
+from slime_core.schedule.plan import RankStep, StepCounts
 from slime_core.types import SampleGroup
+from slime_megatron.objective import Objective
 from slime_megatron.pack import PackLayout
-from slime_megatron.passes import StepResult
-from slime_megatron.stages import Objective, RankPayload, train_iteration
+from slime_megatron.passes import Entropy, StepResult
+from slime_megatron.stages import RankPayload, train_iteration
 from slime_testing import make_sample
 
 
 class Constant:
     """A policy that gives every token the log-probability -1."""
 
-    layout, last_stage = PackLayout(), True
+    layout, last_stage, reports = PackLayout(), True, True
     context = data = LocalReduce()
-    reference = nullcontext
+    using = nullcontext
 
-    def log_probs(self, microbatches, entropy):
+    def scores(self, microbatches, entropy=Entropy.NONE):
         count = sum(m.rows.numel() for m in microbatches)
         lengths = [n for m in microbatches for n in m.response_lengths]
         values = Ragged(torch.full((count,), -1.0), torch.tensor(lengths))
         return values, values
 
-    def step(self, items, size, entropy):
+    def step(self, items, size, entropy=Entropy.NONE, *, logits=False):
         outputs = [
-            item.loss(torch.full((n,), -1.0), torch.zeros(n))
+            item.loss(torch.stack([torch.full((n,), -1.0), torch.zeros(n)]))
             for item in items
             for n in [item.microbatch.rows.numel()]
         ]
@@ -55,11 +56,12 @@ def test_user_functions_decide_advantages_and_weights(tmp_path):
         policy_loss=PolicyLossConfig(),
         off_policy=OffPolicyConfig(use_tis=True),
         custom_advantages=custom_advantages(str(tmp_path / "adv.py"), {"value": 3.0}),
-        importance=custom_importance(str(tmp_path / "tis.py"), {}),
+        functions=LossFunctions(importance=custom_importance(str(tmp_path / "tis.py"), {})),
     )
     samples = (make_sample(2, rollout_id=0), make_sample(4, rollout_id=1))
     batch = collate([SampleGroup(0, samples)], reward_key=None, advantage=objective.advantage)
-    payload = RankPayload(batch, (RankStep(((0,), (1,)), 2, 6.0),))
-    report = train_iteration(Constant(), payload, objective)
+    payload = RankPayload(batch, (RankStep(((0,), (1,)), StepCounts(2, 2, 6.0)),))
+    report, vectors = train_iteration(Constant(), payload, objective)
     assert report.steps[0].metrics["loss"] == pytest.approx(-30.0)
     assert report.rollout["advantages"] == pytest.approx(3.0)
+    assert vectors.advantages.values.tolist() == [3.0] * 6

@@ -29,6 +29,8 @@ class Family:
     """config.json -> how many values each placeholder of the rules takes (layers, experts)."""
     ignored: tuple[str, ...] = ()
     """Patterns (``fnmatch``) of tensors that checkpoints may contain and no parameter needs."""
+    optional: tuple[str, ...] = ()
+    """Tensors that checkpoints may lack: their parameters keep what they start as."""
 
     def megatron_args(self, hf_config: HfConfig) -> dict[str, Any]:
         """Return Megatron's architecture arguments, by destination, for this config.json.
@@ -42,4 +44,4 @@ class Family:
         self.megatron_args(hf_config)  # refuses what cannot be built
         sizes: Mapping[str, int] = self.dims(hf_config)
         parameters = expand(self.rules, hf_config, sizes=sizes, counts=self.counts(hf_config))
-        return ParameterTable(self.model_type, tuple(parameters), self.ignored)
+        return ParameterTable(self.model_type, tuple(parameters), self.ignored, self.optional)

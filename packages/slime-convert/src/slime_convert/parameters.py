@@ -19,6 +19,8 @@ class ParameterTable:
     model_type: str
     parameters: tuple[Parameter, ...]
     ignored: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    """Hugging Face tensors that a checkpoint may lack: their parameters keep what they start as."""
     _by_name: dict[str, Parameter] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Int
 from slime_core.batch import TrainBatch
 from slime_core.errors import SampleError
+from slime_core.schedule.plan import RankStep
 from torch import Tensor
 
 from slime_megatron.context.zigzag import chunk_multiple, local_positions
@@ -114,11 +115,19 @@ def pack(
     )
 
 
-def pack_rows(batch: TrainBatch, rows: Sequence[int], layout: PackLayout) -> PackedMicrobatch:
-    """Pack the samples at ``rows`` of a batch."""
+def pack_steps(
+    batch: TrainBatch, steps: Sequence[RankStep], layout: PackLayout
+) -> list[list[PackedMicrobatch]]:
+    """Pack every microbatch of every step, in order."""
     samples = batch.tokens.split()
-    lengths = [int(batch.response_lengths[row]) for row in rows]
-    return pack([samples[row] for row in rows], lengths, layout)
+    lengths: list[int] = batch.response_lengths.tolist()
+    return [
+        [
+            pack([samples[row] for row in rows], [lengths[row] for row in rows], layout)
+            for rows in step.microbatches
+        ]
+        for step in steps
+    ]
 
 
 def _padded_lengths(lengths: list[int], layout: PackLayout) -> list[int]:

@@ -13,8 +13,12 @@ from torch import Tensor
 
 from slime_megatron.pack import PackedMicrobatch, PackLayout
 
-LossFn = Callable[[Tensor, Tensor], LossOutput]
-"""(log-probabilities, entropies) of one rank's scored rows of a microbatch -> sums over them."""
+LossFn = Callable[[Tensor], LossOutput]
+"""What the model gives for one rank's rows of a microbatch -> sums over them.
+
+A policy gives [log-probabilities, entropies] of the scored rows, a model with a value head [values]
+of them; asked for logits, it gives [1, rows, vocabulary / tp] of all rows.
+"""
 
 
 class Entropy(StrEnum):
@@ -29,7 +33,7 @@ class Entropy(StrEnum):
 
 @dataclass(frozen=True)
 class TrainItem:
-    """A microbatch and what to do with its log-probabilities."""
+    """A microbatch and what to do with what the model gives for it."""
 
     microbatch: PackedMicrobatch
     loss: LossFn
@@ -68,7 +72,12 @@ class Passes(Protocol):
 
     @property
     def last_stage(self) -> bool:
-        """Whether this rank sees log-probabilities."""
+        """Whether this rank sees what the model gives."""
+        ...
+
+    @property
+    def reports(self) -> bool:
+        """Whether this rank speaks for the ranks that hold the same samples."""
         ...
 
     @property
@@ -81,19 +90,26 @@ class Passes(Protocol):
         """Adds over the ranks that hold different samples."""
         ...
 
-    def reference(self) -> AbstractContextManager[None]:
-        """The reference policy's weights are in the model inside the block."""
+    def using(self, policy: str) -> AbstractContextManager[None]:
+        """The weights kept as ``policy`` are in the model inside the block."""
         ...
 
-    def log_probs(
-        self, microbatches: Sequence[PackedMicrobatch], entropy: Entropy
-    ) -> tuple[Ragged, Ragged] | None:
-        """Log-probabilities and entropies of all response tokens.
+    def scores(
+        self, microbatches: Sequence[PackedMicrobatch], entropy: Entropy = Entropy.NONE
+    ) -> tuple[Ragged, ...] | None:
+        """(log-probabilities, entropies) or (values,) of all response tokens.
 
         Row i belongs to the i-th sample of the microbatches; None before the last pipeline stage.
         """
         ...
 
-    def step(self, items: Sequence[TrainItem], size: StepSize, entropy: Entropy) -> StepResult:
+    def step(
+        self,
+        items: Sequence[TrainItem],
+        size: StepSize,
+        entropy: Entropy = Entropy.NONE,
+        *,
+        logits: bool = False,
+    ) -> StepResult:
         """Take one optimizer step."""
         ...

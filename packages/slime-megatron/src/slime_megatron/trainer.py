@@ -1,76 +1,32 @@
 """One rank of the trainer: the model, its optimizer, and what the loop asks of them."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from slime_core.advantages.custom import custom_advantages
-from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
-from slime_core.config.batch import BatchConfig
-from slime_core.config.checkpoint import CheckpointConfig
-from slime_core.config.model import ModelConfig
-from slime_core.config.off_policy import OffPolicyConfig
-from slime_core.config.reference import ReferenceConfig
-from slime_core.config.sync import WeightSyncConfig
-from slime_core.errors import CheckpointError
 from slime_core.interfaces import Metrics, WeightReceiver
-from slime_core.losses.functions import LossFunctions, custom_importance, custom_reducer
-from slime_core.staging import TRACKER, latest
 
-from slime_megatron.config import MegatronConfig
-from slime_megatron.stages import LOG_PROBS, Objective, RankPayload, Report, train_iteration
+from slime_megatron.objective import OLD_ACTOR, REFERENCE
+from slime_megatron.report import Report, actor_metrics, critic_metrics, step_metrics
+from slime_megatron.stages import (
+    NOTHING,
+    RankPayload,
+    SampleVectors,
+    score_iteration,
+    train_iteration,
+)
+from slime_megatron.trainer_config import TrainerConfig, is_hugging_face
 
 if TYPE_CHECKING:
     from slime_megatron.mcore.model_passes import ModelPasses
     from slime_megatron.mcore.snapshots import Snapshots
     from slime_megatron.mcore.state import TrainState
 
-__all__ = ["RankPayload", "TrainerConfig", "TrainerRank"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["RankPayload", "SampleVectors", "TrainerConfig", "TrainerRank"]
 
 _DEFAULT_CHUNK = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """The sections a trainer rank reads; crosses processes."""
-
-    megatron: MegatronConfig
-    model: ModelConfig
-    batch: BatchConfig
-    advantage: AdvantageConfig
-    policy_loss: PolicyLossConfig
-    off_policy: OffPolicyConfig
-    reference: ReferenceConfig
-    checkpoint: CheckpointConfig
-    sync: WeightSyncConfig
-    temperature: float = 1.0
-    """Of sampling: log-probabilities are those of the distribution that was sampled from."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    flat: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What user functions see as ``args``."""
-
-    @property
-    def objective(self) -> Objective:
-        """What is optimised."""
-        advantages = self.advantage.custom_advantage_function_path
-        importance = self.off_policy.custom_tis_function_path
-        reducer = self.policy_loss.custom_pg_loss_reducer_function_path
-        return Objective(
-            advantage=self.advantage,
-            policy_loss=self.policy_loss,
-            off_policy=self.off_policy,
-            custom_advantages=custom_advantages(advantages, self.flat) if advantages else None,
-            functions=LossFunctions(
-                importance=custom_importance(importance, self.flat) if importance else None,
-                reducer=custom_reducer(reducer, self.flat) if reducer else None,
-            ),
-        )
 
 
 class TrainerRank:
@@ -89,6 +45,7 @@ class TrainerRank:
         receiver_factory: Callable[[], WeightReceiver] | None = None,
     ) -> None:
         self._config = config
+        self._objective = config.objective
         self._rank = rank
         self._world_size = world_size
         self._receiver_factory = receiver_factory
@@ -96,6 +53,7 @@ class TrainerRank:
         self._pending_save: Any = None
         self._iteration = 0
         self._last_report = Report()
+        self._returns: SampleVectors = {}
         self._state: TrainState
         self._snapshots: Snapshots
         self._passes: ModelPasses
@@ -108,7 +66,7 @@ class TrainerRank:
     @property
     def steps(self) -> list[Mapping[str, float]]:
         """``train/*`` of every optimizer step of the last iteration, in order; on rank 0."""
-        return [_step_metrics(step) for step in self._last_report.steps]
+        return [step_metrics(step) for step in self._last_report.steps]
 
     def initialize(
         self, rendezvous: str | None = None, load: Path | None = None
@@ -133,28 +91,69 @@ class TrainerRank:
         seconds["load_s"] = time.perf_counter() - start
         return seconds
 
-    def train(self, iteration: int, payload: RankPayload) -> Metrics:
-        """Take the optimizer steps of one iteration; metrics on rank 0, nothing elsewhere."""
+    def train(
+        self,
+        iteration: int,
+        payload: RankPayload,
+        given: Mapping[str, SampleVectors] = NOTHING,
+    ) -> Metrics:
+        """Take the optimizer steps of one iteration; metrics on rank 0, nothing elsewhere.
+
+        ``given``: what another trainer found out about all samples of the iteration: to an actor
+        the critic's ``values``, to a critic its own ``values`` and the actor's ``returns``. An
+        actor waits for its critic: it takes no steps in the first --num-critic-only-steps
+        iterations, but estimates advantages and returns.
+        """
         self._bootstrap()
-        from slime_megatron.mcore.model_passes import REFERENCE, from_last_stage
+        from slime_megatron.mcore import adam_state
+        from slime_megatron.mcore.model_passes import from_last_stage
 
         start = time.perf_counter()
-        report = train_iteration(self._passes, payload, self._config.objective)
+        if self._config.optimizer.reset_optimizer_states:
+            adam_state.reset(self._state.optimizer)
+        is_actor = self._objective.role == "actor"
+        waits = is_actor and iteration < self._config.critic.num_critic_only_steps
+        report, vectors = train_iteration(
+            self._passes, payload, self._objective, given=given, updates=not waits
+        )
         report = from_last_stage(report)
+        self._returns = {}
+        if self._passes.reports and vectors.returns is not None and payload.rows:
+            self._returns = payload.named(vectors.returns)
         interval = self._config.reference.ref_update_interval
-        if interval and self._config.objective.needs_reference and (iteration + 1) % interval == 0:
+        if interval and self._needs(REFERENCE) and (iteration + 1) % interval == 0:
             self._snapshots.store(REFERENCE)
         if self._rank:
             return {}
         report.seconds["train"] = time.perf_counter() - start
         self._last_report = report
-        return _metrics(report)
+        return actor_metrics(report) if is_actor else critic_metrics(report)
 
-    def publish(self, version: int) -> Metrics:
-        """Make the engines serve the current weights as ``version``; timings on rank 0."""
+    def values(self, payload: RankPayload) -> SampleVectors:
+        """A critic's values of every response token, before its steps.
+
+        Nothing on ranks that only hold a part, or a copy, of what another one reports.
+        """
+        self._bootstrap()
+        found = score_iteration(self._passes, payload)
+        return payload.named(found) if found and self._passes.reports else {}
+
+    def returns(self) -> SampleVectors:
+        """The returns that the last ``train`` estimated, on the ranks that report."""
+        return self._returns
+
+    def publish(self, version: int, *, to_engines: bool = True) -> Metrics:
+        """Make the engines, if there are any, serve the current weights as ``version``.
+
+        With --keep-old-actor they are kept as those that draw the next tokens. Timings on rank 0.
+        """
         self._bootstrap()
         from slime_megatron.publish import publish
 
+        if self._needs(OLD_ACTOR):
+            self._snapshots.store(OLD_ACTOR)
+        if not to_engines:
+            return {}
         if self._rank == 0 and self._receiver is None:
             assert self._receiver_factory is not None, "rank 0 was given no receiver factory"
             self._receiver = self._receiver_factory()
@@ -167,6 +166,10 @@ class TrainerRank:
         from slime_megatron.mcore import checkpoint
 
         self.finish_save(wait=True)
+        if self._keeps_reference:
+            _own_directory(directory / REFERENCE, self._rank)
+            with self._snapshots.using(REFERENCE):
+                checkpoint.save_model(self._state, directory / REFERENCE)
         asynchronous = self._config.checkpoint.async_save
         self._pending_save = checkpoint.save(
             self._state, directory, iteration, asynchronous=asynchronous
@@ -209,11 +212,9 @@ class TrainerRank:
 
     def _build(self, device: torch.device, rendezvous: str | None) -> None:
         """Process groups, model with random weights, optimizer, schedule."""
-        from slime_convert.families import find, read_config
+        from slime_convert.families import find, read_config, scored
 
         from slime_megatron.mcore import arguments, initialize, model, optimizer
-        from slime_megatron.mcore.forward import ScoreConfig
-        from slime_megatron.mcore.model_passes import ModelPasses
         from slime_megatron.mcore.snapshots import Snapshots
         from slime_megatron.mcore.state import TrainState
 
@@ -223,13 +224,15 @@ class TrainerRank:
             initialize.set_cpu_threads(self._world_size)
         initialize.initialize(args, device=device, rendezvous=rendezvous)
         hf_config = read_config(Path(config.model.hf_checkpoint))
-        family = find(hf_config)
+        value_head = self._objective.has_value_head
+        family = scored(find(hf_config)) if value_head else find(hf_config)
         chunks = model.build(
             args,
             hf_config,
             family,
             only_train=config.model.only_train_params_name_list or (),
             frozen=config.model.freeze_params_name_list or (),
+            value_head=value_head,
         )
         built, scheduler = optimizer.build(args, chunks)
         self._state = TrainState(
@@ -240,33 +243,55 @@ class TrainerRank:
             family=family,
             hf_config=hf_config,
             device=device,
+            value_head=value_head,
         )
         self._snapshots = Snapshots(self._state)
+        self._passes = self._make_passes()
+
+    def _make_passes(self) -> "ModelPasses":
+        from slime_megatron.mcore.forward import ScoreConfig
+        from slime_megatron.mcore.model_passes import ModelPasses
+
+        config = self._config
         chunk = config.batch.log_probs_chunk_size
-        self._passes = ModelPasses(
+        return ModelPasses(
             self._state,
             self._snapshots,
             ScoreConfig(
-                vocab_size=args.vocab_size,
+                vocab_size=self._state.args.vocab_size,
                 temperature=config.temperature,
+                top_p=config.top_p if config.policy_loss.use_top_p_log_probs else 1.0,
                 chunk_size=chunk if chunk > 0 else _DEFAULT_CHUNK,
+                value_head=self._state.value_head,
             ),
             pad_multiple=config.batch.data_pad_size_multiplier,
+            stateless=config.optimizer.use_stateless_adam,
         )
 
     def _load_weights(self, load: Path | None) -> None:
-        """Put the reference aside, then take the policy's weights or the whole state."""
+        """Put fixed policies aside, then take the trained one's weights or the whole state."""
         from slime_megatron.mcore import checkpoint
-        from slime_megatron.mcore.model_passes import REFERENCE
 
-        source = self._initial_weights()
-        if self._config.objective.needs_reference:
-            self._load_model(self._reference_weights())
-            self._snapshots.store(REFERENCE)
+        in_model: Path | None = None
+        for policy in self._objective.kept_policies:
+            if policy != OLD_ACTOR:
+                in_model = self._fixed_weights(policy, load)
+                self._load_model(in_model)
+                self._snapshots.store(policy)
         if load is not None:
             self._iteration = checkpoint.load(self._state, load) + 1
-        elif not self._config.objective.needs_reference or source != self._reference_weights():
-            self._load_model(source)
+        elif in_model != self._config.initial_weights:
+            self._load_model(self._config.initial_weights)
+        if self._needs(OLD_ACTOR):
+            self._snapshots.store(OLD_ACTOR)
+
+    def _fixed_weights(self, policy: str, load: Path | None) -> Path:
+        """A reference that follows the policy continues where the checkpoint left it."""
+        if policy == REFERENCE and self._keeps_reference and load is not None:
+            kept = load / REFERENCE
+            if kept.is_dir():
+                return kept
+        return self._config.fixed_weights(policy)
 
     def _load_model(self, directory: Path) -> None:
         """Weights alone, of either kind."""
@@ -274,7 +299,7 @@ class TrainerRank:
         from slime_megatron.mcore.hf_load import load_hf
 
         state = self._state
-        if _is_hugging_face(directory):
+        if is_hugging_face(directory):
             load_hf(
                 state.chunks, state.family, state.hf_config, directory, optimizer=state.optimizer
             )
@@ -282,19 +307,20 @@ class TrainerRank:
             checkpoint.load_model(state, directory)
             state.optimizer.reload_model_params()
 
-    def _initial_weights(self) -> Path:
-        given = self._config.checkpoint.load
-        if given is not None and _is_hugging_face(Path(given)):
-            return Path(given)
-        return Path(self._config.model.hf_checkpoint)
+    def _needs(self, policy: str) -> bool:
+        return policy in self._objective.kept_policies
 
-    def _reference_weights(self) -> Path:
-        """--ref-load, a Hugging Face directory or a directory of checkpoints."""
-        reference = self._config.reference
-        directory = Path(reference.ref_load or self._config.model.hf_checkpoint)
-        if _is_hugging_face(directory):
-            return directory
-        return _checkpoint_in(directory, reference.ref_ckpt_step)
+    @property
+    def _keeps_reference(self) -> bool:
+        """Whether the reference changes in the course of a run."""
+        return self._needs(REFERENCE) and bool(self._config.reference.ref_update_interval)
+
+
+def _own_directory(directory: Path, rank: int) -> None:
+    """Made by rank 0 before any rank writes into it."""
+    if rank == 0:
+        directory.mkdir()
+    torch.distributed.barrier()
 
 
 def _device(rank: int, *, on_cpu: bool) -> torch.device:
@@ -302,38 +328,3 @@ def _device(rank: int, *, on_cpu: bool) -> torch.device:
     if on_cpu:
         return torch.device("cpu")
     return torch.device("cuda", rank % torch.cuda.device_count())
-
-
-def _is_hugging_face(directory: Path) -> bool:
-    return (directory / "config.json").is_file()
-
-
-def _checkpoint_in(directory: Path, step: int | None) -> Path:
-    """The checkpoint of ``step``, by default the newest complete one."""
-    found = latest(directory, step)
-    if found is None:
-        raise CheckpointError(
-            f"--ref-load {directory} is neither a Hugging Face directory (no config.json) nor a "
-            f"directory of checkpoints (no {TRACKER})"
-        )
-    return found
-
-
-def _step_metrics(step: Any) -> dict[str, float]:
-    """``train/*`` of one optimizer step."""
-    metrics = {f"train/{name}": x for name, x in step.metrics.items() if name != LOG_PROBS}
-    metrics["train/grad_norm"] = step.grad_norm
-    metrics |= {f"train/lr-pg_{i}": lr for i, lr in enumerate(step.learning_rates)}
-    return metrics | {"train/skipped_steps": float(not step.updated)}
-
-
-def _metrics(report: Report) -> dict[str, float]:
-    """One flat table for an iteration: means over its steps, batch means, timings."""
-    steps = [_step_metrics(step) for step in report.steps]
-    metrics = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
-    metrics["train/skipped_steps"] *= len(steps)
-    metrics |= {f"rollout/{name}": x for name, x in report.rollout.items()}
-    metrics |= {f"perf/{stage}_time": x for stage, x in report.seconds.items()}
-    if report.seconds.get("actor_train"):
-        metrics["perf/actor_train_tok_per_s"] = report.num_tokens / report.seconds["actor_train"]
-    return metrics

@@ -3,11 +3,12 @@
 from slime_core.errors import CheckpointError
 
 from slime_convert.families import llama, qwen2, qwen3
+from slime_convert.families.scored import classifier_config, scored
 from slime_convert.family import Family
 from slime_convert.hf_config import read_config
 from slime_convert.rules import HfConfig
 
-__all__ = ["FAMILIES", "Family", "find", "read_config"]
+__all__ = ["FAMILIES", "Family", "classifier_config", "find", "read_config", "scored"]
 
 _ALL = (llama.FAMILY, qwen2.FAMILY, qwen3.FAMILY)
 

@@ -50,6 +50,10 @@ class HfReader:
         """The names of all tensors, sorted."""
         return tuple(sorted(self._entries))
 
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+        return name in self._entries
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor without reading it."""
         return self._entry(name).shape
@@ -79,7 +83,9 @@ class HfReader:
     def check(self, table: ParameterTable) -> None:
         """Raise one ``CheckpointError`` for all tensors that are missing, misshapen or unknown."""
         expected = table.hf_tensors
-        missing = [name for name in expected if name not in self._entries]
+        missing = [
+            name for name in expected if name not in self._entries and name not in table.optional
+        ]
         misshapen = [
             f"{name} {list(self.shape(name))} instead of {list(tensor.shape)}"
             for name, tensor in expected.items()

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -53,13 +53,14 @@ def write_hf(
     source: Path | str,
     max_shard_bytes: int = 5 * GIB,
     expected: Collection[str] | None = None,
+    config_changes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint of ``tensors`` and return its directory.
 
     config.json (its dtype set to what was written), tokenizer and further assets are copied from
     ``source``, which itself is never written to. A directory written by an earlier call is
     replaced, any other one that is not empty is refused. ``expected``: all names that must come;
-    one missing is an error and nothing appears.
+    one missing is an error and nothing appears. ``config_changes`` replace values of config.json.
     """
     directory, source = Path(directory).absolute(), Path(source)
     _check_target(directory, source)
@@ -73,7 +74,7 @@ def write_hf(
                 for name, tensor in tensors:
                     shards.add(name, tensor)
             _check_names(directory, shards.file_of, expected)
-            _copy_assets(source, staging, shards.dtypes)
+            _copy_assets(source, staging, shards.dtypes, config_changes or {})
             _name_files(staging, shards)
             sync(staging)
             _replace(staging, directory)
@@ -175,20 +176,22 @@ def _name_files(staging: Path, shards: _Shards) -> None:
     _write_text(staging / INDEX, json.dumps(index, indent=2) + "\n")
 
 
-def _copy_assets(source: Path, staging: Path, dtypes: set[torch.dtype]) -> None:
+def _copy_assets(
+    source: Path, staging: Path, dtypes: set[torch.dtype], changes: Mapping[str, Any]
+) -> None:
     for path in sorted(source.iterdir()):
         wanted = path.suffix in ASSET_SUFFIXES or path.name.startswith("LICENSE")
         if not wanted or not path.is_file() or path.name.endswith(".index.json"):
             continue
         if path.name == "config.json":
-            _write_text(staging / path.name, _with_dtype(path, dtypes))
+            _write_text(staging / path.name, _changed(path, dtypes, changes))
         else:
             shutil.copyfile(path, staging / path.name)
             with (staging / path.name).open("rb+") as file:
                 _flush(file)
 
 
-def _with_dtype(path: Path, dtypes: set[torch.dtype]) -> str:
+def _changed(path: Path, dtypes: set[torch.dtype], changes: Mapping[str, Any]) -> str:
     """Return config.json saying the dtype that was written: loaders cast to what it says."""
     text = path.read_text(encoding="utf-8")
     values: dict[str, Any] = json.loads(text)
@@ -197,7 +200,7 @@ def _with_dtype(path: Path, dtypes: set[torch.dtype]) -> str:
         key: written
         for key in ("dtype", "torch_dtype")
         if written and key in values and values[key] != written
-    }
+    } | dict(changes)
     return json.dumps(values | changed, indent=2) + "\n" if changed else text
 
 

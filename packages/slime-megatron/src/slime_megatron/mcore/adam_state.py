@@ -40,6 +40,16 @@ def prime(optimizer: Any) -> None:
                     )
 
 
+@torch.no_grad()
+def reset(optimizer: Any) -> None:
+    """Forget moments and step counts, as if no step had been taken yet."""
+    for part in parts(optimizer):
+        for state in getattr(part, "optimizer", part).state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
+
+
 def group_pairs(
     optimizer: Any, state: Mapping[Any, Any]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

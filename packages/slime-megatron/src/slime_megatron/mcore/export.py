@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from slime_convert.families import classifier_config
 from slime_convert.hf import write_hf
 from slime_core.errors import CheckpointError
 from torch import Tensor
@@ -91,6 +92,7 @@ def save_hf(state: TrainState, directory: Path, *, source: Path) -> None:
             (item for bucket in buckets for item in bucket),
             source=source,
             expected=state.family.parameters(state.hf_config).hf_tensors,
+            config_changes=classifier_config(state.hf_config) if state.value_head else None,
         )
 
     on_rank_zero(state, write, bucket_bytes=BUCKET_BYTES)

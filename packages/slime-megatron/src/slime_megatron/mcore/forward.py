@@ -12,9 +12,11 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from slime_core.batch import Ragged
 from torch import Tensor
 
+from slime_megatron.mcore.full_logits import full_logits
 from slime_megatron.mcore.logprobs import Scoring, score
 from slime_megatron.mcore.packing import PackedInput
 from slime_megatron.mcore.state import TrainState
+from slime_megatron.mcore.value_head import value_scores
 from slime_megatron.pack import PackedMicrobatch
 from slime_megatron.passes import Entropy
 
@@ -25,7 +27,10 @@ class ScoreConfig:
 
     vocab_size: int
     temperature: float = 1.0
+    top_p: float = 1.0
     chunk_size: int = 1024
+    value_head: bool = False
+    """The model gives values; they have no temperature."""
 
 
 def is_last_stage() -> bool:
@@ -39,19 +44,22 @@ def run_model(
     config: ScoreConfig,
     *,
     entropy: Entropy = Entropy.NONE,
+    logits: bool = False,
 ) -> Tensor:
-    """The chunk's output: hidden states, or [log-probabilities, entropies] at the end."""
+    """The chunk's output: hidden states, or at the end of the model what ``Passes`` promises."""
+    processor = value_scores if config.value_head else full_logits if logits else score
     return model(
         input_ids=microbatch.tokens[None],
         position_ids=microbatch.positions[None],
         attention_mask=None,
         packed_seq_params=PackedInput(positions=microbatch.positions, spans=microbatch.spans),
-        output_processor=score,
+        output_processor=processor,
         output_processor_context=Scoring(
             rows=microbatch.rows,
             targets=microbatch.targets,
             vocab_size=config.vocab_size,
             temperature=config.temperature,
+            top_p=config.top_p,
             chunk_size=config.chunk_size,
             entropy=entropy,
         ),
@@ -80,14 +88,14 @@ def run_schedule(
 
 
 @torch.no_grad()
-def log_probs(
+def score_responses(
     state: TrainState,
     microbatches: Sequence[PackedMicrobatch],
     config: ScoreConfig,
     *,
     entropy: Entropy = Entropy.NONE,
-) -> tuple[Ragged, Ragged] | None:
-    """Log-probabilities and entropies of all response tokens, on the CPU.
+) -> tuple[Ragged, ...] | None:
+    """Log-probabilities and entropies, or values, of all response tokens, on the CPU.
 
     Row i belongs to the i-th sample of the microbatches in order; whole responses on every
     context-parallel rank of the last pipeline stage, None on the other stages. Runs the very
@@ -102,9 +110,15 @@ def log_probs(
     collected = run_schedule(state, microbatches, forward_step, forward_only=True)
     if not is_last_stage():
         return None
-    values = _gathered(torch.cat(collected, dim=1)).cpu()
+    return _responses(collected, microbatches)
+
+
+def _responses(
+    collected: Sequence[Tensor], microbatches: Sequence[PackedMicrobatch]
+) -> tuple[Ragged, ...]:
+    values = _gathered(torch.cat(list(collected), dim=1)).cpu()
     lengths = torch.tensor([n for m in microbatches for n in m.response_lengths]).long()
-    return Ragged(values[0], lengths), Ragged(values[1], lengths)
+    return tuple(Ragged(row, lengths) for row in values)
 
 
 def _placed(microbatch: PackedMicrobatch, output: Tensor, *, non_loss_data: bool = True) -> Tensor:

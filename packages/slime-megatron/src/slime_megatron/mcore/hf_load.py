@@ -87,6 +87,8 @@ def load_hf(
         reader.check(table)
         for chunk in chunks:
             for parameter, tensor in located(chunk, table):
+                if parameter.hf[0].name in table.optional and parameter.hf[0].name not in reader:
+                    continue
                 part = _read_part(reader, parameter, tensor.shape[0])
                 if part.shape != tensor.shape:
                     raise CheckpointError(

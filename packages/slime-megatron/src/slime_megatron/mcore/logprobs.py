@@ -1,17 +1,33 @@
 """Log-probabilities of target tokens and entropy, straight from hidden states.
 
 The logits of all tokens never exist. Rows are taken ``chunk_size`` at a time, in the forward and
-again in the backward pass, so at most [chunk_size, vocab / tp] of them are alive, in float32. Each
-tensor-parallel rank holds a slice of the vocabulary; maxima and sums are exchanged.
+again in the backward pass, so at most [chunk_size, vocab / tp] of them are alive: once, in the
+model's precision, on a GPU; a few times in float32 on a CPU. The gradient of the output weight is
+added up in float32. Each tensor-parallel rank holds a slice of the vocabulary; maxima and sums are
+exchanged. Nothing waits for the device.
 
     x_j = <h, w_j> / T      log p = x_t - log sum_j e^x_j      H = log Z - sum_j e^x_j x_j / Z
     d log p / dx_j = [j = t] - p_j                             dH / dx_j = -p_j (log p_j + H)
 
+With top-p the log-probability is that of nucleus sampling (Holtzman et al., arXiv 1904.09751), as
+the engine drew the token: the most probable tokens whose probabilities, at this temperature, add
+up to ``top_p`` are kept and share all the probability. Tokens as probable as the least of them are
+kept too, for which of them an engine's sort takes is chance, and so is the target: engine and
+trainer round differently, and a token that was drawn must not become impossible.
+
+    N = {j : x_j >= theta} + {t},  theta = max {x : sum_{x_j >= x} p_j >= top_p}
+    log p = x_t - log sum_{j in N} e^x_j      d log p / dx_j = [j = t] - [j in N] e^x_j / sum_N
+
+The set is taken as given when going back. The entropy remains that of all tokens. ``theta`` is
+searched among the numbers that the logits' type can hold, so it is exact, in as many passes over a
+chunk as half that type's bits, and no rank sees another's logits.
+
 Padding of the vocabulary takes no part: its columns are never computed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -55,6 +71,8 @@ class Scoring:
     temperature: float = 1.0
     chunk_size: int = 1024
     entropy: Entropy = Entropy.NONE
+    top_p: float = 1.0
+    """Log-probabilities are those of nucleus sampling; 1: of all tokens."""
 
 
 def score(
@@ -79,7 +97,21 @@ def score(
         picked = hidden_states[:, 0].index_select(0, context.rows)
         picked = copy_to_tensor_model_parallel_region(picked)
     vocab = VocabSlice.of(weight.shape[0], context.vocab_size)
-    return TargetLogProbs.apply(picked, weight, context, vocab)  # type: ignore[no-any-return]
+    return target_log_probs(picked, weight, context, vocab)
+
+
+def target_log_probs(
+    hidden: Float[Tensor, "scored hidden"],
+    weight: Float[Tensor, "padded hidden"],
+    scoring: Scoring,
+    vocab: VocabSlice,
+) -> Float[Tensor, "two scored"]:
+    """Log-probabilities of ``scoring.targets`` in row 0, entropies in row 1, in float32.
+
+    ``hidden`` holds the scored rows only. Its gradient on each rank of ``vocab.group`` is that of
+    the rank's own slice: the caller adds them. Needs no state of Megatron's.
+    """
+    return TargetLogProbs.apply(hidden, weight, scoring, vocab)  # type: ignore[no-any-return]
 
 
 class TargetLogProbs(torch.autograd.Function):
@@ -90,92 +122,293 @@ class TargetLogProbs(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, scoring: Scoring, vocab: VocabSlice
     ) -> Tensor:
         """Score every row of ``hidden``."""
-        out = torch.zeros(2, hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        log_z = torch.zeros_like(out[0])
-        for rows in _chunks(hidden.shape[0], scoring.chunk_size):
-            logits = _logits(hidden[rows], weight, scoring, vocab)
-            out[:, rows], log_z[rows] = _reduce(logits, scoring.targets[rows], scoring, vocab)
-        ctx.save_for_backward(hidden, weight, log_z, out[1])
+        live, number = weight[: vocab.size], precision(hidden.dtype)
+        out = torch.zeros(2, hidden.shape[0], dtype=number, device=hidden.device)
+        normaliser = torch.zeros_like(out[0])
+        nucleus = torch.zeros(_NUCLEUS, *normaliser.shape).to(out) if scoring.top_p < 1 else None
+        column = _column(scoring.targets, vocab)
+        for at in _chunks(hidden.shape[0], scoring.chunk_size):
+            logits = _logit_rows(hidden[at] @ live.T, scoring)
+            sums = _whole_sums(logits, column[at], vocab)
+            out[:, at], normaliser[at] = _from_sums(sums, scoring)
+            if nucleus is not None:
+                out[0, at], nucleus[:, at] = _restrict(logits, sums, scoring, vocab)
+        ctx.save_for_backward(hidden, weight, column, normaliser, out, nucleus)
         ctx.scoring, ctx.vocab = scoring, vocab
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients of this rank's slice; hidden gradients are partial sums over the ranks."""
-        hidden, weight, log_z, entropy = ctx.saved_tensors
-        scoring, vocab = ctx.scoring, ctx.vocab
-        live = weight[: vocab.size]
-        d_hidden = torch.zeros_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)
-        for rows in _chunks(hidden.shape[0], scoring.chunk_size):
-            log_p = _logits(hidden[rows], weight, scoring, vocab) - log_z[rows, None]
-            d_logits = _logit_gradient(
-                log_p, grad[:, rows], scoring.targets[rows], entropy[rows], scoring, vocab
-            ).to(hidden.dtype)
-            d_hidden[rows] = d_logits @ live
-            d_weight[: vocab.size] += d_logits.T @ hidden[rows]
-        return d_hidden, d_weight.to(weight.dtype), None, None
+        hidden, weight, column, normaliser, out, nucleus = ctx.saved_tensors
+        scoring, live = ctx.scoring, weight[: ctx.vocab.size]
+        to_hidden, to_weight = ctx.needs_input_grad[:2]
+        d_hidden = torch.empty_like(hidden) if to_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=normaliser.dtype) if to_weight else None
+        slopes = _slopes(grad, normaliser, out[1], nucleus, scoring)
+        for at in _chunks(hidden.shape[0], scoring.chunk_size):
+            logits = _logit_rows(hidden[at] @ live.T, scoring)
+            d_logits = logits.gradient(column[at], slopes.chunk(at))
+            del logits
+            if d_hidden is not None:
+                torch.mm(d_logits, live, out=d_hidden[at])
+            if d_weight is not None:
+                _add_product(d_weight[: ctx.vocab.size], d_logits.T, hidden[at])
+            del d_logits  # before the next chunk's logits are made
+        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None
+
+
+def precision(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums over the vocabulary are taken in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """What each row's gradient is made of, over the temperature already.
+
+    d_j = e^(x_j - normaliser) ([logit_j >= threshold] drop - spread (x_j - normaliser + entropy))
+          + [j = target] rise
+    """
+
+    normaliser: Float[Tensor, " rows"]
+    drop: Float[Tensor, " rows"]
+    rise: Float[Tensor, " rows"]
+    spread: Float[Tensor, " rows"] | None
+    """None: the entropy has no gradient."""
+    entropy: Float[Tensor, " rows"]
+    threshold: Float[Tensor, " rows"] | None
+    """Of logits before the temperature; None: all are above it."""
+
+    def chunk(self, at: slice) -> "Slopes":
+        """Those of some rows."""
+        return Slopes(
+            self.normaliser[at],
+            self.drop[at],
+            self.rise[at],
+            None if self.spread is None else self.spread[at],
+            self.entropy[at],
+            None if self.threshold is None else self.threshold[at],
+        )
+
+
+class LogitRows(Protocol):
+    """This rank's slice of some rows of logits."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type the logits came out in."""
+        ...
+
+    def sums(self, column: Int[Tensor, " rows"]) -> Float[Tensor, "four rows"]:
+        """The largest x; sum of e^(x - largest) and of e^(x - largest) (x - largest); and
+        the logit in ``column`` before the temperature, 0 where that is -1."""  # noqa: D205, D209
+        ...
+
+    def masses(
+        self, thresholds: Float[Tensor, "n rows"], largest: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "n rows"]:
+        """Sums of e^(x - largest) over the logits that are not below each threshold."""
+        ...
+
+    def gradient(self, column: Int[Tensor, " rows"], slopes: Slopes) -> Float[Tensor, "rows vocab"]:
+        """d(loss) / d(logits); the logits may be overwritten."""
+        ...
+
+
+class TensorRows:
+    """``LogitRows`` by tensor operations, for a CPU and for double precision."""
+
+    def __init__(self, logits: Float[Tensor, "rows vocab"], scoring: Scoring) -> None:
+        self.dtype = logits.dtype
+        self._logits, self._scoring = logits, scoring
+        self._powers: Tensor | None = None
+
+    def _scaled(self) -> Tensor:
+        """Logits over the temperature, free to be overwritten."""
+        keep = self._scoring.top_p < 1
+        scaled = self._logits.to(precision(self.dtype), copy=keep)
+        return scaled if self._scoring.temperature == 1 else scaled.div_(self._scoring.temperature)
+
+    def sums(self, column: Tensor) -> Tensor:
+        """See ``LogitRows``."""
+        number = precision(self.dtype)
+        if self._logits.shape[-1] == 0:
+            none = torch.zeros(4, len(column), dtype=number, device=column.device)
+            none[0] = -torch.inf
+            return none
+        picked = self._logits.gather(-1, column.clamp(min=0)[:, None])[:, 0].to(number)
+        picked = torch.where(column >= 0, picked, 0.0)
+        scaled = self._scaled()
+        largest = scaled.amax(-1)
+        shifted = scaled.sub_(largest[:, None])
+        powers = shifted.exp()
+        total = powers.sum(-1)
+        if self._scoring.entropy is Entropy.NONE:
+            mean = torch.zeros_like(total)
+        else:
+            mean = shifted.mul_(powers).sum(-1)
+        return torch.stack([largest, total, mean, picked])
+
+    def masses(self, thresholds: Tensor, largest: Tensor) -> Tensor:
+        """See ``LogitRows``."""
+        if self._powers is None:
+            self._powers = self._scaled().sub_(largest[:, None]).exp_()
+        above = (torch.where(self._logits >= t[:, None], self._powers, 0.0) for t in thresholds)
+        return torch.stack([powers.sum(-1) for powers in above])
+
+    def gradient(self, column: Tensor, slopes: Slopes) -> Tensor:
+        """See ``LogitRows``."""
+        log_p = self._scaled().sub_(slopes.normaliser[:, None])
+        factor = slopes.drop[:, None]
+        if slopes.threshold is not None:
+            factor = torch.where(self._logits >= slopes.threshold[:, None], factor, 0.0)
+        if slopes.spread is not None:
+            factor = factor - (log_p + slopes.entropy[:, None]).mul_(slopes.spread[:, None])
+        gradient = log_p.exp_().mul_(factor)
+        if gradient.shape[-1]:
+            rise = torch.where(column >= 0, slopes.rise, 0.0)
+            gradient.scatter_add_(1, column.clamp(min=0)[:, None], rise[:, None])
+        return gradient.to(self.dtype)
+
+
+def _logit_rows(logits: Tensor, scoring: Scoring) -> LogitRows:
+    if logits.is_cuda and logits.dtype != torch.float64 and logits.numel():
+        from slime_megatron.mcore.logprob_kernels import KernelRows
+
+        return KernelRows(logits, scoring.temperature)
+    return TensorRows(logits, scoring)
 
 
 def _chunks(total: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, scoring: Scoring, vocab: VocabSlice) -> Tensor:
-    """This rank's columns, float32, divided by the temperature."""
-    logits = (hidden @ weight[: vocab.size].T).float()
-    return logits if scoring.temperature == 1.0 else logits / scoring.temperature
-
-
-def _own(targets: Tensor, vocab: VocabSlice) -> tuple[Tensor, Tensor]:
-    """Column of each target in this slice, and whether it is there."""
+def _column(targets: Tensor, vocab: VocabSlice) -> Tensor:
+    """Column of each target in this slice; -1 if it is not there."""
     column = targets - vocab.start
-    there = (column >= 0) & (column < vocab.size)
-    return column.clamp(0, max(vocab.size - 1, 0)), there
+    return torch.where((column >= 0) & (column < vocab.size), column, -1)
 
 
-def _reduce(
-    logits: Tensor, targets: Tensor, scoring: Scoring, vocab: VocabSlice
+@dataclass(frozen=True)
+class _Sums:
+    """Of rows over the whole vocabulary; ``total`` and ``mean`` relative to ``largest``."""
+
+    own_largest: Tensor
+    """In this rank's slice."""
+    largest: Tensor
+    total: Tensor
+    mean: Tensor
+    target: Tensor
+    """Its logit before the temperature."""
+
+
+def _whole_sums(logits: LogitRows, column: Tensor, vocab: VocabSlice) -> _Sums:
+    own, total, mean, target = logits.sums(column).unbind()
+    if vocab.group is None:
+        return _Sums(own, own, total, mean, target)
+    largest = own.clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=vocab.group)
+    # A rank that holds only padding has -inf, which must not meet its zeros.
+    shift = (own - largest).clamp(min=torch.finfo(own.dtype).min)
+    scale = shift.exp()
+    sums = torch.stack([scale * total, scale * (mean + shift * total), target])
+    dist.all_reduce(sums, group=vocab.group)
+    return _Sums(own, largest, *sums.unbind())
+
+
+def _from_sums(sums: _Sums, scoring: Scoring) -> tuple[Tensor, Tensor]:
+    """([log-probability, entropy], log normaliser) over all tokens."""
+    log_total = sums.total.log()
+    log_prob = sums.target / scoring.temperature - sums.largest - log_total
+    if scoring.entropy is Entropy.NONE:
+        entropy = torch.zeros_like(log_total)
+    else:
+        entropy = log_total - sums.mean / sums.total
+    return torch.stack([log_prob, entropy]), sums.largest + log_total
+
+
+_NUCLEUS = 3
+"""How many numbers going back needs of each row's nucleus."""
+
+
+def _restrict(
+    logits: LogitRows, sums: _Sums, scoring: Scoring, vocab: VocabSlice
 ) -> tuple[Tensor, Tensor]:
-    """([log-probability, entropy], log normaliser) of one chunk."""
-    if vocab.size:
-        largest = logits.amax(-1)
-    else:
-        largest = torch.full((len(targets),), -torch.inf, device=logits.device)
-    if vocab.group is not None:
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=vocab.group)
-    shifted = logits - largest[:, None]
-    column, there = _own(targets, vocab)
-    if vocab.size:
-        picked = torch.where(there, shifted.gather(-1, column[:, None])[:, 0], 0.0)
-    else:
-        picked = torch.zeros_like(largest)
-    powers = shifted.exp()
-    wanted = scoring.entropy is not Entropy.NONE
-    mean = (powers * shifted).sum(-1) if wanted else torch.zeros_like(picked)
-    sums = torch.stack([powers.sum(-1), picked, mean])
-    if vocab.group is not None:
-        dist.all_reduce(sums, group=vocab.group)
-    total, picked, mean = sums.unbind()
-    log_total = total.log()
-    entropy = log_total - mean / total if wanted else torch.zeros_like(mean)
-    return torch.stack([picked - log_total, entropy]), largest + log_total
+    """Log-probability within the nucleus; [threshold, 1 / its probability, rise] of it.
+
+    ``rise`` is d log p / d x_t where the rest of the gradient leaves out all below the threshold.
+    """
+    scale = (sums.own_largest - sums.largest).exp()
+
+    def masses(thresholds: Tensor) -> Tensor:
+        found = logits.masses(thresholds, sums.own_largest) * scale
+        if vocab.group is not None:
+            dist.all_reduce(found, group=vocab.group)
+        return found
+
+    threshold = _threshold(masses, scoring.top_p * sums.total, logits.dtype)
+    log_power = sums.target / scoring.temperature - sums.largest
+    outside = sums.target < threshold
+    mass = masses(threshold[None])[0] + torch.where(outside, log_power.exp(), 0.0)
+    log_prob = log_power - mass.log()
+    rise = 1 - torch.where(outside, log_prob.exp(), 0.0)
+    return log_prob, torch.stack([threshold.to(mass.dtype), sums.total / mass, rise])
 
 
-def _logit_gradient(
-    log_p: Tensor,
-    grad: Tensor,
-    targets: Tensor,
-    entropy: Tensor,
-    scoring: Scoring,
-    vocab: VocabSlice,
-) -> Tensor:
-    """d(loss) / d(logits before the temperature) of one chunk."""
-    p = log_p.exp()
-    d_logits = p * -grad[0, :, None]
-    if scoring.entropy is Entropy.TRAIN:
-        d_logits -= grad[1, :, None] * p * (log_p + entropy[:, None])
-    if vocab.size:
-        column, there = _own(targets, vocab)
-        d_logits.scatter_add_(1, column[:, None], (grad[0] * there)[:, None])
-    return d_logits if scoring.temperature == 1.0 else d_logits / scoring.temperature
+_BITS = {
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
+
+
+def _threshold(
+    masses: Callable[[Tensor], Tensor], goal: Float[Tensor, " rows"], dtype: torch.dtype
+) -> Float[Tensor, " rows"]:
+    """The largest number of type ``dtype`` at which ``masses`` is at least ``goal``.
+
+    A float's bits, read as an integer, are in the order of the floats, once those of negative
+    numbers are turned round. Each pass tries three integers and leaves a quarter of the range.
+    """
+    integer = _BITS[dtype]
+    most = torch.iinfo(integer).max
+
+    def turned(bits: Tensor) -> Tensor:
+        return bits ^ ((bits >> (torch.iinfo(integer).bits - 1)) & most)
+
+    def between(low: Tensor, high: Tensor) -> Tensor:
+        return (low & high) + ((low ^ high) >> 1)  # of the sum, but without its overflow
+
+    high = turned(torch.full(goal.shape, torch.inf, dtype=dtype, device=goal.device).view(integer))
+    low = -high - 1  # minus infinity
+    for _ in range(torch.iinfo(integer).bits // 2):
+        middle = between(low, high)
+        tried = torch.stack([between(low, middle), middle, between(middle, high)])
+        reached = (masses(turned(tried).view(dtype)) >= goal).sum(0)
+        edges = torch.cat([low[None], tried, high[None]])
+        low, high = (edges.gather(0, (reached + i)[None])[0] for i in range(2))
+    return turned(low).view(dtype)
+
+
+def _slopes(
+    grad: Tensor, normaliser: Tensor, entropy: Tensor, nucleus: Tensor | None, scoring: Scoring
+) -> Slopes:
+    scaled = grad / scoring.temperature
+    drop, rise, threshold = -scaled[0], scaled[0], None
+    if nucleus is not None:
+        threshold = nucleus[0]
+        drop, rise = drop * nucleus[1], rise * nucleus[2]
+    spread = scaled[1] if scoring.entropy is Entropy.TRAIN else None
+    return Slopes(normaliser, drop, rise, spread, entropy, threshold)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total`` += ``left`` @ ``right``, without rounding the product to the factors' type."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    elif total.is_cuda:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total += left @ right

@@ -18,6 +18,7 @@ from slime_megatron.mcore.attention import CausalAttention
 from slime_megatron.mcore.bootstrap import quiet
 from slime_megatron.mcore.norm import RMSNorm
 from slime_megatron.mcore.rotary import PositionRotary
+from slime_megatron.mcore.value_head import ValueHead
 
 if TYPE_CHECKING:
     from slime_convert.families import Family
@@ -60,8 +61,11 @@ def layer_spec(config: Any, vp_stage: int | None = None) -> Any:
     return block
 
 
-def _gpt_chunk(args: Any, config: Any, vp_stage: int | None) -> torch.nn.Module:
+def _gpt_chunk(
+    args: Any, config: Any, vp_stage: int | None, *, value_head: bool
+) -> torch.nn.Module:
     """The layers of one (virtual) pipeline stage."""
+    tied = not args.untie_embeddings_and_output_weights
     ends: dict[str, Any] = {"ignore_virtual": False, "vp_stage": vp_stage}
     model: Any = GPTModel(
         config=config,
@@ -70,7 +74,7 @@ def _gpt_chunk(args: Any, config: Any, vp_stage: int | None) -> torch.nn.Module:
         max_sequence_length=args.max_position_embeddings,
         pre_process=parallel_state.is_pipeline_first_stage(**ends),
         post_process=parallel_state.is_pipeline_last_stage(**ends),
-        share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
+        share_embeddings_and_output_weights=tied and not value_head,
         position_embedding_type=args.position_embedding_type,
         rotary_percent=args.rotary_percent,
         rotary_base=args.rotary_base,
@@ -80,6 +84,8 @@ def _gpt_chunk(args: Any, config: Any, vp_stage: int | None) -> torch.nn.Module:
         vp_stage=vp_stage,
     )
     model.rotary_pos_emb.__class__ = PositionRotary
+    if value_head and model.post_process:
+        model.output_layer = ValueHead(config.hidden_size)
     return model
 
 
@@ -132,11 +138,13 @@ def build(
     provider: ModelProvider | None = None,
     only_train: Sequence[str] = (),
     frozen: Sequence[str] = (),
+    value_head: bool = False,
 ) -> list[torch.nn.Module]:
     """This rank's chunks with random weights, on the device, in ``DistributedDataParallel``.
 
     Collective over data-parallel ranks. ``args`` already describes the architecture that ``family``
     derives from ``hf_config``; the two are here for families whose modules need more than flags.
+    ``value_head``: one number per token instead of the vocabulary.
     """
     config = transformer_config(args)
     stages = args.virtual_pipeline_model_parallel_size
@@ -144,7 +152,7 @@ def build(
     for stage in range(stages) if stages else (None,):
         with quiet():
             if provider is None:
-                chunk = _gpt_chunk(args, config, stage)
+                chunk = _gpt_chunk(args, config, stage, value_head=value_head)
             else:
                 chunk = _provided_chunk(provider, stage)
         setattr(chunk, "vp_stage", stage)  # noqa: B010

@@ -8,7 +8,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from slime_core.batch import Ragged
 
-from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, log_probs
+from slime_megatron.mcore import adam_state
+from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, score_responses
 from slime_megatron.mcore.reduce import GroupReduce
 from slime_megatron.mcore.snapshots import Snapshots
 from slime_megatron.mcore.state import TrainState
@@ -16,16 +17,20 @@ from slime_megatron.mcore.step import train_step
 from slime_megatron.pack import PackedMicrobatch, PackLayout
 from slime_megatron.passes import Entropy, StepResult, StepSize, TrainItem
 
-REFERENCE = "ref"
-"""The snapshot that holds the reference policy."""
-
 
 class ModelPasses:
     """The verbs of ``slime_megatron.passes.Passes`` for one rank; as long-lived as the model."""
 
     def __init__(
-        self, state: TrainState, snapshots: Snapshots, config: ScoreConfig, *, pad_multiple: int
+        self,
+        state: TrainState,
+        snapshots: Snapshots,
+        config: ScoreConfig,
+        *,
+        pad_multiple: int,
+        stateless: bool = False,
     ) -> None:
+        self._stateless = stateless
         self._state, self._snapshots, self._config = state, snapshots, config
         tp_size = parallel_state.get_tensor_model_parallel_world_size()
         self.layout = PackLayout(
@@ -34,22 +39,35 @@ class ModelPasses:
             row_multiple=tp_size * pad_multiple,
         )
         self.last_stage = is_last_stage()
+        first = parallel_state.get_tensor_model_parallel_rank() == self.layout.cp_rank == 0
+        self.reports = self.last_stage and first
         self.context = GroupReduce(parallel_state.get_context_parallel_group(), state.device)
         self.data = GroupReduce(parallel_state.get_data_parallel_group(), state.device)
 
-    def reference(self) -> AbstractContextManager[None]:
-        """Have the reference policy's weights in the model inside the block."""
-        return self._snapshots.using(REFERENCE)
+    def using(self, policy: str) -> AbstractContextManager[None]:
+        """Have the weights kept as ``policy`` in the model inside the block."""
+        return self._snapshots.using(policy)
 
-    def log_probs(
-        self, microbatches: Sequence[PackedMicrobatch], entropy: Entropy
-    ) -> tuple[Ragged, Ragged] | None:
-        """Log-probabilities and entropies, by samples in the order of the microbatches."""
-        return log_probs(self._state, microbatches, self._config, entropy=entropy)
+    def scores(
+        self, microbatches: Sequence[PackedMicrobatch], entropy: Entropy = Entropy.NONE
+    ) -> tuple[Ragged, ...] | None:
+        """Log-probabilities and entropies, or values, by samples in the microbatches' order."""
+        return score_responses(self._state, microbatches, self._config, entropy=entropy)
 
-    def step(self, items: Sequence[TrainItem], size: StepSize, entropy: Entropy) -> StepResult:
+    def step(
+        self,
+        items: Sequence[TrainItem],
+        size: StepSize,
+        entropy: Entropy = Entropy.NONE,
+        *,
+        logits: bool = False,
+    ) -> StepResult:
         """Take one optimizer step."""
-        return train_step(self._state, items, self._config, size=size, entropy=entropy)
+        if self._stateless:
+            adam_state.reset(self._state.optimizer)
+        return train_step(
+            self._state, items, self._config, size=size, entropy=entropy, logits=logits
+        )
 
 
 def from_last_stage(value: Any) -> Any:

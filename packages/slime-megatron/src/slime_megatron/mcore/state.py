@@ -28,5 +28,8 @@ class TrainState:
     scheduler: Any
     """``OptimizerParamScheduler``, counting samples."""
     family: "Family"
+    """With a score in place of the vocabulary where the model has a value head."""
     hf_config: Mapping[str, Any]
     device: torch.device
+    value_head: bool = False
+    """Whether the model ends in one number per token instead of the vocabulary."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from slime_core.losses.report import finish_metrics
 from torch import Tensor
 
 from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, run_model, run_schedule
@@ -33,6 +34,7 @@ def train_step(
     *,
     size: StepSize,
     entropy: Entropy,
+    logits: bool = False,
 ) -> StepResult:
     """Forward and backward over ``items``, then update; all ranks together.
 
@@ -48,10 +50,10 @@ def train_step(
     def forward_step(stream: Iterator[TrainItem], model: torch.nn.Module) -> Any:
         item = next(stream)
         microbatch = item.microbatch.to(state.device)
-        output = run_model(model, microbatch, config, entropy=entropy)
+        output = run_model(model, microbatch, config, entropy=entropy, logits=logits)
 
         def loss(scores: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-            result = item.loss(scores[0], scores[1])
+            result = item.loss(scores)
             no_tokens = torch.zeros([], dtype=torch.int, device=state.device)
             return result.loss / size.divisor, no_tokens, dict(result.metrics)
 
@@ -61,7 +63,8 @@ def train_step(
     rates = tuple(group["lr"] for group in state.optimizer.param_groups)
     updated, grad_norm = _update(state)
     state.scheduler.step(increment=size.num_samples)
-    return StepResult(_merged(collected, size.divisor), grad_norm, updated, rates)
+    names = _agreed_names(collected) if logits else tuple(collected[0]) if collected else ()
+    return StepResult(_merged(collected, names, size.divisor), grad_norm, updated, rates)
 
 
 def _update(state: TrainState) -> tuple[bool, float]:
@@ -75,11 +78,28 @@ def _update(state: TrainState) -> tuple[bool, float]:
     return bool(updated), float("nan") if grad_norm is None else float(grad_norm)
 
 
-def _merged(collected: Sequence[dict[str, Tensor]], divisor: float) -> dict[str, float]:
+def _merged(
+    collected: Sequence[dict[str, Tensor]], names: Sequence[str], divisor: float
+) -> dict[str, float]:
     """Add the sums over microbatches and data- and context-parallel ranks, then divide."""
     if not is_last_stage():
         return {}
-    names = list(collected[0])
-    sums = torch.stack([torch.stack([m[n].double() for n in names]) for m in collected]).sum(0)
-    dist.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
-    return dict(zip(names, (sums / divisor).tolist(), strict=True))
+    zero = next(x for found in collected for x in found.values()).new_zeros(()).double()
+    rows = [torch.stack([found.get(n, zero).double() for n in names]) for found in collected]
+    sums = torch.stack(rows).sum(0)
+    dist.all_reduce(sums, group=_sharers())
+    return finish_metrics(dict(zip(names, (sums / divisor).tolist(), strict=True)))
+
+
+def _agreed_names(collected: Sequence[dict[str, Tensor]]) -> tuple[str, ...]:
+    """What any microbatch of any rank reports: a user's loss is not asked about empty ones."""
+    if not is_last_stage():
+        return ()
+    names = {name for found in collected for name in found}
+    everywhere: list[Any] = [()] * dist.get_world_size(_sharers())
+    dist.all_gather_object(everywhere, names, group=_sharers())
+    return tuple(sorted({name for found in everywhere for name in found}))
+
+
+def _sharers() -> Any:
+    return parallel_state.get_data_parallel_group(with_context_parallel=True)
