@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from slime_core.batch import TrainBatch
 from slime_core.config.batch import BatchConfig
 from slime_core.errors import ConfigError
-from slime_core.schedule.flops import workload
+from slime_core.schedule.flops import USUAL, ModelCost, workload
 from slime_core.schedule.layout import ParallelLayout
-from slime_core.schedule.packing import Bins, balance, first_fit, split_to
+from slime_core.schedule.packing import Bins, balance, even_fit, first_fit, split_to
 
 Rows = tuple[int, ...]
 
@@ -70,12 +70,21 @@ class StepPlan:
         return tuple(steps)
 
 
-def plan(batch: TrainBatch, layout: ParallelLayout, config: BatchConfig) -> StepPlan:
+def plan(
+    batch: TrainBatch,
+    layout: ParallelLayout,
+    config: BatchConfig,
+    *,
+    whole_rollouts: bool = False,
+    cost: ModelCost = USUAL,
+) -> StepPlan:
     """Decide which rank trains on which sample in which microbatch of which step.
 
     A step holds ``--global-batch-size`` rollouts in order of appearance; the segments of one
     rollout are never parted. Microbatches hold ``--micro-batch-size`` samples, or as many as fit
-    into ``--max-tokens-per-gpu`` tokens per context-parallel rank.
+    into ``--max-tokens-per-gpu`` tokens per context-parallel rank; what alone is too long has one
+    to itself. With ``whole_rollouts`` the segments of a rollout also share a microbatch, however
+    small that is meant to be. Work is measured by ``cost`` with --balance-by-flops, else in tokens.
     """
     rollouts = _rollouts(batch.rollout_ids.tolist())
     size = config.global_batch_size
@@ -86,18 +95,38 @@ def plan(batch: TrainBatch, layout: ParallelLayout, config: BatchConfig) -> Step
             "--n-samples-per-prompt"
         )
     lengths: list[int] = batch.tokens.lengths.tolist()
+    weights = workload(lengths, cost) if config.balance_by_flops else [float(x) for x in lengths]
     trained = [float(mask.sum()) for mask in batch.loss_mask.split()]
     steps: list[Step] = []
     for start in range(0, len(rollouts) - size + 1, size):
-        rows = sorted(row for rollout in rollouts[start : start + size] for row in rollout)
-        shares = _shares([lengths[row] for row in rows], layout, config)
-        microbatches = tuple(
-            tuple(tuple(rows[i] for i in bin_) for bin_ in share) for share in shares
-        )
+        chosen = rollouts[start : start + size]
+        rows = sorted(row for rollout in chosen for row in rollout)
+        pieces = chosen if whole_rollouts else [[row] for row in rows]
+        shares = share(pieces, lengths, weights, layout, config)
+        microbatches = tuple(tuple(map(tuple, bins)) for bins in shares)
         counts = StepCounts(size, len(rows), math.fsum(trained[row] for row in rows))
         steps.append(Step(microbatches, counts))
-    kept = sum(len(rows) for step in steps for share in step.microbatches for rows in share)
+    kept = sum(step.counts.num_samples for step in steps)
     return StepPlan(tuple(steps), batch.num_samples - kept)
+
+
+def share(
+    pieces: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    weights: Sequence[float],
+    layout: ParallelLayout,
+    config: BatchConfig,
+) -> list[Bins]:
+    """[dp rank][microbatch] -> rows: those of ``pieces``, each of them in one microbatch.
+
+    ``lengths`` and ``weights`` are those of all rows. Every rank gets as many microbatches.
+    """
+    tokens = [sum(lengths[row] for row in piece) for piece in pieces]
+    work = [math.fsum(weights[row] for row in piece) for piece in pieces]
+    cut = _dynamic if config.use_dynamic_batch_size else _static
+    largest = max(map(len, pieces))
+    shares = cut(tokens, work, layout, config, largest)
+    return [[sorted(row for i in bin_ for row in pieces[i]) for bin_ in bins] for bins in shares]
 
 
 def _rollouts(rollout_ids: Sequence[int]) -> list[list[int]]:
@@ -108,21 +137,71 @@ def _rollouts(rollout_ids: Sequence[int]) -> list[list[int]]:
     return list(rows.values())
 
 
-def _shares(lengths: Sequence[int], layout: ParallelLayout, config: BatchConfig) -> list[Bins]:
-    """[dp rank][microbatch] -> positions in ``lengths``."""
-    weights = workload(lengths) if config.balance_by_flops else [float(x) for x in lengths]
-    if config.use_dynamic_batch_size:
-        if config.max_tokens_per_gpu is None:
-            raise ConfigError("--use-dynamic-batch-size needs --max-tokens-per-gpu")
-        bins = first_fit(lengths, config.max_tokens_per_gpu * layout.cp)
-        bins = split_to(bins, weights, layout.dp * _per_rank(len(bins), layout))
-        return _deal(bins, [math.fsum(weights[i] for i in b) for b in bins], layout.dp, config)
-    samples = [[i] for i in range(len(lengths))]
-    shares = _deal(samples, weights, layout.dp, config)
-    ranks = [[i for bin_ in share for i in bin_] for share in shares]
+def _dynamic(
+    tokens: Sequence[int],
+    work: Sequence[float],
+    layout: ParallelLayout,
+    config: BatchConfig,
+    _largest: int,
+) -> list[Bins]:
+    """As few microbatches as first fit needs; with --balance-data the busiest rank does least."""
+    if config.max_tokens_per_gpu is None:
+        raise ConfigError("--use-dynamic-batch-size needs --max-tokens-per-gpu")
+    limit = config.max_tokens_per_gpu * layout.cp
+    packed = first_fit(tokens, limit)
+    each = _per_rank(len(packed), layout)
+    microbatches = [split_to(packed, work, layout.dp * each)]
+    if config.balance_data:
+        even = even_fit(tokens, work, limit, layout.dp * each)
+        microbatches += [] if even is None else [even]
+    shares = [
+        _deal(bins, [_sum(bin_, work) for bin_ in bins], layout.dp, config) for bins in microbatches
+    ]
+    if config.balance_data:
+        direct = _ranks_first(tokens, work, limit, layout.dp, each)
+        shares += [] if direct is None else [direct]
+    return min(shares, key=lambda ranks: _busiest(ranks, work))
+
+
+def _ranks_first(
+    tokens: Sequence[int], work: Sequence[float], limit: int, dp: int, each: int
+) -> list[Bins] | None:
+    """Equal work for every rank, then ``each`` microbatches of it; None if some rank needs more."""
+    ranks = even_fit(tokens, work, limit * each, dp)
+    if ranks is None:
+        return None
+    shares: list[Bins] = []
+    for rank in ranks:
+        packed = first_fit([tokens[i] for i in rank], limit)
+        if len(packed) > each:
+            return None
+        bins = split_to(packed, [work[i] for i in rank], each)
+        shares.append([[rank[i] for i in bin_] for bin_ in bins])
+    return shares
+
+
+def _busiest(ranks: Sequence[Bins], work: Sequence[float]) -> float:
+    return max(math.fsum(_sum(bin_, work) for bin_ in bins) for bins in ranks)
+
+
+def _sum(bin_: Sequence[int], work: Sequence[float]) -> float:
+    return math.fsum(work[i] for i in bin_)
+
+
+def _static(
+    tokens: Sequence[int],
+    work: Sequence[float],
+    layout: ParallelLayout,
+    config: BatchConfig,
+    largest: int,
+) -> list[Bins]:
+    """``--micro-batch-size`` samples, or one piece if that has more."""
+    shares = _deal([[i] for i in range(len(tokens))], work, layout.dp, config)
+    ranks = [[i for bin_ in rank for i in bin_] for rank in shares]
     most = max(len(rank) for rank in ranks)
+    at_once = max(1, config.micro_batch_size // largest)
     count = layout.microbatch_multiple * math.ceil(
-        math.ceil(most / config.micro_batch_size) / layout.microbatch_multiple
+        math.ceil(most / at_once) / layout.microbatch_multiple
     )
     return [_cut(rank, count) for rank in ranks]
 
