@@ -21,10 +21,10 @@ _WARPS = 8
 class KernelRows:
     """``LogitRows`` on a GPU."""
 
-    def __init__(self, logits: Tensor, temperature: float) -> None:
+    def __init__(self, logits: Tensor, scale: float) -> None:
         self.dtype = logits.dtype
         self._logits = logits
-        self._shape = (logits.shape[1], logits.stride(0), 1 / temperature)
+        self._shape = (logits.shape[1], logits.stride(0), scale)
 
     def sums(self, column: Tensor) -> Tensor:
         """See ``LogitRows``.
@@ -51,7 +51,7 @@ class KernelRows:
         spread, threshold = slopes.spread, slopes.threshold
         self._launch(
             _gradient,
-            (rows, triton.cdiv(width, _BLOCK)),
+            (rows, -(-width // _BLOCK)),
             column,
             slopes.normaliser,
             slopes.drop,
@@ -71,7 +71,7 @@ class KernelRows:
 
 
 @triton.jit
-def _sums(  # noqa: PLR0913, D103
+def _sums(  # noqa: PLR0913, PLR0917
     logits: Any, width: Any, stride: Any, scale: Any, column: Any, out: Any, rows: Any,
     BLOCK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
@@ -100,7 +100,7 @@ def _sums(  # noqa: PLR0913, D103
 
 
 @triton.jit
-def _masses(  # noqa: PLR0913, D103
+def _masses(  # noqa: PLR0913, PLR0917
     logits: Any, width: Any, stride: Any, scale: Any, thresholds: Any, largest: Any, out: Any,
     rows: Any, COUNT: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
@@ -131,7 +131,7 @@ def _masses(  # noqa: PLR0913, D103
 
 
 @triton.jit
-def _gradient(  # noqa: PLR0913, D103
+def _gradient(  # noqa: PLR0913, PLR0917
     logits: Any, width: Any, stride: Any, scale: Any, column: Any, normaliser: Any, drop: Any,
     rise: Any, spread: Any, entropy: Any, threshold: Any,
     SPREAD: tl.constexpr, NUCLEUS: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803

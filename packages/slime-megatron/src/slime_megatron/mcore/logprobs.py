@@ -74,6 +74,11 @@ class Scoring:
     top_p: float = 1.0
     """Log-probabilities are those of nucleus sampling; 1: of all tokens."""
 
+    @property
+    def scale(self) -> float:
+        """What logits are multiplied by: everywhere so, that equal logits stay equal."""
+        return 1 / self.temperature
+
 
 def score(
     *,
@@ -125,7 +130,7 @@ class TargetLogProbs(torch.autograd.Function):
         live, number = weight[: vocab.size], precision(hidden.dtype)
         out = torch.zeros(2, hidden.shape[0], dtype=number, device=hidden.device)
         normaliser = torch.zeros_like(out[0])
-        nucleus = torch.zeros(_NUCLEUS, *normaliser.shape).to(out) if scoring.top_p < 1 else None
+        nucleus = out.new_zeros(_NUCLEUS, len(hidden)) if scoring.top_p < 1 else None
         column = _column(scoring.targets, vocab)
         for at in _chunks(hidden.shape[0], scoring.chunk_size):
             logits = _logit_rows(hidden[at] @ live.T, scoring)
@@ -201,8 +206,11 @@ class LogitRows(Protocol):
         ...
 
     def sums(self, column: Int[Tensor, " rows"]) -> Float[Tensor, "four rows"]:
-        """The largest x; sum of e^(x - largest) and of e^(x - largest) (x - largest); and
-        the logit in ``column`` before the temperature, 0 where that is -1."""  # noqa: D205, D209
+        """Of each row: largest, total, mean, target.
+
+        The largest x; the sums of e^(x - largest) and of e^(x - largest) (x - largest); the logit
+        in ``column`` before the temperature, 0 where ``column`` is -1.
+        """
         ...
 
     def masses(
@@ -228,7 +236,7 @@ class TensorRows:
         """Logits over the temperature, free to be overwritten."""
         keep = self._scoring.top_p < 1
         scaled = self._logits.to(precision(self.dtype), copy=keep)
-        return scaled if self._scoring.temperature == 1 else scaled.div_(self._scoring.temperature)
+        return scaled if self._scoring.temperature == 1 else scaled.mul_(self._scoring.scale)
 
     def sums(self, column: Tensor) -> Tensor:
         """See ``LogitRows``."""
@@ -276,7 +284,7 @@ def _logit_rows(logits: Tensor, scoring: Scoring) -> LogitRows:
     if logits.is_cuda and logits.dtype != torch.float64 and logits.numel():
         from slime_megatron.mcore.logprob_kernels import KernelRows
 
-        return KernelRows(logits, scoring.temperature)
+        return KernelRows(logits, scoring.scale)
     return TensorRows(logits, scoring)
 
 
@@ -320,7 +328,7 @@ def _whole_sums(logits: LogitRows, column: Tensor, vocab: VocabSlice) -> _Sums:
 def _from_sums(sums: _Sums, scoring: Scoring) -> tuple[Tensor, Tensor]:
     """([log-probability, entropy], log normaliser) over all tokens."""
     log_total = sums.total.log()
-    log_prob = sums.target / scoring.temperature - sums.largest - log_total
+    log_prob = sums.target * scoring.scale - sums.largest - log_total
     if scoring.entropy is Entropy.NONE:
         entropy = torch.zeros_like(log_total)
     else:
@@ -348,7 +356,7 @@ def _restrict(
         return found
 
     threshold = _threshold(masses, scoring.top_p * sums.total, logits.dtype)
-    log_power = sums.target / scoring.temperature - sums.largest
+    log_power = sums.target * scoring.scale - sums.largest
     outside = sums.target < threshold
     mass = masses(threshold[None])[0] + torch.where(outside, log_power.exp(), 0.0)
     log_prob = log_power - mass.log()
@@ -395,7 +403,7 @@ def _threshold(
 def _slopes(
     grad: Tensor, normaliser: Tensor, entropy: Tensor, nucleus: Tensor | None, scoring: Scoring
 ) -> Slopes:
-    scaled = grad / scoring.temperature
+    scaled = grad * scoring.scale
     drop, rise, threshold = -scaled[0], scaled[0], None
     if nucleus is not None:
         threshold = nucleus[0]
