@@ -17,18 +17,26 @@ from slime_core.config.sync import WeightSyncConfig
 from slime_core.schedule.plan import ParallelLayout, plan
 from slime_megatron.config import MegatronConfig
 from slime_megatron.trainer import RankPayload, TrainerConfig
+from torch import Tensor
 
 from slime_testing.megatron_state import _BASE, architecture_argv
 
 
-def make_batch(num_rollouts: int = 8, *, vocab_size: int = 100, seed: int = 0) -> TrainBatch:
-    """Prompts of 2 to 8 tokens, responses of 1 to 24, holes in masks, two rollouts in segments."""
+def make_batch(
+    num_rollouts: int = 8, *, vocab_size: int = 100, seed: int = 0, pairs: bool = False
+) -> TrainBatch:
+    """Prompts of 2 to 8 tokens, responses of 1 to 24, holes in masks, two rollouts in segments.
+
+    With ``pairs`` every rollout is a pair of a chosen and a rejected response instead.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
 
     rollouts = [*range(num_rollouts), 1, num_rollouts - 1]
+    if pairs:
+        rollouts = [*range(num_rollouts), *reversed(range(num_rollouts))]
     responses = [draw(1, 24) for _ in rollouts]
     tokens = [
         torch.randint(1, vocab_size, (draw(2, 8) + response,), generator=generator)
@@ -39,6 +47,8 @@ def make_batch(num_rollouts: int = 8, *, vocab_size: int = 100, seed: int = 0) -
     for rollout, mask in zip(rollouts, masks, strict=True):
         totals[rollout] += float(mask.sum())
     rewards = 1 + torch.randn(len(rollouts), generator=generator)
+    if pairs:
+        rewards = (torch.arange(len(rollouts)) < num_rollouts).float()
     noise = [-2 - torch.rand(n, generator=generator) for n in responses]
     return TrainBatch(
         tokens=Ragged.from_tensors(tokens),
@@ -79,10 +89,26 @@ def make_config(directory: Path, *argv: str, **sections: Any) -> TrainerConfig:
     return replace(config, **sections)
 
 
+def make_given(batch: TrainBatch, *, seed: int = 1) -> dict[str, dict[int, Tensor]]:
+    """Values and returns of every sample, by its row."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = batch.response_lengths.tolist()
+    return {
+        name: {row: torch.randn(n, generator=generator) for row, n in enumerate(lengths)}
+        for name in ("values", "returns")
+    }
+
+
 def make_payload(
-    batch: TrainBatch, layout: ParallelLayout, config: BatchConfig, rank: int
+    batch: TrainBatch,
+    layout: ParallelLayout,
+    config: BatchConfig,
+    rank: int,
+    *,
+    whole_rollouts: bool = False,
 ) -> RankPayload:
     """What global rank ``rank`` is sent."""
-    steps = plan(batch, layout, config)
+    steps = plan(batch, layout, config, whole_rollouts=whole_rollouts)
     dp_rank = rank // (layout.tp * layout.cp) % layout.dp
-    return RankPayload(batch.select(steps.rows(dp_rank)), steps.for_rank(dp_rank))
+    rows = steps.rows(dp_rank)
+    return RankPayload(batch.select(rows), steps.for_rank(dp_rank), rows)
