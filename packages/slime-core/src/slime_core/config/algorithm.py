@@ -18,6 +18,10 @@ Estimator = Literal[
     "gdpo",
 ]
 LossType = Literal["policy_loss", "sft_loss", "custom_loss", "dpo_loss", "rm_loss"]
+OFFLINE_LOSSES = ("sft_loss", "dpo_loss", "rm_loss")
+"""Loss types that learn from given responses: nothing is sampled, nothing is estimated."""
+PAIR_LOSSES = ("dpo_loss", "rm_loss")
+"""Those of them that learn from pairs of a chosen and a rejected response."""
 Surrogate = Literal["clip", "cispo", "gspo", "sapo"]
 Aggregation = Literal["token", "sample", "rollout", "constant", "sequence-sum"]
 KlType = Literal["k1", "k2", "k3", "low_var_kl"]

@@ -22,8 +22,9 @@ def mask_conversation(
     *,
     tools: Sequence[Any] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    last_only: bool = False,
 ) -> MaskedTokens:
-    """Tokens of ``messages``, with the assistant's turns marked.
+    """Tokens of ``messages``, with the assistant's turns marked, or only a turn that ends them.
 
     A turn is what the model would have to write: from the end of the generation prompt through
     the token that ends the turn. Text and turns are tokenized apart, as they are at generation.
@@ -42,7 +43,7 @@ def mask_conversation(
     mask: list[int] = []
     end = 0
     for position, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or (last_only and position + 1 < len(messages)):
             continue
         before = render(
             tokenizer,

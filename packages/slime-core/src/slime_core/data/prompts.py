@@ -1,13 +1,13 @@
 """Prompts: rows of files, with their columns found, templated, tokenized and checked."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from slime_core.config.data import DataConfig
 from slime_core.data.chat import Tokenizer, conversation, render
+from slime_core.data.columns import input_column, metadata_of, prompt_text, required
 from slime_core.data.rows import Row, numbered_rows, read_rows
 from slime_core.errors import DataError
 
@@ -15,7 +15,6 @@ __all__ = ["Prompt", "Tokenizer", "load_prompts", "read_prompts", "read_rows"]
 
 logger = logging.getLogger(__name__)
 
-_INPUT_KEYS = ("input", "prompt", "question", "messages", "problem", "query", "instruction")
 _LABEL_KEYS = ("label", "answer", "solution", "target", "ground_truth", "output")
 
 
@@ -86,62 +85,16 @@ class _Columns:
 
 def _find_columns(row: Row, data: DataConfig) -> _Columns:
     """Keys as configured; where the first row lacks the default one, the usual names are tried."""
-    default = DataConfig()
-    key = data.input_key
-    if key == default.input_key and key not in row.values:
-        key = next((name for name in _INPUT_KEYS if name in row.values), key)
-    label = data.label_key
+    key, label = input_column(row, data), data.label_key
     if label is None:
         label = next((name for name in _LABEL_KEYS if name in row.values and name != key), None)
     return _Columns(key, label)
 
 
 def _prompt(row: Row, columns: _Columns, data: DataConfig) -> Prompt:
-    value = _require(row, columns.input, "--input-key")
-    if not isinstance(value, str) and not _is_conversation(value):
-        raise DataError(
-            f"{row.place}: {columns.input!r} is {_shown(value)}, "
-            "neither a string nor a list of messages with a role"
-        )
-    label = None if columns.label is None else _require(row, columns.label, "--label-key")
-    metadata = dict(_parsed(row, data.metadata_key, dict) or {})
-    tools = _parsed(row, data.tool_key, list)
-    if tools:
-        metadata["tools"] = tools
-    return Prompt(cast("str | list[dict[str, Any]]", value), label, metadata)
-
-
-def _require(row: Row, key: str, flag: str) -> Any:
-    if key not in row.values:
-        raise DataError(
-            f"{row.place}: no key {key!r}; the row has {sorted(row.values)}: choose with {flag}"
-        )
-    return row.values[key]
-
-
-def _parsed(row: Row, key: str, kind: type) -> Any:
-    """An optional column, which may hold its value as JSON text."""
-    value = row.values.get(key)
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{row.place}: {key!r} is not JSON: {_shown(value)}") from error
-    if value is not None and not isinstance(value, kind):
-        raise DataError(f"{row.place}: {key!r} is {_shown(value)}, not a {kind.__name__}")
-    return value
-
-
-def _is_conversation(value: object) -> bool:
-    if not isinstance(value, list) or not value:
-        return False
-    messages = cast("list[Any]", value)
-    return all(isinstance(message, dict) and "role" in message for message in messages)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    text = prompt_text(row, columns.input)
+    label = None if columns.label is None else required(row, columns.label, "--label-key")
+    return Prompt(text, label, metadata_of(row, data))
 
 
 def _prepare(prompt: Prompt, data: DataConfig, tokenizer: Tokenizer) -> Prompt:

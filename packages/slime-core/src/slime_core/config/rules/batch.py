@@ -2,6 +2,7 @@
 
 from math import ceil
 
+from slime_core.config.algorithm import PAIR_LOSSES
 from slime_core.config.draft import Draft, Facts
 
 _CHUNK = 1024
@@ -12,7 +13,7 @@ _USUAL_TOKENS = 4096
 def pairs(draft: Draft, facts: Facts) -> None:
     """Of a preference there is one pair a row; batch sizes count pairs."""
     kind, samples = draft["loss_type"], draft["n_samples_per_prompt"]
-    if kind in ("dpo_loss", "rm_loss") and samples != 1:
+    if kind in PAIR_LOSSES and samples != 1:
         draft.problem(
             f"--n-samples-per-prompt {samples} with --loss-type {kind}: a row is one pair, leave "
             "it out"

@@ -1,5 +1,6 @@
 """Devices, trainer ranks, engines."""
 
+from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
 
 
@@ -48,7 +49,7 @@ def residency(draft: Draft, facts: Facts) -> None:
 
 def engines_needed(draft: Draft) -> bool:
     """Whether this run generates at all."""
-    return not draft["debug_train_only"] and draft["loss_type"] != "sft_loss"
+    return not draft["debug_train_only"] and draft["loss_type"] not in OFFLINE_LOSSES
 
 
 def engines(draft: Draft, facts: Facts) -> None:

@@ -1,5 +1,6 @@
 """Prompts, rewards, evaluation sets."""
 
+from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
 
 
@@ -10,7 +11,7 @@ def replayed_rollouts(draft: Draft, facts: Facts) -> None:
     if (
         draft["debug_train_only"]
         and draft["load_debug_rollout_data"] is None
-        and draft["loss_type"] != "sft_loss"
+        and draft["loss_type"] not in OFFLINE_LOSSES
     ):
         draft.problem(
             "--debug-train-only needs saved rollouts: give --load-debug-rollout-data PATH, "
@@ -55,7 +56,7 @@ def length_of_run(draft: Draft, facts: Facts) -> None:
 def reward(draft: Draft, facts: Facts) -> None:
     """Without a word about rewards, answers are checked as mathematics."""
     if (
-        draft["loss_type"] != "sft_loss"
+        draft["loss_type"] not in OFFLINE_LOSSES
         and draft["rm_type"] is None
         and draft["custom_rm_path"] is None
     ):
@@ -90,9 +91,10 @@ def evaluation(draft: Draft, facts: Facts) -> None:
         if draft[name] is None:
             draft.derive(name, draft[fallback], "--" + fallback.replace("_", "-"))
     draft.derive("eval_min_new_tokens", draft["eval_min_new_tokens"] or 0, "none asked for")
-    engineless = draft["loss_type"] == "sft_loss" or draft["debug_train_only"]
+    engineless = draft["loss_type"] in OFFLINE_LOSSES or draft["debug_train_only"]
     if draft["eval_prompt_data"] and engineless:
-        why = "--debug-train-only" if draft["debug_train_only"] else "--loss-type sft_loss"
+        offline = f"--loss-type {draft['loss_type']}"
+        why = "--debug-train-only" if draft["debug_train_only"] else offline
         draft.problem(
             f"--eval-prompt-data needs engines, and {why} runs without: leave it out, and evaluate "
             "saved weights in a run with --num-rollout 0 --hf-checkpoint DIR"

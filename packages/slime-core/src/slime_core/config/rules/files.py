@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
 
 
@@ -45,7 +46,9 @@ def output(draft: Draft, facts: Facts) -> None:
     """A run has a directory of its own."""
     if not draft["output_dir"]:
         model = Path(draft["hf_checkpoint"] or "model").name
-        what = "sft" if draft["loss_type"] == "sft_loss" else draft["advantage_estimator"]
+        kind = draft["loss_type"]
+        offline = kind in OFFLINE_LOSSES
+        what = kind.removesuffix("_loss") if offline else draft["advantage_estimator"]
         name = f"{model}-{what}-{facts.now:%Y%m%d-%H%M%S}"
         draft.derive("output_dir", f"outputs/{name}", "model, estimator and time")
     if draft["tb_project_name"] is None and facts.tensorboard_dir:

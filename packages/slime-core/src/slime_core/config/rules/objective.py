@@ -1,9 +1,7 @@
 """What the optimizer minimises: loss type, surrogate, means, penalties, moments."""
 
+from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts, spelled
-
-_OFFLINE = ("sft_loss", "dpo_loss", "rm_loss")
-"""Loss types that learn from given responses: nothing is sampled, nothing is estimated."""
 
 _SURROGATES = {"gspo": "gspo", "cispo": "cispo"}
 """Estimators that come with a surrogate of their own."""
@@ -12,7 +10,7 @@ _SURROGATES = {"gspo": "gspo", "cispo": "cispo"}
 def offline(draft: Draft, facts: Facts) -> None:
     """Learning from given responses has no advantages."""
     kind = draft["loss_type"]
-    if kind in _OFFLINE:
+    if kind in OFFLINE_LOSSES:
         draft.derive("compute_advantages_and_returns", False, f"--loss-type {kind}")
         belongs = {"use_kl_loss": "--use-kl-loss", "use_tis": "--use-tis", "use_opd": "--use-opd"}
         for name, flag in belongs.items():

@@ -1,0 +1,74 @@
+"""The columns of a row: found, checked, and named in every error with their file and row."""
+
+import json
+from typing import Any, cast
+
+from slime_core.config.data import DataConfig
+from slime_core.data.rows import Row
+from slime_core.errors import DataError
+
+_INPUT_KEYS = ("input", "prompt", "question", "messages", "problem", "query", "instruction")
+
+
+def input_column(row: Row, data: DataConfig) -> str:
+    """--input-key; where ``row`` lacks the default one, the first usual name that it has."""
+    key = data.input_key
+    if key == DataConfig().input_key and key not in row.values:
+        return next((name for name in _INPUT_KEYS if name in row.values), key)
+    return key
+
+
+def required(row: Row, key: str, flag: str) -> Any:
+    """The value of a column that must be there; ``flag`` chooses it."""
+    if key not in row.values:
+        raise DataError(
+            f"{row.place}: no key {key!r}; the row has {sorted(row.values)}: choose with {flag}"
+        )
+    return row.values[key]
+
+
+def optional(row: Row, key: str, kind: type) -> Any:
+    """A column that may be missing, and may hold its value as JSON text."""
+    value = row.values.get(key)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{row.place}: {key!r} is not JSON: {shown(value)}") from error
+    if value is not None and not isinstance(value, kind):
+        raise DataError(f"{row.place}: {key!r} is {shown(value)}, not a {kind.__name__}")
+    return value
+
+
+def prompt_text(row: Row, key: str) -> str | list[dict[str, Any]]:
+    """The prompt in the column --input-key: text, or messages."""
+    value = required(row, key, "--input-key")
+    if not isinstance(value, str) and not is_conversation(value):
+        raise DataError(
+            f"{row.place}: {key!r} is {shown(value)}, "
+            "neither a string nor a list of messages with a role"
+        )
+    return cast("str | list[dict[str, Any]]", value)
+
+
+def metadata_of(row: Row, data: DataConfig) -> dict[str, Any]:
+    """What travels with every sample of the row; tool definitions among it."""
+    metadata = dict(optional(row, data.metadata_key, dict) or {})
+    tools = optional(row, data.tool_key, list)
+    if tools:
+        metadata["tools"] = tools
+    return metadata
+
+
+def is_conversation(value: object) -> bool:
+    """Whether it is a list of messages, and not an empty one."""
+    if not isinstance(value, list) or not value:
+        return False
+    messages = cast("list[Any]", value)
+    return all(isinstance(message, dict) and "role" in message for message in messages)
+
+
+def shown(value: object) -> str:
+    """As an error message shows it: shortened."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

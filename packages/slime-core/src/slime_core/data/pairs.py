@@ -1,0 +1,150 @@
+"""Preferences: rows that hold a chosen and a rejected response to one prompt."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slime_core.config.algorithm import PreferenceConfig
+from slime_core.config.data import DataConfig
+from slime_core.data.chat import Message, Tokenizer, conversation
+from slime_core.data.columns import (
+    input_column,
+    is_conversation,
+    metadata_of,
+    prompt_text,
+    required,
+    shown,
+)
+from slime_core.data.loss_mask import MaskedTokens, mask_conversation
+from slime_core.data.prompts import Prompt
+from slime_core.data.rows import Row, numbered_rows
+from slime_core.errors import DataError
+from slime_core.types import Sample, SampleGroup, Status
+
+Text = str | list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The responses of one row; travels as the label of its prompt."""
+
+    chosen: Text
+    """Text, or the assistant's message alone in a list."""
+    rejected: Text
+    place: str
+    keys: tuple[str, str]
+    """Columns of the two."""
+
+
+def read_pairs(
+    data: DataConfig, preference: PreferenceConfig, *, sources: Sequence[str]
+) -> Iterator[Prompt]:
+    """Rows of ``sources`` as prompts whose labels are ``Pair``s.
+
+    The prompt is the column --input-key. Where --chosen-key and --rejected-key hold conversations
+    of more than the response, these say what was asked, and must say the same.
+
+    Raises:
+        DataError: naming file, row and key of what is missing or has the wrong form.
+    """
+    for source in sources:
+        key: str | None = None
+        for row in numbered_rows(source):
+            key = key or input_column(row, data)
+            yield _prompt(row, key, data, preference)
+
+
+def complete_pair(
+    group: SampleGroup,
+    tokenizer: Tokenizer,
+    *,
+    apply_chat_template: bool,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> SampleGroup:
+    """The two pending samples of a row, answered: first the chosen response, then the rejected.
+
+    Rewards are 1 and 0. Both have the rollout id of their group: a step counts pairs, and a
+    microbatch never parts them. A prompt of text is followed by the response and the end-of-turn
+    token, unless a chat template is to be applied or the row holds messages.
+    """
+    chosen, rejected = group.samples
+    pair: Pair = chosen.label
+    sides = ((chosen, pair.chosen, 1.0), (rejected, pair.rejected, 0.0))
+    for (sample, response, reward), key in zip(sides, pair.keys, strict=True):
+        try:
+            masked = _masked(sample, response, tokenizer, apply_chat_template, template_kwargs)
+        except DataError as error:
+            raise DataError(f"{pair.place}, key {key!r}: {error}") from error
+        _fill(sample, masked, tokenizer, f"{pair.place}, key {key!r}")
+        sample.reward = reward
+        sample.rollout_id = group.group_index
+    return group
+
+
+def _masked(
+    sample: Sample,
+    response: Text,
+    tokenizer: Tokenizer,
+    apply_chat_template: bool,
+    template_kwargs: Mapping[str, Any] | None,
+) -> MaskedTokens:
+    prompt = sample.prompt
+    if isinstance(prompt, str) and isinstance(response, str) and not apply_chat_template:
+        asked = tokenizer.encode(prompt, add_special_tokens=False)
+        answer = tokenizer.encode(response, add_special_tokens=False)
+        if tokenizer.eos_token_id is not None:
+            answer.append(tokenizer.eos_token_id)
+        return MaskedTokens([*asked, *answer], [0] * len(asked) + [1] * len(answer))
+    turn = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
+    return mask_conversation(
+        [*conversation(prompt), *turn],
+        tokenizer,
+        tools=sample.metadata.get("tools"),
+        template_kwargs=template_kwargs,
+        last_only=True,
+    )
+
+
+def _fill(sample: Sample, masked: MaskedTokens, tokenizer: Tokenizer, place: str) -> None:
+    if 1 not in masked.loss_mask:
+        raise DataError(f"{place}: the response is empty, there is nothing to compare")
+    start = masked.loss_mask.index(1)
+    if not start:
+        raise DataError(f"{place}: the prompt is empty, and nothing predicts the first token")
+    sample.tokens = masked.tokens
+    sample.loss_mask = masked.loss_mask[start:]
+    sample.response_length = len(sample.loss_mask)
+    sample.response = tokenizer.decode(masked.tokens[start:], skip_special_tokens=False)
+    sample.label = None
+    sample.status = Status.COMPLETED
+
+
+def _prompt(row: Row, key: str, data: DataConfig, preference: PreferenceConfig) -> Prompt:
+    keys = (preference.chosen_key, preference.rejected_key)
+    chosen = _side(row, keys[0], "--chosen-key")
+    rejected = _side(row, keys[1], "--rejected-key")
+    asked = [side[:-1] if isinstance(side, list) else [] for side in (chosen, rejected)]
+    if asked[0] != asked[1]:
+        raise DataError(
+            f"{row.place}: {keys[0]!r} and {keys[1]!r} answer different conversations; a pair is "
+            "two responses to one prompt, and only their last messages may differ"
+        )
+    prompt: Text = asked[0] or prompt_text(row, key)
+    label = Pair(_last(chosen), _last(rejected), row.place, keys)
+    return Prompt(prompt, label, metadata_of(row, data))
+
+
+def _last(side: Text) -> Text:
+    return side if isinstance(side, str) else side[-1:]
+
+
+def _side(row: Row, key: str, flag: str) -> Text:
+    value = required(row, key, flag)
+    if isinstance(value, str):
+        return value
+    if not is_conversation(value) or value[-1]["role"] != "assistant":
+        raise DataError(
+            f"{row.place}: {key!r} is {shown(value)}, neither a string nor a list of messages "
+            "whose last one is the assistant's"
+        )
+    return value
