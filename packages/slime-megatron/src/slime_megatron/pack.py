@@ -68,6 +68,9 @@ class PackLayout:
     row_multiple: int = 1
     """Rows of a rank come in multiples of this: the tensor-parallel size (sequence parallelism
     divides rows by it) times --data-pad-size-multiplier."""
+    reads_after: bool = False
+    """Score a response token in its own row, which has seen it, instead of in the row before, which
+    predicts it: so do reward models, whose score is that of the last token."""
 
 
 def pack(
@@ -89,7 +92,7 @@ def pack(
     for i, length in enumerate(lengths):
         positions[starts[i] : starts[i + 1]] = torch.arange(length)
     for i, (ids, count) in enumerate(zip(tokens, response_lengths, strict=True)):
-        start, first = starts[i], starts[i] + ids.numel() - count - 1
+        start, first = starts[i], starts[i] + ids.numel() - count - (not layout.reads_after)
         if count and first < start:
             raise SampleError(
                 f"a sample of {ids.numel()} tokens has a response of {count}: its first response "

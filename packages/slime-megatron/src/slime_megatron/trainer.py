@@ -266,6 +266,7 @@ class TrainerRank:
             ),
             pad_multiple=config.batch.data_pad_size_multiplier,
             stateless=config.optimizer.use_stateless_adam,
+            reads_after=self._objective.kind == "rm_loss",
         )
 
     def _load_weights(self, load: Path | None) -> None:

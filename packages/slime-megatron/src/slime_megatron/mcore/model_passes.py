@@ -29,6 +29,7 @@ class ModelPasses:
         *,
         pad_multiple: int,
         stateless: bool = False,
+        reads_after: bool = False,
     ) -> None:
         self._stateless = stateless
         self._state, self._snapshots, self._config = state, snapshots, config
@@ -37,6 +38,7 @@ class ModelPasses:
             cp_size=parallel_state.get_context_parallel_world_size(),
             cp_rank=parallel_state.get_context_parallel_rank(),
             row_multiple=tp_size * pad_multiple,
+            reads_after=reads_after,
         )
         self.last_stage = is_last_stage()
         first = parallel_state.get_tensor_model_parallel_rank() == self.layout.cp_rank == 0
