@@ -403,7 +403,7 @@ def _threshold(
 def _slopes(
     grad: Tensor, normaliser: Tensor, entropy: Tensor, nucleus: Tensor | None, scoring: Scoring
 ) -> Slopes:
-    scaled = grad * scoring.scale
+    scaled = (grad * scoring.scale).contiguous()
     drop, rise, threshold = -scaled[0], scaled[0], None
     if nucleus is not None:
         threshold = nucleus[0]
