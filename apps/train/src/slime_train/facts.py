@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slime_convert.families import find, read_config
+from slime_core.config.algorithm import PAIR_LOSSES, PreferenceConfig
 from slime_core.config.data import DataConfig
 from slime_core.config.draft import Facts
 from slime_core.errors import CheckpointError, DataError
@@ -68,11 +69,17 @@ def _look_into(flag: str, path: str, raw: RawConfig, problems: list[str]) -> Non
     if not Path(_SLICE.sub("", path)).is_file():
         problems.append(f"{flag} {path}: there is no such file; give a .jsonl or .parquet file")
         return
+    from slime_core.data.pairs import read_pairs
     from slime_core.data.prompts import read_prompts
 
     data = _columns(raw, evaluation=flag == "--eval-prompt-data")
+    prompts = read_prompts(data, sources=(path,))
+    if raw.value("loss_type") in PAIR_LOSSES:
+        names = ("chosen_key", "rejected_key")
+        given = {name: raw.value(name) for name in names if raw.value(name) is not None}
+        prompts = read_pairs(data, PreferenceConfig(**given), sources=(path,))
     try:
-        if next(iter(read_prompts(data, sources=(path,))), None) is None:
+        if next(prompts, None) is None:
             problems.append(f"{flag} {path}: has no rows")
     except DataError as error:
         problems.append(f"{flag} {error}")

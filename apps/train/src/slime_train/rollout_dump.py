@@ -1,14 +1,14 @@
 """Dumps of an iteration's samples: written by one run, trained on by another.
 
-A file holds ``{"rollout_id": iteration, "groups": [{"group_index", "samples"}]}``, every sample as
-a dictionary of its attributes.
+A file holds ``{"rollout_id": iteration, "groups": [{"group_index", "samples", "baseline"}]}``,
+every sample as a dictionary of its attributes.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from slime_core.data.buffer import from_plain, plain
+from slime_core.data.buffer import group_from_plain, plain_group
 from slime_core.errors import DataError
 from slime_core.types import SampleGroup
 
@@ -17,10 +17,7 @@ def write_dump(template: str, iteration: int, groups: Sequence[SampleGroup]) -> 
     """Write ``groups`` to ``template`` with ``{rollout_id}`` filled in; complete or not there."""
     path = Path(template.format(rollout_id=iteration))
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {"group_index": group.group_index, "samples": [plain(s) for s in group.samples]}
-        for group in groups
-    ]
+    rows = [plain_group(group) for group in groups]
     partial = path.with_name(f".{path.name}.partial")
     torch.save({"rollout_id": iteration, "groups": rows}, partial)
     partial.replace(path)
@@ -38,7 +35,4 @@ def read_dump(template: str, iteration: int) -> list[SampleGroup]:
     content = torch.load(path, weights_only=True)
     if not isinstance(content, dict) or "groups" not in content:
         raise DataError(f"{path} is not a dump of rollout data")
-    return [
-        SampleGroup(row["group_index"], tuple(from_plain(s) for s in row["samples"]))
-        for row in content["groups"]
-    ]
+    return [group_from_plain(row) for row in content["groups"]]

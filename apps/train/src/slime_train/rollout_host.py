@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from slime_core import metrics as statistics
 from slime_core.batch import TrainBatch
-from slime_core.collate import collate
+from slime_core.collate import collate, num_stale_tokens
+from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
 from slime_core.errors import CheckpointError
 from slime_core.hooks import reward_post_process
 from slime_core.interfaces import Metrics
+from slime_core.schedule.flops import model_cost
 from slime_core.schedule.plan import StepPlan, plan
 from slime_core.types import SampleGroup
 from slime_megatron.stages import RankPayload
@@ -32,6 +34,7 @@ class RolloutHost:
         self._config = config
         self._producer: Producer = make_producer(config, directory)
         path = config.reward.custom_reward_post_process_path
+        self._first: int | None = None
         self._post_process = reward_post_process(path, config.flat) if path else None
 
     @property
@@ -53,15 +56,37 @@ class RolloutHost:
         template = self._config.debug.save_debug_rollout_data
         if template is not None:
             write_dump(template, iteration, groups)
+        version, oldest = self._newest(iteration), self._config.off_policy.max_token_staleness
         batch = collate(
             groups,
             reward_key=self._config.reward.reward_key,
             advantage=self._config.advantage,
             post_process=self._post_process,
+            shaping=self._config.shaping,
+            max_response_len=self._config.sampling.rollout_max_response_len,
+            version=version,
+            max_token_staleness=oldest,
         )
-        steps = plan(batch, self._config.megatron.layout, self._config.batch)
+        steps = plan(
+            batch,
+            self._config.megatron.layout,
+            self._config.batch,
+            whole_rollouts=self._config.policy_loss.loss_type in PAIR_LOSSES,
+            cost=model_cost(self._config.hf_config),
+        )
         described = self._describe(groups, batch, steps, seconds)
+        if oldest is not None:
+            samples = [sample for group in groups for sample in group.samples]
+            stale = num_stale_tokens(samples, version=version, max_token_staleness=oldest)
+            metrics = {**metrics, "rollout/num_stale_tokens": float(stale)}
         return self._payloads(batch, steps), {**described, **metrics}
+
+    def _newest(self, iteration: int) -> int:
+        """The last weights that were published before an iteration: see ``loop.train``."""
+        if self._first is None:
+            self._first = iteration
+        every = self._config.sync.update_weights_interval
+        return max(self._first, iteration - iteration % every)
 
     def evaluate(self, version: int) -> Metrics:
         """Scores of the evaluation sets."""
@@ -102,7 +127,7 @@ class RolloutHost:
             "num_samples": float(batch.num_samples),
             "num_dropped_samples": float(steps.num_dropped),
         }
-        if config.policy_loss.loss_type == "sft_loss":  # nothing was judged
+        if config.policy_loss.loss_type in OFFLINE_LOSSES:  # nothing was judged
             described = {name: x for name, x in described.items() if "reward" not in name}
         if config.tracking.log_passrate:
             described |= statistics.pass_rates(samples, reward_key=key)

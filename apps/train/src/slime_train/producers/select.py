@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from slime_core.config.algorithm import PAIR_LOSSES
 from slime_core.data.chat import Tokenizer
 
 from slime_train.producers.interface import Producer
@@ -17,9 +18,13 @@ def make_producer(config: RunConfig, directory: Path) -> Producer:
         return Replay(dump, config.debug.load_debug_rollout_data_subsample)
     tokenizer = load_tokenizer(config.model.hf_checkpoint)
     if config.policy_loss.loss_type == "sft_loss":
-        from slime_train.producers.demonstrations import Demonstrations
+        from slime_train.producers.demonstrations import demonstrations
 
-        return Demonstrations(config, tokenizer)
+        return demonstrations(config, tokenizer)
+    if config.policy_loss.loss_type in PAIR_LOSSES:
+        from slime_train.producers.preferences import preferences
+
+        return preferences(config, tokenizer)
     from slime_train.producers.engines import EngineProducer
 
     return EngineProducer(config, tokenizer, directory)

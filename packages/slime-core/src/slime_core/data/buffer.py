@@ -36,16 +36,26 @@ class GroupBuffer:
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The waiting groups as plain data."""
-        return [
-            {"group_index": g.group_index, "samples": [plain(s) for s in g.samples]}
-            for g in self._waiting
-        ]
+        return [plain_group(group) for group in self._waiting]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Wait with the groups of ``state_dict`` instead of the present ones."""
-        self._waiting = [
-            SampleGroup(g["group_index"], tuple(from_plain(s) for s in g["samples"])) for g in state
-        ]
+        self._waiting = [group_from_plain(group) for group in state]
+
+
+def plain_group(group: SampleGroup) -> dict[str, Any]:
+    """``group`` by attribute, its samples as ``plain`` ones."""
+    return {
+        "group_index": group.group_index,
+        "samples": [plain(sample) for sample in group.samples],
+        "baseline": group.baseline,
+    }
+
+
+def group_from_plain(values: Mapping[str, Any]) -> SampleGroup:
+    """The group that ``plain_group`` was given; a file from before baselines has none."""
+    samples = tuple(from_plain(sample) for sample in values["samples"])
+    return SampleGroup(values["group_index"], samples, values.get("baseline"))
 
 
 def plain(sample: Sample) -> dict[str, Any]:
@@ -62,7 +72,7 @@ def from_plain(values: Mapping[str, Any]) -> Sample:
 
 
 def restarted(group: SampleGroup) -> SampleGroup:
-    """The same prompts, with nothing generated."""
+    """The same prompts, with nothing generated and nothing to compare with."""
     return SampleGroup(group.group_index, tuple(_pending(sample) for sample in group.samples))
 
 

@@ -1,0 +1,51 @@
+"""Training on given responses: the groups of an iteration are rows of the data."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from slime_core.data.stream import PromptStream
+from slime_core.interfaces import Metrics
+from slime_core.types import SampleGroup
+from slime_sglang.weights.session import EngineTarget
+
+from slime_train.progress import Progress
+
+
+class Recorded:
+    """Takes rows from the stream; ``complete`` tokenizes them with the answers they hold."""
+
+    progress: Progress | None = None
+
+    def __init__(
+        self,
+        stream: PromptStream,
+        num_groups: int,
+        complete: Callable[[SampleGroup], SampleGroup],
+    ) -> None:
+        self._stream, self._num_groups, self._complete = stream, num_groups, complete
+
+    def start(self) -> Sequence[EngineTarget]:
+        """Nothing to start, nobody to publish to."""
+        return ()
+
+    def __len__(self) -> int:
+        return len(self._stream)
+
+    def produce(self, iteration: int) -> tuple[Sequence[SampleGroup], Metrics]:
+        """The next rows, tokenized."""
+        return [self._complete(group) for group in self._stream.take(self._num_groups)], {}
+
+    def evaluate(self, version: int) -> Metrics:
+        """There are no engines to evaluate with."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the stream."""
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue there."""
+        self._stream.load_state_dict(state)
+
+    def stop(self) -> None:
+        """Nothing was started."""

@@ -1,0 +1,134 @@
+"""From recorded or given samples to what each rank is sent; no engine, no trainer."""
+
+import json
+
+import pytest
+from slime_core.errors import ConfigErrors
+from slime_core.types import SampleGroup
+from slime_testing import make_sample
+from slime_testing.tiny import make_qwen3
+from slime_train.facts import gather
+from slime_train.resolve import resolve
+from slime_train.rollout_dump import read_dump, write_dump
+from slime_train.rollout_host import RolloutHost
+from slime_train.sources import read_sources
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_qwen3(tmp_path_factory.mktemp("model"))
+
+
+def resolved(model, *words):
+    base = ["--hf-checkpoint", model, "--num-rollout", 4, *words]
+    raw = read_sources([str(word) for word in base])
+    return resolve(raw, gather(raw)).config
+
+
+def pairs(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("loss", ["dpo_loss", "rm_loss"])
+def test_pairs_stay_together_in_microbatches_of_one_rank(loss, model, tmp_path):
+    rows = [{"prompt": f"{i}+{i}=", "chosen": f"{2 * i}", "rejected": "no" * i} for i in range(6)]
+    config = resolved(
+        model, "--loss-type", loss, "--prompt-data", pairs(tmp_path / "p.jsonl", *rows),
+        "--rollout-batch-size", 6, "--global-batch-size", 3, "--micro-batch-size", 1,
+        "--actor-num-gpus-per-node", 2, "--rollout-shuffle",
+    )  # fmt: skip
+    assert config.cluster.rollout_num_engines == 0
+    assert (config.batch.num_steps_per_rollout, config.megatron.layout.dp) == (2, 2)
+    host = RolloutHost(config, tmp_path)
+    assert host.start(None) == (6, ())
+    payloads, metrics = host.generate(0)
+    assert metrics["rollout/num_samples"] == 12
+    assert not [name for name in metrics if "reward" in name]
+    for payload in payloads:
+        assert len(payload.steps) == 2
+        for step in payload.steps:
+            assert step.counts.num_rollouts == 3
+            for microbatch in step.microbatches:
+                assert payload.batch.raw_rewards[list(microbatch)].tolist() in ([1, 0], [])
+                assert len(set(payload.batch.rollout_ids[list(microbatch)].tolist())) <= 1
+    assert sum(payload.batch.num_samples for payload in payloads) == 12
+    host.save(tmp_path)
+    again = RolloutHost(config, tmp_path)
+    again.start(tmp_path)
+    (ours, theirs) = host.generate(1)[0], again.generate(1)[0]
+    assert ours[0].batch.tokens.values.tolist() == theirs[0].batch.tokens.values.tolist()
+
+
+def test_a_wrong_column_of_pairs_costs_a_second(model, tmp_path):
+    path = pairs(tmp_path / "p.jsonl", {"prompt": "a", "better": "b", "rejected": "c"})
+    line = ("--loss-type", "dpo_loss", "--prompt-data", path, "--rollout-batch-size", 1)
+    with pytest.raises(ConfigErrors, match=r"no key 'chosen'.*--chosen-key"):
+        resolved(model, *line)
+    assert resolved(model, *line, "--chosen-key", "better").preference.chosen_key == "better"
+
+
+def replayed(model, tmp_path, versions, *words, iterations=(0,), baseline=None):
+    """Two groups of two samples; the response tokens of each were written by ``versions``."""
+    groups = [
+        SampleGroup(
+            g,
+            tuple(
+                make_sample(
+                    len(versions), index=2 * g + i, group_index=g, rollout_id=2 * g + i,
+                    reward=float(i), token_versions=list(versions),
+                )
+                for i in range(2)
+            ),
+            baseline,
+        )
+        for g in range(2)
+    ]  # fmt: skip
+    template = str(tmp_path / "{rollout_id}.pt")
+    for iteration in iterations:
+        write_dump(template, iteration, groups)
+    config = resolved(
+        model, "--load-debug-rollout-data", template, "--rollout-batch-size", 2,
+        "--n-samples-per-prompt", 2, *words,
+    )  # fmt: skip
+    return RolloutHost(config, tmp_path), template
+
+
+def test_tokens_that_are_too_old_are_not_trained_on(model, tmp_path):
+    host, _ = replayed(
+        model, tmp_path, [0, -1, 1, 2], "--max-token-staleness", 1, iterations=(1, 2, 3)
+    )
+    trained = []
+    for iteration in (1, 2, 3):
+        (payload,), metrics = host.generate(iteration)
+        trained.append(payload.batch.loss_mask.values.view(4, 4)[0].tolist())
+        stale = metrics["rollout/num_stale_tokens"]
+        assert stale == 16 - payload.batch.loss_mask.values.sum().item()
+    assert trained == [[1, 1, 1, 1], [0, 1, 1, 1], [0, 1, 0, 1]]
+
+
+def test_weights_are_as_old_as_the_last_that_were_published(model, tmp_path):
+    host, _ = replayed(
+        model, tmp_path, [2, 3], "--max-token-staleness", 0, "--update-weights-interval", 2,
+        iterations=(3, 4, 5),
+    )  # fmt: skip
+    # published as 3, where the run began, and as 4
+    trained = [host.generate(i)[0][0].batch.loss_mask.values.sum().item() for i in (3, 4, 5)]
+    assert trained == [4, 0, 0]
+
+
+def test_penalties_shape_what_is_learnt_from(model, tmp_path):
+    words = ["--overlong-buffer-len", 2, "--rollout-max-response-len", 4]
+    words += ["--disable-rewards-normalization"]
+    host, _ = replayed(model, tmp_path, [0, 0, 0], *words)
+    (payload,), _ = host.generate(0)
+    assert payload.batch.raw_rewards.tolist() == [0, 1, 0, 1]
+    assert payload.batch.rewards.tolist() == [-0.5, 0.5, -0.5, 0.5]
+
+
+def test_a_dump_keeps_the_greedy_baseline(model, tmp_path):
+    words = ("--advantage-estimator", "remax")
+    host, template = replayed(model, tmp_path, [0], *words, baseline=0.25)
+    assert [group.baseline for group in read_dump(template, 0)] == [0.25, 0.25]
+    (payload,), _ = host.generate(0)
+    assert payload.batch.rewards.tolist() == [-0.25, 0.75, -0.25, 0.75]
