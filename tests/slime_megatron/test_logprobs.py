@@ -326,12 +326,52 @@ def interpreted(rank: int, world: int) -> None:
         atol = 1e-5 if dtype == torch.float32 else 1e-2
         for wanted, found in zip(*results, strict=True):
             torch.testing.assert_close(found, wanted, rtol=atol, atol=atol)
+    # All of it, with the kernels in the place of tensor operations.
+    hidden, weight, targets = example(dtype=torch.float32)
+    for top_p in (1.0, 0.6):
+        given = {"temperature": 0.7, "top_p": top_p, "chunk_size": 4}
+        wanted = torch.autograd.grad(
+            product(module, hidden, weight, targets, **given).square().sum(), (hidden, weight)
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_logit_rows", lambda x, s: KernelRows(x, s.scale))
+            found = torch.autograd.grad(
+                product(module, hidden, weight, targets, **given).square().sum(), (hidden, weight)
+            )
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_gpu_kernels_compute_what_tensor_operations_do(monkeypatch):
     # Triton then runs them element by element on the CPU.
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     run_on_ranks(1, interpreted)
+
+
+def compiled(rank: int, world: int) -> None:
+    import triton
+    from slime_megatron.mcore import logprob_kernels
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    numbers = {"width": "i32", "stride": "i32", "rows": "i32", "scale": "fp32", "column": "*i64"}
+    for kernel, constants in (
+        (logprob_kernels._sums, {}),
+        (logprob_kernels._masses, {"COUNT": 3}),
+        (logprob_kernels._gradient, {"SPREAD": True, "NUCLEUS": True}),
+    ):
+        names, fixed = kernel.arg_names, {**constants, "BLOCK": 4096}
+        kinds = {"logits": "*bf16", **numbers, **dict.fromkeys(fixed, "constexpr")}
+        source = ASTSource(
+            kernel,
+            {name: kinds.get(name, "*fp32") for name in names},
+            {(names.index(name),): value for name, value in fixed.items()},
+        )
+        assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+
+def test_the_gpu_kernels_compile_for_hopper_where_no_gpu_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    run_on_ranks(1, compiled)
 
 
 @pytest.fixture

@@ -5,6 +5,9 @@ gradient takes their place. With tensor operations each of a dozen steps would r
 float32 copy, which takes longer than the products themselves.
 """
 
+# Triton reads the kernels' annotations itself, and knows none of Python's.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+
 from typing import Any
 
 import torch
@@ -72,7 +75,7 @@ class KernelRows:
 
 @triton.jit
 def _sums(  # noqa: PLR0913, PLR0917
-    logits: Any, width: Any, stride: Any, scale: Any, column: Any, out: Any, rows: Any,
+    logits, width, stride, scale, column, out, rows,
     BLOCK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -101,8 +104,8 @@ def _sums(  # noqa: PLR0913, PLR0917
 
 @triton.jit
 def _masses(  # noqa: PLR0913, PLR0917
-    logits: Any, width: Any, stride: Any, scale: Any, thresholds: Any, largest: Any, out: Any,
-    rows: Any, COUNT: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+    logits, width, stride, scale, thresholds, largest, out,
+    rows, COUNT: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * stride
@@ -132,8 +135,8 @@ def _masses(  # noqa: PLR0913, PLR0917
 
 @triton.jit
 def _gradient(  # noqa: PLR0913, PLR0917
-    logits: Any, width: Any, stride: Any, scale: Any, column: Any, normaliser: Any, drop: Any,
-    rise: Any, spread: Any, entropy: Any, threshold: Any,
+    logits, width, stride, scale, column, normaliser, drop,
+    rise, spread, entropy, threshold,
     SPREAD: tl.constexpr, NUCLEUS: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
