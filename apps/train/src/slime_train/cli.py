@@ -37,11 +37,13 @@ _HELPS = {
 def _configured(words: Sequence[str]) -> int:
     from slime_train.facts import gather
     from slime_train.resolve import resolve
+    from slime_train.roles import split_roles
     from slime_train.sources import read_sources
     from slime_train.user_functions import problems
 
     raw = read_sources(words)
-    resolved = resolve(raw, gather(raw))
+    critic = split_roles(raw)[1] if raw.value("megatron_config_path") else None
+    resolved = resolve(raw, gather(raw), critic and gather(critic))
     for notice in resolved.notices:
         sys.stderr.write(f"slime-train: note: {notice}\n")
     if broken := tuple(problems(resolved.config)):

@@ -5,10 +5,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slime_core.errors import ConfigError
 from slime_core.interfaces import Metrics
 
+from slime_train.actor_critic import ActorCritic
 from slime_train.checkpoints import Checkpoints, resume_from
 from slime_train.loop import Cadence, Job
 from slime_train.progress import Progress
@@ -16,6 +18,9 @@ from slime_train.residency import SideBySide
 from slime_train.run_config import RunConfig
 from slime_train.runtime.rollouts import RolloutFacts, RolloutProcess
 from slime_train.runtime.trainers import TrainerGroup
+
+if TYPE_CHECKING:
+    from slime_megatron.objective import Role
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +54,7 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
     rollout = RolloutProcess(
         config, directory=directory, on_progress=screen.progress, timeout_s=WORK_TIMEOUT_S
     )
-    trainer = TrainerGroup(
-        config, logs=directory / "logs", on_wait=lambda: None, timeout_s=WORK_TIMEOUT_S
-    )
+    trainer = make_trainer(config, directory / "logs")
     screen.say("starting the trainer and the engines")
     rollout_ready = rollout.start(checkpoint)
     meeting = directory / f".rendezvous-{uuid.uuid4().hex[:8]}"  # no earlier run has met there
@@ -73,11 +76,24 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
         checkpoints.finish(wait=True)
         rollout.stop()
         trainer.shutdown()
-        meeting.unlink(
-            missing_ok=True
-        )  # not earlier: NCCL goes on meeting there as groups are used
+        for path in directory.glob(f"{meeting.name}*"):
+            path.unlink()  # not earlier: NCCL goes on meeting there as groups are used
 
     return Composition(job, cadence(config, first, facts), close)
+
+
+def make_trainer(config: RunConfig, logs: Path) -> TrainerGroup | ActorCritic:
+    """The policy's ranks, and with --advantage-estimator ppo those of its critic beside them."""
+
+    def group(role: "Role", its_config: RunConfig) -> TrainerGroup:
+        return TrainerGroup(
+            its_config, logs=logs, on_wait=lambda: None, timeout_s=WORK_TIMEOUT_S, role=role
+        )
+
+    actor = group("actor", config)
+    if config.of_critic is None:
+        return actor
+    return ActorCritic(actor, group("critic", config.of_critic))
 
 
 def cadence(config: RunConfig, first: int, facts: RolloutFacts) -> Cadence:

@@ -30,6 +30,11 @@ def dump(resolved: Resolved) -> Iterator[str]:
     yield "\n[router]  router flags; the others keep the router's defaults"
     yield from _lines(draft.router, draft.router.values)
     yield from _own_keys(draft)
+    if resolved.critic is not None:
+        yield "\n[critic]  what --megatron-config-path gives it alone"
+        critic = resolved.critic
+        for ours, theirs in ((draft.own, critic.own), (draft.megatron, critic.megatron)):
+            yield from _lines(theirs, [n for n, x in theirs.values.items() if x != ours[n]])
 
 
 def _own_keys(draft: Draft) -> Iterator[str]:

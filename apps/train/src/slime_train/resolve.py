@@ -24,6 +24,7 @@ from slime_megatron.config import MegatronConfig, command_line, megatron_flags
 from slime_sglang import rules as engine
 from slime_sglang.config import ROUTER, SERVER, router_flags, server_flags
 
+from slime_train.roles import differences, split_roles
 from slime_train.run_config import SECTIONS, RunConfig
 from slime_train.sources import RawConfig, draft_of
 
@@ -53,21 +54,43 @@ class Resolved:
     config: RunConfig
     draft: Draft
     notices: tuple[str, ...]
+    critic: Draft | None = None
 
 
-def resolve(raw: RawConfig, facts: Facts) -> Resolved:
-    """Complete and check what was given.
+def resolve(raw: RawConfig, facts: Facts, of_critic: Facts | None = None) -> Resolved:
+    """Complete and check what was given, for the actor and, with ppo, for its critic.
+
+    ``of_critic``: the facts about the critic's own model, where it has one.
 
     Raises:
         ConfigErrors: every problem there is, those of ``raw`` and ``facts`` included.
     """
+    for_actor, for_critic = split_roles(raw)
+    draft = _completed(for_actor, facts)
+    problems = [*draft.problems]
+    critic: Draft | None = None
+    if advantages.needs_critic(draft):
+        critic = _completed(for_critic, of_critic or facts)
+        problems += [f"critic: {text}" for text in critic.problems if text not in problems]
+    elif draft["megatron_config_path"] is not None and for_critic.given != raw.given:
+        problems.append("a critic in --megatron-config-path needs --advantage-estimator ppo")
+    if problems:
+        raise ConfigErrors(tuple(dict.fromkeys(problems)))
+    config = _run_config(draft, for_actor, facts)
+    if critic is not None:
+        theirs = _run_config(critic, for_critic, of_critic or facts)
+        if found := tuple(differences(config, theirs)):
+            raise ConfigErrors(found)
+        config = dataclasses.replace(config, of_critic=theirs)
+    return Resolved(config, draft, tuple(draft.notices), critic)
+
+
+def _completed(raw: RawConfig, facts: Facts) -> Draft:
     draft = draft_of(raw)
     draft.problems += facts.problems
     for rule in RULES:
         rule(draft, facts)
-    if draft.problems:
-        raise ConfigErrors(tuple(dict.fromkeys(draft.problems)))
-    return Resolved(_run_config(draft, raw, facts), draft, tuple(draft.notices))
+    return draft
 
 
 def _run_config(draft: Draft, raw: RawConfig, facts: Facts) -> RunConfig:

@@ -110,8 +110,11 @@ class RolloutHost:
         self._producer.load_state_dict(torch.load(path, weights_only=True))
 
     def _payloads(self, batch: TrainBatch, steps: StepPlan) -> list[RankPayload]:
-        ranks = range(self._config.megatron.layout.dp)
-        return [RankPayload(batch.select(steps.rows(r)), steps.for_rank(r)) for r in ranks]
+        payloads: list[RankPayload] = []
+        for rank in range(self._config.megatron.layout.dp):
+            rows = steps.rows(rank)
+            payloads.append(RankPayload(batch.select(rows), steps.for_rank(rank), rows))
+        return payloads
 
     def _describe(
         self, groups: Sequence[SampleGroup], batch: TrainBatch, steps: StepPlan, seconds: float

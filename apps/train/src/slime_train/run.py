@@ -54,7 +54,9 @@ def _run(config: RunConfig, directory: Path) -> None:
             tracker.log(step, metrics)
             console.log(step, metrics)
 
-        stack.enter_context(cluster(config.megatron.layout.world_size + 1))
+        models = [config] if config.of_critic is None else [config, config.of_critic]
+        num_ranks = sum(model.megatron.layout.world_size for model in models)
+        stack.enter_context(cluster(num_ranks + 1))
         screen = Screen(say=console.say, progress=console.progress, log=log)
         composition = compose(config, directory, screen)
         console.say(f"ready after {time.monotonic() - begin:.1f} s")

@@ -62,6 +62,8 @@ class RunConfig:
     """Everything under upstream's attribute names, for ``FlatArgs``."""
     hf_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """config.json of the model."""
+    of_critic: "RunConfig | None" = None
+    """The same run as its critic is configured; only with --advantage-estimator ppo."""
 
 
 SECTIONS: Mapping[str, type] = {

@@ -102,32 +102,38 @@ def _planned(flag: Flag, value: Any) -> str | None:
     return planned.get(value)
 
 
-def _read_yaml(raw: RawConfig, path: Path) -> None:
-    """Merge a YAML mapping whose keys are flags without dashes, or the user's own."""
+def load_yaml(raw: RawConfig, flag: str, path: Path) -> Mapping[str, Any]:
+    """A YAML mapping; an empty one, and a complaint, if the file holds none."""
     import yaml
 
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raw.problems.append(f"--custom-config-path {path} cannot be read: {error}")
-        return
+        raw.problems.append(f"{flag} {path} cannot be read: {error}")
+        return {}
     if not isinstance(content, Mapping):
-        raw.problems.append(f"--custom-config-path {path} must hold a mapping of flags to values")
-        return
-    keys = _yaml_keys()
-    for key, value in content.items():
+        raw.problems.append(f"{flag} {path} must hold a mapping of flags to values")
+        return {}
+    found: Mapping[str, Any] = content
+    return found
+
+
+def _read_yaml(raw: RawConfig, path: Path) -> None:
+    """Merge a YAML mapping whose keys are flags without dashes, or the user's own."""
+    keys = yaml_keys()
+    for key, value in load_yaml(raw, "--custom-config-path", path).items():
         flag = keys.get(str(key).replace("-", "_"))
         if flag is None:
             raw.extra[str(key)] = value
             continue
         try:
-            _take_yaml(raw, flag, value, str(path))
+            take_yaml(raw, flag, value, str(path))
         except (ValueError, TypeError) as error:
             raw.problems.append(f"{path}: {key}: {error}")
 
 
 @cache
-def _yaml_keys() -> Mapping[str, Flag]:
+def yaml_keys() -> Mapping[str, Flag]:
     """Field names and flag names, with underscores."""
     keys = {name.removeprefix("--").replace("-", "_"): f for name, f in all_flags().items()}
     keys |= {f.dest: f for f in megatron_flags() if all_flags().get(f.names[0]) is f}
@@ -142,7 +148,8 @@ def _flags_by_section() -> Iterator[tuple[Any, dict[str, Flag]]]:
         yield section, {f.dest: f for f in slime_flags() if f.owner == section.__name__}
 
 
-def _take_yaml(raw: RawConfig, flag: Flag, value: Any, source: str) -> None:
+def take_yaml(raw: RawConfig, flag: Flag, value: Any, source: str) -> None:
+    """File a YAML value for ``flag``; raises ``ValueError`` when it is none of its values."""
     name = flag.names[0]
     if value is None:
         return

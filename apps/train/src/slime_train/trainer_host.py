@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 from slime_core.interfaces import Metrics, WeightReceiver
-from slime_megatron.trainer import RankPayload, TrainerConfig, TrainerRank
+from slime_megatron.objective import Role
+from slime_megatron.trainer import RankPayload, SampleVectors, TrainerConfig, TrainerRank
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.receivers import make_receiver
@@ -15,10 +16,11 @@ from slime_train.run_config import RunConfig
 class TrainerHost:
     """Lives in the rank's process; every rank's methods are called in the same order."""
 
-    def __init__(self, config: RunConfig, rank: int, world_size: int) -> None:
-        self._config, self._rank = config, rank
+    def __init__(self, config: RunConfig, rank: int, world_size: int, role: Role) -> None:
+        self._config, self._rank, self._role = config, rank, role
         self._engines: tuple[EngineTarget, ...] = ()
-        self._trainer = TrainerRank(_trainer_config(config), rank, world_size, self._receiver)
+        settings = _trainer_config(config, role)
+        self._trainer = TrainerRank(settings, rank, world_size, self._receiver)
 
     def initialize(self, rendezvous: str, load: Path | None) -> tuple[int, Mapping[str, float]]:
         """Build the model; the first iteration to train, and seconds by part."""
@@ -29,18 +31,28 @@ class TrainerHost:
         """Remember whom to publish to."""
         self._engines = tuple(engines)
 
-    def train(self, iteration: int, payload: RankPayload) -> Metrics:
+    def train(
+        self, iteration: int, payload: RankPayload, given: Mapping[str, SampleVectors]
+    ) -> Metrics:
         """Take the optimizer steps of one iteration."""
         template = self._config.debug.save_debug_train_data
-        if template is not None:
+        if template is not None and self._role == "actor":
             path = Path(template.format(rollout_id=iteration, rank=self._rank))
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(payload, path)
-        return self._trainer.train(iteration, payload)
+        return self._trainer.train(iteration, payload, given)
+
+    def values(self, payload: RankPayload) -> SampleVectors:
+        """A critic's values, on the ranks that report."""
+        return self._trainer.values(payload)
+
+    def returns(self) -> SampleVectors:
+        """An actor's returns of the last iteration, on the ranks that report."""
+        return self._trainer.returns()
 
     def publish(self, version: int) -> Metrics:
         """Send the weights to the engines, if there are any."""
-        return self._trainer.publish(version) if self._engines else {}
+        return self._trainer.publish(version, to_engines=bool(self._engines))
 
     def save(self, directory: Path, iteration: int) -> None:
         """Write the training state into ``directory``."""
@@ -62,8 +74,9 @@ class TrainerHost:
         return make_receiver(self._config, self._engines)
 
 
-def _trainer_config(config: RunConfig) -> TrainerConfig:
+def _trainer_config(config: RunConfig, role: Role) -> TrainerConfig:
     return TrainerConfig(
+        role=role,
         megatron=config.megatron,
         model=config.model,
         batch=config.batch,
@@ -71,9 +84,14 @@ def _trainer_config(config: RunConfig) -> TrainerConfig:
         policy_loss=config.policy_loss,
         off_policy=config.off_policy,
         reference=config.reference,
+        distillation=config.distillation,
+        critic=config.critic,
+        preference=config.preference,
+        optimizer=config.optimizer,
         checkpoint=config.checkpoint,
         sync=config.sync,
         temperature=config.sampling.rollout_temperature,
+        top_p=config.sampling.rollout_top_p,
         device=config.cluster.device,
         flat=config.flat,
     )

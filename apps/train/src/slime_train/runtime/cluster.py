@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from slime_core.errors import SlimeError
 
 from slime_train.runtime.env import ray_address
@@ -150,6 +150,18 @@ def gather(
 def share(value: Any) -> Any:
     """Put ``value`` into the object store; workers that get the handle read it without a copy."""
     return ray.put(value)
+
+
+def fetch(handles: Sequence[Any], timeout_s: float) -> list[Any]:
+    """What ``share`` put there, in whichever process.
+
+    Raises:
+        WorkerError: the process that shared one of them is gone, or ``timeout_s`` passed.
+    """
+    try:
+        return ray.get(list(handles), timeout=timeout_s)
+    except (GetTimeoutError, ObjectLostError) as error:
+        raise WorkerError(f"data of another process did not arrive: {error}") from error
 
 
 class _Host:

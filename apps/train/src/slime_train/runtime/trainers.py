@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slime_core.interfaces import BatchHandle, Metrics
 from slime_sglang.weights.session import EngineTarget
@@ -12,12 +12,26 @@ from slime_sglang.weights.session import EngineTarget
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import Pending, Remote, gather
 
+if TYPE_CHECKING:
+    from slime_megatron.objective import Role  # torch stays out of the driver
+
+Handles = Sequence[Any]
+"""Vectors of samples, by reference: they travel from rank to rank, not through the driver."""
+
+_NOTHING: Mapping[str, Handles] = {}
+
 
 class TrainerGroup:
     """All ranks of one model; every verb is collective and fails as soon as one rank does."""
 
     def __init__(
-        self, config: RunConfig, *, logs: Path, on_wait: Callable[[], None], timeout_s: float
+        self,
+        config: RunConfig,
+        *,
+        logs: Path,
+        on_wait: Callable[[], None],
+        timeout_s: float,
+        role: "Role" = "actor",
     ) -> None:
         self._layout = config.megatron.layout
         self._timeout_s = timeout_s
@@ -25,8 +39,8 @@ class TrainerGroup:
         world_size = self._layout.world_size
         self._ranks = [
             Remote(
-                f"trainer rank {rank}",
-                functools.partial(_trainer_rank, config, rank, world_size, logs),
+                f"{'trainer' if role == 'actor' else role} rank {rank}",
+                functools.partial(_trainer_rank, config, rank, world_size, logs, role),
                 env=rank_environment(config, rank, world_size),
             )
             for rank in range(world_size)
@@ -47,14 +61,27 @@ class TrainerGroup:
         """Tell the ranks which engines to publish to."""
         self._collect("connect", engines)
 
-    def train(self, iteration: int, batch: BatchHandle) -> Metrics:
-        """Take the optimizer steps of one iteration."""
-        payloads: Sequence[Any] = batch  # pyright: ignore[reportAssignmentType]
+    def train(
+        self, iteration: int, batch: BatchHandle, given: Mapping[str, Handles] = _NOTHING
+    ) -> Metrics:
+        """Take the optimizer steps of one iteration; ``given``: what another trainer found."""
         calls = [
-            remote.call("train", iteration, payloads[self._layout.dp_rank(rank)])
-            for rank, remote in enumerate(self._ranks)
+            remote.call("train", iteration, payload, given)
+            for remote, payload in zip(self._ranks, self._payloads(batch), strict=True)
         ]
         return self._gather(calls)[0]
+
+    def values(self, batch: BatchHandle) -> Handles:
+        """A critic's values of every sample."""
+        calls = [
+            remote.call("values", payload)
+            for remote, payload in zip(self._ranks, self._payloads(batch), strict=True)
+        ]
+        return self._gather(calls)
+
+    def returns(self) -> Handles:
+        """The returns of every sample, from the last ``train`` of an actor."""
+        return self._collect("returns")
 
     def publish(self, version: int) -> Metrics:
         """Make the engines serve the current weights as ``version``; verified."""
@@ -75,6 +102,11 @@ class TrainerGroup:
     def shutdown(self) -> None:
         """Leave the process group in order; the processes end with the cluster."""
         self._collect("shutdown")
+
+    def _payloads(self, batch: BatchHandle) -> list[Any]:
+        """What each rank is sent."""
+        payloads: Sequence[Any] = batch  # pyright: ignore[reportAssignmentType]
+        return [payloads[self._layout.dp_rank(rank)] for rank in range(len(self._ranks))]
 
     def _collect(self, method: str, *args: Any) -> list[Any]:
         return self._gather(self._start(method, *args))
@@ -102,10 +134,10 @@ def rank_environment(config: RunConfig, rank: int, world_size: int) -> Mapping[s
     return {**env, **{name: str(value) for name, value in config.cluster.train_env_vars.items()}}
 
 
-def _trainer_rank(config: RunConfig, rank: int, world_size: int, logs: Path) -> Any:
+def _trainer_rank(config: RunConfig, rank: int, world_size: int, logs: Path, role: "Role") -> Any:
     # Here, in the rank's own process, the first import of torch and Megatron happens.
     from slime_train.logs import log_to_file
-    from slime_train.trainer_host import TrainerHost
+    from slime_train.runtime.trainer_worker import TrainerWorker
 
-    log_to_file(logs / f"trainer-{rank}.log")
-    return TrainerHost(config, rank, world_size)
+    log_to_file(logs / f"{'trainer' if role == 'actor' else role}-{rank}.log")
+    return TrainerWorker(config, rank, world_size, role)

@@ -77,6 +77,11 @@ def shaping(draft: Draft, facts: Facts) -> None:
         )
 
 
+def needs_critic(draft: Draft) -> bool:
+    """Whether a second model learns what to expect."""
+    return draft["advantage_estimator"] == "ppo" and draft["compute_advantages_and_returns"]
+
+
 def critic(draft: Draft, facts: Facts) -> None:
     """Only ppo has a critic."""
     if draft["advantage_estimator"] == "ppo":
