@@ -1,98 +1,11 @@
-import asyncio
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
-from slime_sglang.generation import Generation, GenerationSpec
-from slime_sglang.sampling_params import Sampling
-
-Reply = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
-
-
-class Server:
-    """Router and engine in one: answers what the test says, remembers what it was asked."""
-
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-        self.bodies: list[dict[str, Any]] = []
-        self.keys: list[str] = []
-        self.num_aborts = 0
-        self.at_once = self.most_at_once = 0
-
-    async def generate(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        self.bodies.append(body)
-        self.keys.append(request.headers.get("X-SMG-Routing-Key", ""))
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        await asyncio.sleep(0.02)
-        self.at_once -= 1
-        status, value = self._reply(body)
-        return web.json_response(value, status=status)
-
-    async def abort(self, request: web.Request) -> web.Response:
-        assert (await request.json())["abort_all"] is True
-        self.num_aborts += 1
-        return web.Response()
-
-    async def start(self) -> tuple[web.AppRunner, str]:
-        app = web.Application()
-        app.router.add_post("/generate", self.generate)
-        app.router.add_post("/abort_request", self.abort)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        return runner, f"http://{host}:{port}"
-
-
-def answered(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    meta = {
-        "output_token_logprobs": [[-0.5, 7, None]],
-        "completion_tokens": 1,
-        "finish_reason": {"type": "stop"},
-        "weight_version": "3",
-    }
-    return 200, {"text": "h", "meta_info": meta}
-
-
-def run(
-    server: Server,
-    samples: Sequence[Sample],
-    *,
-    check_alive: Callable[[], None] = lambda: None,
-    evaluation: bool = False,
-    abort_first: bool = False,
-    **changes: Any,
-) -> list[Any]:
-    async def scenario() -> list[Any]:
-        runner, url = await server.start()
-        fields = {
-            "router_url": url,
-            "engine_urls": [url],
-            "sampling": Sampling(max_response_len=8),
-            "concurrency": 4,
-            **changes,
-        }
-        try:
-            spec = GenerationSpec(**fields)
-            async with Generation(spec, None, check_alive) as generation:
-                generation.begin(1)
-                if evaluation:
-                    generation.begin_evaluation("set", Sampling(temperature=0, max_response_len=5))
-                if abort_first:
-                    await generation.abort()
-                return list(await asyncio.gather(*(generation(s) for s in samples)))
-        finally:
-            await runner.cleanup()
-
-    return asyncio.run(scenario())
+from slime_testing.engine_stub import Server, answered, run
 
 
 def make_samples(count: int = 1, **changes: Any) -> list[Sample]:

@@ -13,7 +13,7 @@ from slime_core.errors import EngineError
 from slime_core.interfaces import PromptSource
 from slime_core.types import Sample, SampleGroup
 
-from slime_sglang.groups import GroupWorker, is_unfinished
+from slime_sglang.groups import GroupWorker
 from slime_sglang.transcript import PREFIX_CACHE
 
 _CHECK_S = 1.0
@@ -92,9 +92,9 @@ async def collect(
                 _accept_spare(state, short)
                 break
             for group in await _next(tasks, generation):
-                _judge(state, group, spec)
+                _judge(state, group, worker, spec)
             _show(state, spec, began)
-        await _finish_rest(state, tasks, generation, spec)
+        await _finish_rest(state, tasks, worker, generation, spec)
     except BaseException:
         await _cancel(tasks)
         raise
@@ -119,8 +119,8 @@ async def _next(tasks: Tasks, generation: Abortable) -> list[SampleGroup]:
     return sorted((task.result() for task in done), key=lambda group: group.group_index)
 
 
-def _judge(state: _State, group: SampleGroup, spec: CollectSpec) -> None:
-    if is_unfinished(group):
+def _judge(state: _State, group: SampleGroup, worker: GroupWorker, spec: CollectSpec) -> None:
+    if worker.is_unfinished(group):
         state.unfinished.append(group)
         return
     state.every.append(group)
@@ -144,14 +144,14 @@ def _accept_spare(state: _State, num_groups: int) -> None:
 
 
 async def _finish_rest(
-    state: _State, tasks: Tasks, generation: Abortable, spec: CollectSpec
+    state: _State, tasks: Tasks, worker: GroupWorker, generation: Abortable, spec: CollectSpec
 ) -> None:
     """Abort what still runs and wait until it has ended."""
     deadline = time.monotonic() + _ABORT_S
     while tasks:
         await generation.abort()
         for group in await _next(tasks, generation):
-            _judge(state, group, spec)
+            _judge(state, group, worker, spec)
         if time.monotonic() > deadline:
             raise EngineError(f"{len(tasks)} groups did not end {_ABORT_S:.0f} s after the abort")
 
@@ -198,6 +198,9 @@ def _metrics(state: _State, groups: Sequence[SampleGroup]) -> dict[str, float]:
     }
     metrics["rollout/num_unfinished_groups"] = float(len(state.unfinished))
     metrics["rollout/num_surplus_groups"] = float(state.num_surplus)
+    greedy = [group.baseline for group in groups if group.baseline is not None]
+    if greedy:
+        metrics["rollout/greedy_reward"] = sum(greedy) / len(greedy)
     return metrics | prefix_cache_metrics(samples)
 
 

@@ -109,7 +109,14 @@ class Generation:
 
     async def __call__(self, sample: Sample) -> Sample | list[Sample]:
         """Complete one sample; a user function that fails makes it ``Status.FAILED``."""
-        turn = self._turn
+        return await self._generate(sample, self._turn)
+
+    async def greedy(self, sample: Sample) -> Sample | list[Sample]:
+        """The same with the likeliest token at every step."""
+        greedy = replace(self._turn.sampling, temperature=0.0)
+        return await self._generate(sample, replace(self._turn, sampling=greedy))
+
+    async def _generate(self, sample: Sample, turn: _Turn) -> Sample | list[Sample]:
         async with self._limit:
             if self._aborting:
                 sample.status = Status.ABORTED
