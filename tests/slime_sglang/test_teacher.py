@@ -20,7 +20,7 @@ def judged(body: dict[str, Any]) -> tuple[int, Any]:
 
 
 def ask(samples: Sequence[Sample], reply: Reply = judged, **options: Any) -> list[dict[str, Any]]:
-    """Have ``samples`` judged; the requests that were made."""
+    """Have ``samples`` judged; the requests that were made about them."""
     bodies: list[dict[str, Any]] = []
 
     async def generate(request: web.Request) -> web.Response:
@@ -46,7 +46,7 @@ def ask(samples: Sequence[Sample], reply: Reply = judged, **options: Any) -> lis
             await runner.cleanup()
 
     asyncio.run(scenario())
-    return bodies
+    return [body for body in bodies if "token_ids_logprob" not in body]
 
 
 def sample(tokens: Sequence[int] = (1, 2, 3, 8), response: int = 2, **changes: Any) -> Sample:
@@ -67,6 +67,18 @@ def test_response_tokens_get_the_teachers_log_probabilities() -> None:
     }
 
 
+def test_a_teacher_is_asked_about_each_new_largest_token_before_it_reads_it() -> None:
+    asked: list[tuple[list[int], Any]] = []
+
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        asked.append((body["input_ids"], body.get("token_ids_logprob")))
+        return judged(body)
+
+    ask([sample((1, 2, 9)), sample((1, 7, 3))], reply)
+    assert asked[0] == ([0], [9])
+    assert sorted(asked[1:]) == [([1, 2, 9], None), ([1, 7, 3], None)]
+
+
 def test_what_is_known_broken_or_empty_is_not_asked_about() -> None:
     known, failed, empty = sample(teacher_log_probs=[0.0, 0.0]), sample(), sample((1,), 0)
     failed.status = Status.FAILED
@@ -76,11 +88,11 @@ def test_what_is_known_broken_or_empty_is_not_asked_about() -> None:
 
 
 def test_a_momentary_failure_is_tried_again() -> None:
-    replies = iter([(503, {}), (200, "no object"), (503, {})])
+    replies = iter([(503, {}), (503, {})])
     judged_late = sample()
 
     def reply(body: dict[str, Any]) -> tuple[int, Any]:
-        return next((r for r in replies if r[0] == 503), judged(body))
+        return judged(body) if "token_ids_logprob" in body else next(replies, judged(body))
 
     assert len(ask([judged_late], reply)) == 3
     assert judged_late.teacher_log_probs == [-0.75, -2.0]

@@ -78,6 +78,7 @@ def test_the_constant_is_the_longest_response():
         ("--use-opd", "--opd-type"),
         ("--use-opd --opd-type megatron", "--opd-teacher-load"),
         ("--use-opd --opd-type sglang", "--rm-url"),
+        ("--use-opd --opd-type sglang --rm-url h:1 --opd-teacher-ckpt-step 3", "leave it out"),
         ("--opd-kl-coef 2", "--use-opd"),
         ("--use-stateless-adam", "--no-save-optim"),
         ("--loss-type custom_loss", "--custom-loss-function-path"),
@@ -99,6 +100,26 @@ def test_preferences_need_no_sampling():
     c = config(line)
     assert (c.preference.dpo_loss_type, c.batch.global_batch_size) == ("ipo", 4)
     assert not c.advantage.compute_advantages_and_returns
+
+
+def test_where_only_a_teacher_is_there_nothing_is_scored():
+    line = "--use-opd --opd-type sglang --rm-url http://h:1/generate"
+    assert config(line).reward.rm_type == "zero"
+    assert config(f"{line} --rm-type math").reward.rm_type == "math"
+    assert config(f"{line} --custom-rm-path f.py").reward.rm_type is None
+    module = "slime.rollout.on_policy_distillation"
+    asked = config(
+        f"{line} --custom-rm-path {module}.reward_func "
+        f"--custom-reward-post-process-path {module}.post_process_rewards"
+    ).reward
+    assert (asked.rm_type, asked.custom_rm_path) == ("zero", None)
+    assert asked.custom_reward_post_process_path is None
+
+
+def test_a_teacher_is_started_only_on_a_cpu():
+    line = "--use-opd --opd-type sglang --opd-teacher-load /models/teacher"
+    assert config(line).distillation.opd_teacher_load == "/models/teacher"
+    assert "--rm-url http://HOST:PORT" in problems(f"{line} --device cuda")
 
 
 def test_gdpo_weighs_its_rewards_alike_and_whitens():

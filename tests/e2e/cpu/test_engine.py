@@ -20,6 +20,7 @@ from slime_sglang.config import SGLangConfig
 from slime_sglang.engines import Engines, FleetSpec
 from slime_sglang.generation import Generation, GenerationSpec
 from slime_sglang.sampling_params import Sampling
+from slime_sglang.teacher import Teacher
 from slime_sglang.weights import digests, disk_format
 from slime_sglang.weights.collective import CollectiveReceiver
 from slime_sglang.weights.disk import DiskReceiver
@@ -121,6 +122,7 @@ def test_samples_carry_the_models_own_log_probabilities(engines: Engines, refere
         assert sample.status in (Status.COMPLETED, Status.TRUNCATED)
         assert sample.response_length == 8 or sample.status is Status.COMPLETED
         assert len(sample.weight_versions) == 1
+        assert len(sample.token_versions or []) == sample.response_length
     assert log_prob_difference(reference, samples) <= 1e-4
 
 
@@ -147,6 +149,7 @@ def test_published_weights_are_served_and_versioned(
         publish(receiver, version, weights(reference, scale))
         samples = generate(engines, seed=version)
         assert {tuple(sample.weight_versions) for sample in samples} == {(str(version),)}
+        assert {v for sample in samples for v in sample.token_versions or []} == {version}
         assert log_prob_difference(reference, samples, scale) <= 1e-4
     if transport == "disk":
         assert [path.name for path in (tmp_path / "versions").iterdir()] == ["weight_v000002"]
@@ -230,6 +233,48 @@ def test_aborted_samples_keep_what_they_have(engines: Engines) -> None:
     for sample in samples:
         sample.validate()
     assert any(sample.status is Status.ABORTED for sample in samples)
+
+
+def teach(engines: Engines, samples: list[Sample]) -> None:
+    async def run() -> None:
+        teacher = Teacher(engines.urls[0])
+        try:
+            await teacher(samples)
+        finally:
+            await teacher.close()
+
+    asyncio.run(run())
+
+
+def test_a_teacher_judges_the_students_tokens(engines: Engines, reference: Any) -> None:
+    """The engine is teacher and student at once: it must say the same twice."""
+    samples = generate(engines, seed=11)
+    alone = Sample(index=99, tokens=[7, 8, 9], response_length=2, status=Status.COMPLETED)
+    teach(engines, [*samples, alone])
+    for sample in samples:
+        sample.validate()
+        found, known = map(torch.tensor, (sample.teacher_log_probs, sample.rollout_log_probs))
+        torch.testing.assert_close(found, known, rtol=0, atol=1e-4)
+        sample.rollout_log_probs = sample.teacher_log_probs
+    assert log_prob_difference(reference, samples) <= 1e-4
+    assert len(alone.teacher_log_probs or []) == 2
+
+
+def test_a_teacher_with_another_vocabulary_is_named(engines: Engines) -> None:
+    foreign = Sample(index=3, tokens=[7, 500], response_length=1, status=Status.COMPLETED)
+    with pytest.raises(EngineError, match=r"--rm-url .*refused sample 3.*500.*vocabulary"):
+        teach(engines, [foreign])
+    engines.check_alive()
+
+
+def test_a_greedy_answer_is_the_likeliest_and_the_same_again(
+    engines: Engines, reference: Any
+) -> None:
+    first, again = (generate(engines, temperature=0.0, seed=seed) for seed in (1, 2))
+    assert [s.tokens for s in first] == [s.tokens for s in again]
+    with torch.no_grad():
+        logits = reference(torch.tensor([first[0].tokens])).logits[0, first[0].prompt_length - 1]
+    assert int(logits.argmax()) == first[0].tokens[first[0].prompt_length]
 
 
 def test_a_second_run_on_the_machine_gets_ports_of_its_own(engines: Engines) -> None:

@@ -62,6 +62,7 @@ class SampleRewards:
             "dapo": _pure(dapo.grade),
             "deepscaler": self._deepscaler,
             "random": _random,
+            "zero": _zero,
             "remote_rm": self._remote,
         }
         if config.custom_rm_path is not None:
@@ -159,6 +160,11 @@ def _pure(grade: Callable[[str, str], RewardValue]) -> Score:
         return grade(response, _label(sample))
 
     return score
+
+
+async def _zero(_sample: Sample, _response: str) -> float:
+    """Nothing is judged: for distillation, which learns from the teacher alone."""
+    return 0.0
 
 
 async def _random(sample: Sample, _response: str) -> float:

@@ -44,6 +44,9 @@ class Teacher:
         self._timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S)
         self._retry_s = retry_s
         self._http: httpx.AsyncClient | None = None
+        self._largest = -1
+        """Every token up to this is known to be in the teacher's vocabulary."""
+        self._probing = asyncio.Lock()
 
     async def __call__(self, samples: Sequence[Sample]) -> None:
         """Fill ``teacher_log_probs`` where it is missing.
@@ -53,6 +56,8 @@ class Teacher:
                 answers for other tokens than it was asked about.
         """
         waiting = [s for s in samples if s.teacher_log_probs is None and not is_broken(s)]
+        if waiting:
+            await self._check_vocabulary(max(waiting, key=_largest))
         await asyncio.gather(*(self._judge(sample) for sample in waiting))
 
     async def close(self) -> None:
@@ -61,17 +66,25 @@ class Teacher:
             await self._http.aclose()
             self._http = None
 
+    async def _check_vocabulary(self, sample: Sample) -> None:
+        """Refuse a sample with a token that the teacher has no embedding for.
+
+        An engine that reads such a token dies of it; one that is asked for its log-probability says
+        that there is none.
+        """
+        async with self._probing:
+            largest = _largest(sample)
+            if largest <= self._largest:
+                return
+            await self._ask({**_request([0], 0), "token_ids_logprob": [largest]}, sample)
+            self._largest = largest
+
     async def _judge(self, sample: Sample) -> None:
         if not sample.response_length:
             sample.teacher_log_probs = []
             return
         # The row before a token predicts it; SGLang's first entry has no probability.
-        body = {
-            "input_ids": sample.tokens,
-            "sampling_params": {"temperature": 0.0, "max_new_tokens": 0},
-            "return_logprob": True,
-            "logprob_start_len": max(0, sample.prompt_length - 1),
-        }
+        body = _request(sample.tokens, max(0, sample.prompt_length - 1))
         async with self._limit:
             answer = await self._ask(body, sample)
         sample.teacher_log_probs = self._log_probs(answer, sample)
@@ -104,7 +117,7 @@ class Teacher:
             raise EngineError(
                 f"the teacher at --rm-url {self._given} refused sample {sample.index} "
                 f"({reply.status_code}: {message_of(reply)}); its largest token is "
-                f"{max(sample.tokens)} of {len(sample.tokens)}: the teacher must have the "
+                f"{_largest(sample)} of {len(sample.tokens)}: the teacher must have the "
                 "student's vocabulary, and room for its longest prompt and response"
             )
         reply.raise_for_status()
@@ -137,6 +150,20 @@ class Teacher:
                     "the teacher must have the student's vocabulary"
                 )
         return found
+
+
+def _request(tokens: list[int], start: int) -> dict[str, Any]:
+    """No token is drawn; those behind ``start`` come back with their log-probabilities."""
+    return {
+        "input_ids": tokens,
+        "sampling_params": {"temperature": 0.0, "max_new_tokens": 0},
+        "return_logprob": True,
+        "logprob_start_len": start,
+    }
+
+
+def _largest(sample: Sample) -> int:
+    return max(sample.tokens, default=-1)
 
 
 def endpoint(url: str) -> str:

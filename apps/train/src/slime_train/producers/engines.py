@@ -19,8 +19,9 @@ from slime_sglang.driver import Collected, CollectSpec, collect
 from slime_sglang.engines import Engines, FleetSpec
 from slime_sglang.evaluate import EvalSet, evaluate
 from slime_sglang.generation import Generation, GenerationSpec
-from slime_sglang.groups import GroupWorker
+from slime_sglang.groups import Greedy, GroupWorker
 from slime_sglang.sampling_params import Sampling
+from slime_sglang.teacher import Teacher
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.progress import Progress
@@ -47,6 +48,8 @@ class EngineProducer:
             hooks.samples_process, config.rollout.rollout_all_samples_process_path, config
         )
         self._engines = Engines(_fleet(config, directory))
+        self._teacher_engines = _teacher_engines(config, directory)
+        self._teacher: Teacher | None = None
         self._loop = asyncio.Runner()
         self._generation: Generation | None = None
 
@@ -56,10 +59,16 @@ class EngineProducer:
     def start(self) -> Sequence[EngineTarget]:
         """Start the engines and the router; weights are still those of ``--hf-checkpoint``."""
         self._engines.start()
+        if self._teacher_engines is not None:
+            self._teacher_engines.start()
         generation = Generation(
-            _generation(self._config, self._engines), self._tokenizer, self._engines.check_alive
+            _generation(self._config, self._engines), self._tokenizer, self._check_alive
         )
         self._generation = self._run(generation.__aenter__())
+        if self._config.distillation.opd_type == "sglang":
+            started = self._teacher_engines
+            url = self._config.reward.rm_url if started is None else started.urls[0]
+            self._teacher = Teacher(str(url))
         return self._engines.targets
 
     def produce(self, iteration: int) -> tuple[Sequence[SampleGroup], Metrics]:
@@ -96,15 +105,25 @@ class EngineProducer:
         if self._generation is not None:
             self._run(self._generation.__aexit__(None, None, None))
             self._generation = None
+        if self._teacher is not None:
+            self._run(self._teacher.close())
         self._loop.close()
         self._reward.close()
         self._engines.stop()
+        if self._teacher_engines is not None:
+            self._teacher_engines.stop()
 
     async def _collect(self, iteration: int) -> Collected:
         rollout = self._config.rollout
         generation = self._started()
         generation.begin(iteration)
-        worker = GroupWorker(generation, self._reward, hooks=_sample_hooks(self._config))
+        worker = GroupWorker(
+            generation,
+            self._reward,
+            hooks=_sample_hooks(self._config),
+            greedy=_greedy(self._config, generation),
+            teach=self._teacher,
+        )
         spec = CollectSpec(
             iteration=iteration,
             num_groups=rollout.rollout_batch_size,
@@ -117,6 +136,11 @@ class EngineProducer:
             return await collect(self._stream, worker, generation, spec)
         finally:
             self.progress = None
+
+    def _check_alive(self) -> None:
+        self._engines.check_alive()
+        if self._teacher_engines is not None:
+            self._teacher_engines.check_alive()
 
     def _shower(self, what: str) -> Callable[[int, int, Mapping[str, float]], None]:
         def show(done: int, total: int, statistics: Mapping[str, float]) -> None:
@@ -191,6 +215,22 @@ def _fleet(config: RunConfig, directory: Path) -> FleetSpec:
         log_dir=directory / "logs",
         seed=config.data.rollout_seed,
     )
+
+
+def _teacher_engines(config: RunConfig, directory: Path) -> Engines | None:
+    """An engine for --opd-teacher-load, unless the teacher runs elsewhere."""
+    model = config.distillation.opd_teacher_load
+    if config.distillation.opd_type != "sglang" or config.reward.rm_url or model is None:
+        return None
+    fleet = replace(_fleet(config, directory), model_path=Path(model), num_engines=1)
+    return Engines(replace(fleet, log_dir=directory / "logs" / "teacher"))
+
+
+def _greedy(config: RunConfig, generation: Generation) -> Greedy | None:
+    """The answer that remax compares the others with."""
+    if config.advantage.advantage_estimator != "remax":
+        return None
+    return Greedy(generation.greedy, config.reward.reward_key)
 
 
 def _generation(config: RunConfig, engines: Engines) -> GenerationSpec:

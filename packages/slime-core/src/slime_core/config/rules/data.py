@@ -53,8 +53,18 @@ def length_of_run(draft: Draft, facts: Facts) -> None:
         draft.derive("num_rollout", max(1, total), "--num-epoch over the prompts")
 
 
+_UPSTREAM_TEACHER = "slime.rollout.on_policy_distillation."
+"""What upstream gives as reward functions so that the teacher is asked."""
+
+
 def reward(draft: Draft, facts: Facts) -> None:
-    """Without a word about rewards, answers are checked as mathematics."""
+    """Without a word about rewards, a teacher is all there is, or answers are mathematics."""
+    if draft["use_opd"]:
+        for name in ("custom_rm_path", "custom_reward_post_process_path"):
+            if str(draft[name]).startswith(_UPSTREAM_TEACHER):
+                draft.derive(name, None, "--use-opd asks the teacher itself")
+        if draft["rm_type"] is None and draft["custom_rm_path"] is None:
+            draft.derive("rm_type", "zero", "--use-opd learns from the teacher alone")
     if (
         draft["loss_type"] not in OFFLINE_LOSSES
         and draft["rm_type"] is None

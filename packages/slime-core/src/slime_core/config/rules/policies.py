@@ -33,6 +33,18 @@ def distillation(draft: Draft, facts: Facts) -> None:
             "--opd-type sglang needs a teacher: give --rm-url of a running server, or "
             "--opd-teacher-load with a Hugging Face directory to start one for"
         )
+    started = kind == "sglang" and draft["rm_url"] is None and draft["opd_teacher_load"] is not None
+    if started and draft["device"] == "cuda":
+        draft.problem(
+            "--opd-type sglang starts an engine for --opd-teacher-load only on a CPU: on GPUs, "
+            "start `python -m sglang.launch_server --model-path DIR` beside the run and give its "
+            "address as --rm-url http://HOST:PORT"
+        )
+    if kind == "sglang" and draft["opd_teacher_ckpt_step"] is not None:
+        draft.problem(
+            "--opd-teacher-ckpt-step chooses among Megatron checkpoints, and --opd-type sglang "
+            "reads a Hugging Face directory: leave it out"
+        )
 
 
 RULES = (reference, distillation)
