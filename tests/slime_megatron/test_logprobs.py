@@ -315,7 +315,7 @@ def interpreted(rank: int, world: int) -> None:
         )
         results: list[list[Any]] = []
         for make in (
-            lambda s=scoring, x=logits: module.TensorRows(x.clone(), s),
+            lambda s=scoring, x=logits: module.TensorRows(x.clone(), torch.empty(x.shape), s),
             lambda s=scoring, x=logits: KernelRows(x.clone(), s.scale),
         ):
             sums = make().sums(column)
@@ -334,7 +334,7 @@ def interpreted(rank: int, world: int) -> None:
             product(module, hidden, weight, targets, **given).square().sum(), (hidden, weight)
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_logit_rows", lambda x, s: KernelRows(x, s.scale))
+            patch.setattr(module._Room, "rows", lambda r, x: KernelRows(x, r.scoring.scale))
             found = torch.autograd.grad(
                 product(module, hidden, weight, targets, **given).square().sum(), (hidden, weight)
             )

@@ -131,9 +131,9 @@ class TargetLogProbs(torch.autograd.Function):
         out = torch.zeros(2, hidden.shape[0], dtype=number, device=hidden.device)
         normaliser = torch.zeros_like(out[0])
         nucleus = out.new_zeros(_NUCLEUS, len(hidden)) if scoring.top_p < 1 else None
-        column = _column(scoring.targets, vocab)
-        for at in _chunks(hidden.shape[0], scoring.chunk_size):
-            logits = _logit_rows(hidden[at] @ live.T, scoring)
+        column, room = _column(scoring.targets, vocab), _Room(hidden, live, scoring)
+        for at in room.chunks:
+            logits = room.logits(at)
             sums = _whole_sums(logits, column[at], vocab)
             out[:, at], normaliser[at] = _from_sums(sums, scoring)
             if nucleus is not None:
@@ -151,15 +151,8 @@ class TargetLogProbs(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden) if to_hidden else None
         d_weight = torch.zeros_like(weight, dtype=normaliser.dtype) if to_weight else None
         slopes = _slopes(grad, normaliser, out[1], nucleus, scoring)
-        for at in _chunks(hidden.shape[0], scoring.chunk_size):
-            logits = _logit_rows(hidden[at] @ live.T, scoring)
-            d_logits = logits.gradient(column[at], slopes.chunk(at))
-            del logits
-            if d_hidden is not None:
-                torch.mm(d_logits, live, out=d_hidden[at])
-            if d_weight is not None:
-                _add_product(d_weight[: ctx.vocab.size], d_logits.T, hidden[at])
-            del d_logits  # before the next chunk's logits are made
+        d_live = None if d_weight is None else d_weight[: ctx.vocab.size]
+        _multiply_back(_Room(hidden, live, scoring), column, slopes, d_hidden, d_live)
         return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None
 
 
@@ -227,9 +220,14 @@ class LogitRows(Protocol):
 class TensorRows:
     """``LogitRows`` by tensor operations, for a CPU and for double precision."""
 
-    def __init__(self, logits: Float[Tensor, "rows vocab"], scoring: Scoring) -> None:
+    def __init__(
+        self,
+        logits: Float[Tensor, "rows vocab"],
+        scratch: Float[Tensor, "rows vocab"],
+        scoring: Scoring,
+    ) -> None:
         self.dtype = logits.dtype
-        self._logits, self._scoring = logits, scoring
+        self._logits, self._scratch, self._scoring = logits, scratch, scoring
         self._powers: Tensor | None = None
 
     def _scaled(self) -> Tensor:
@@ -250,7 +248,7 @@ class TensorRows:
         scaled = self._scaled()
         largest = scaled.amax(-1)
         shifted = scaled.sub_(largest[:, None])
-        powers = shifted.exp()
+        powers = torch.exp(shifted, out=self._scratch)
         total = powers.sum(-1)
         if self._scoring.entropy is Entropy.NONE:
             mean = torch.zeros_like(total)
@@ -272,7 +270,8 @@ class TensorRows:
         if slopes.threshold is not None:
             factor = torch.where(self._logits >= slopes.threshold[:, None], factor, 0.0)
         if slopes.spread is not None:
-            factor = factor - (log_p + slopes.entropy[:, None]).mul_(slopes.spread[:, None])
+            surprise = torch.add(log_p, slopes.entropy[:, None], out=self._scratch)
+            factor = surprise.mul_(-slopes.spread[:, None]).add_(factor)
         gradient = log_p.exp_().mul_(factor)
         if gradient.shape[-1]:
             rise = torch.where(column >= 0, slopes.rise, 0.0)
@@ -280,12 +279,34 @@ class TensorRows:
         return gradient.to(self.dtype)
 
 
-def _logit_rows(logits: Tensor, scoring: Scoring) -> LogitRows:
-    if logits.is_cuda and logits.dtype != torch.float64 and logits.numel():
-        from slime_megatron.mcore.logprob_kernels import KernelRows
+class _Room:
+    """Memory for the logits of one chunk, used again for the next.
 
-        return KernelRows(logits, scoring.scale)
-    return TensorRows(logits, scoring)
+    Fresh pages, which the system has to clear, would cost a CPU about as much as the products.
+    """
+
+    def __init__(self, hidden: Tensor, live: Tensor, scoring: Scoring) -> None:
+        self.hidden, self.live, self.scoring = hidden, live, scoring
+        self.chunks = _chunks(len(hidden), scoring.chunk_size)
+        shape = (min(len(hidden), scoring.chunk_size), len(live))
+        self._logits = hidden.new_empty(shape)
+        self._kernels = hidden.is_cuda and hidden.dtype != torch.float64 and len(live) > 0
+        if not self._kernels:
+            self._scratch = hidden.new_empty(shape, dtype=precision(hidden.dtype))
+
+    def logits(self, at: slice) -> LogitRows:
+        """Those of some rows, in the place of those before."""
+        logits = self._logits[: at.stop - at.start]
+        torch.mm(self.hidden[at], self.live.T, out=logits)
+        return self.rows(logits)
+
+    def rows(self, logits: Tensor) -> LogitRows:
+        """The implementation for the device."""
+        if self._kernels:
+            from slime_megatron.mcore.logprob_kernels import KernelRows
+
+            return KernelRows(logits, self.scoring.scale)
+        return TensorRows(logits, self._scratch[: len(logits)], self.scoring)
 
 
 def _chunks(total: int, size: int) -> list[slice]:
@@ -410,6 +431,18 @@ def _slopes(
         drop, rise = drop * nucleus[1], rise * nucleus[2]
     spread = scaled[1] if scoring.entropy is Entropy.TRAIN else None
     return Slopes(normaliser, drop, rise, spread, entropy, threshold)
+
+
+def _multiply_back(
+    room: _Room, column: Tensor, slopes: Slopes, d_hidden: Tensor | None, d_live: Tensor | None
+) -> None:
+    """Write the gradient of the hidden states, add to that of the weight."""
+    for at in room.chunks:
+        d_logits = room.logits(at).gradient(column[at], slopes.chunk(at))
+        if d_hidden is not None:
+            torch.mm(d_logits, room.live, out=d_hidden[at])
+        if d_live is not None:
+            _add_product(d_live, d_logits.T, room.hidden[at])
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
