@@ -88,14 +88,14 @@ class Cut:
 def cuts(draw, units: Sequence[Sequence[int]], num_data: int, num_context: int) -> Cut:
     """Any split of ``units`` (rows that stay together) over ranks and microbatches, any order."""
     order = draw(st.permutations(range(len(units)))) if units else []
-    home = [draw(st.tuples(st.integers(0, num_data - 1), st.integers(0, 2))) for _ in order]
+    home = [draw(st.tuples(st.integers(0, num_data - 1), st.integers(0, 1))) for _ in order]
     rows: Mapping[tuple[int, int], list[int]] = {
-        (rank, micro): [] for rank in range(num_data) for micro in range(3)
+        (rank, micro): [] for rank in range(num_data) for micro in range(2)
     }
     for unit, where in zip(order, home, strict=True):
         rows[where].extend(draw(st.permutations(units[unit])))
     return Cut(
-        tuple(tuple(tuple(rows[rank, m]) for m in range(3)) for rank in range(num_data)),
+        tuple(tuple(tuple(rows[rank, m]) for m in range(2)) for rank in range(num_data)),
         num_context,
         draw(st.integers(0, 2**16)),
     )
