@@ -7,6 +7,9 @@ _WITHIN_A_GROUP = frozenset(
 )
 """Estimators that compare the responses to one prompt."""
 
+_OWN_NORMALIZATION = frozenset({"rloo", "remax", "maxrl", "gdpo"})
+"""Estimators that are a normalisation of rewards: without it nothing is left of them."""
+
 _WITH_KL = frozenset({"ppo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"})
 """Estimators whose reward holds a KL penalty."""
 
@@ -26,6 +29,23 @@ def groups(draft: Draft, facts: Facts) -> None:
             )
     if name.startswith("reinforce_plus_plus") and not draft["normalize_advantages"]:
         draft.problem(f"--advantage-estimator {name} needs --normalize-advantages")
+
+
+def normalization(draft: Draft, facts: Facts) -> None:
+    """What switches a normalisation off is said to an estimator that has it."""
+    name = draft["advantage_estimator"]
+    if name not in _OWN_NORMALIZATION:
+        return
+    if not draft["normalize_rewards"]:
+        draft.problem(
+            f"--disable-rewards-normalization leaves nothing of --advantage-estimator {name}, "
+            "which is a way to normalise rewards: drop it"
+        )
+    if draft.given("normalize_grpo_std") and not draft["normalize_grpo_std"] and name != "gdpo":
+        draft.notice(
+            f"--disable-grpo-std-normalization has no effect with --advantage-estimator {name}, "
+            "which divides by no standard deviation"
+        )
 
 
 def penalty_in_the_reward(draft: Draft, facts: Facts) -> None:
@@ -57,7 +77,36 @@ def several_rewards(draft: Draft, facts: Facts) -> None:
         )
     if not weights:
         draft.derive("gdpo_reward_weights", (1.0,) * len(keys), "1 each")
+    if draft["reward_key"] is None and keys:
+        draft.derive("reward_key", keys[0], "the first of --gdpo-reward-keys")
     draft.derive("normalize_advantages", True, "gdpo normalises over the batch")
+
+
+def shaping_fits(draft: Draft, facts: Facts) -> None:
+    """A penalty on length needs a reward it can be added to."""
+    flags = {
+        "--overlong-buffer-len": draft["overlong_buffer_len"] is not None,
+        "--length-penalty-type": draft["length_penalty_type"] != "none",
+    }
+    given = ", ".join(flag for flag, used in flags.items() if used)
+    if not given:
+        return
+    if draft["custom_reward_post_process_path"] is not None:
+        draft.problem(
+            f"{given} and --custom-reward-post-process-path both say what becomes of rewards: "
+            "drop one"
+        )
+    if draft["advantage_estimator"] == "maxrl":
+        draft.problem(
+            f"{given} makes rewards other than 0 and 1, which --advantage-estimator maxrl learns "
+            "from: drop one"
+        )
+    keys = draft["gdpo_reward_keys"]
+    if draft["advantage_estimator"] == "gdpo" and keys and draft["reward_key"] not in keys:
+        draft.problem(
+            f"{given} changes the reward --reward-key {draft['reward_key']}, which is none of "
+            f"--gdpo-reward-keys {' '.join(keys)}: give one of them"
+        )
 
 
 def shaping(draft: Draft, facts: Facts) -> None:
@@ -91,4 +140,12 @@ def critic(draft: Draft, facts: Facts) -> None:
             draft.problem(f"{spelled(name)} needs --advantage-estimator ppo, which has a critic")
 
 
-RULES = (groups, penalty_in_the_reward, several_rewards, shaping, critic)
+RULES = (
+    groups,
+    normalization,
+    penalty_in_the_reward,
+    several_rewards,
+    shaping,
+    shaping_fits,
+    critic,
+)
