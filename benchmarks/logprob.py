@@ -3,7 +3,8 @@
 The last layer of Qwen3-0.6B: hidden states of 1,024 numbers, 151,936 tokens. Naive is the product
 with the output weight, log-softmax in float32, gather, and the entropy from it. Both give gradients
 to the hidden states and to the weight; what each allocates beyond the two is its memory. They take
-turns. On a GPU the types and sizes are those of training; the CPU takes float32 and few tokens.
+turns. On a GPU the types and sizes are those of training; the CPU takes float32 and few tokens, and
+is busy with the products alone, of which computing the logits again makes four out of three.
 """
 
 import argparse
@@ -32,14 +33,14 @@ def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--tokens", type=int, nargs="+", help="4096 16384 65536; on a CPU 256 1024")
+    parser.add_argument("--tokens", type=int, nargs="+", help="4096 16384 65536; on a CPU 128 512")
     parser.add_argument("--chunk-size", type=int, help="1024; on a CPU 128")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     on_gpu = options.device != "cpu"
-    options.tokens = options.tokens or ([4096, 16_384, 65_536] if on_gpu else [256, 1024])
+    options.tokens = options.tokens or ([4096, 16_384, 65_536] if on_gpu else [128, 512])
     options.chunk_size = options.chunk_size or (1024 if on_gpu else 128)
     torch.set_num_threads(options.threads)
     bootstrap.load()
@@ -63,6 +64,7 @@ def measure(tokens: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     seconds = times(functions, inputs, options)
     memory = {name: peak(function, inputs, options) for name, function in functions.items()}
     bound = BOUND if tokens == BOUND_TOKENS and options.device != "cpu" else None
+    most_time = 4 / 3 if options.device == "cpu" else 1.0
     rows: list[dict[str, Any]] = []
     for name in functions:
         rows.append(row(f"{name}, {tokens:,} tokens: time", seconds[name], "s", None))
@@ -70,7 +72,7 @@ def measure(tokens: int, options: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append(row(f"{name}, {tokens:,} tokens: memory", memory[name], "GB", most))
     slow, quick = seconds["naive"], seconds["chunked"]
     if slow is not None and quick is not None:
-        rows.append(row(f"chunked to naive, {tokens:,} tokens: time", quick / slow, "x", 1.0))
+        rows.append(row(f"chunked to naive, {tokens:,} tokens: time", quick / slow, "x", most_time))
     for line in rows:
         print(json.dumps(line), flush=True)
     return rows
@@ -83,7 +85,7 @@ def row(what: str, value: float | None, unit: str, most: float | None) -> dict[s
         "model": MODEL,
         "value": "out of memory" if value is None else value,
         "unit": unit,
-        "target": None if most is None else f"<= {most}",
+        "target": None if most is None else f"<= {most:.3g}",
         "met": None if most is None else value is not None and value <= most,
     }
 

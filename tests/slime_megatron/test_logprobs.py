@@ -318,10 +318,11 @@ def interpreted(rank: int, world: int) -> None:
             lambda s=scoring, x=logits: module.TensorRows(x.clone(), torch.empty(x.shape), s),
             lambda s=scoring, x=logits: KernelRows(x.clone(), s.scale),
         ):
-            sums = make().sums(column)
+            rows = make()
+            sums = rows.sums(column)
             thresholds = logits[:, :3].sort(-1).values.T
             tried = (thresholds, thresholds[:1]) if top_p < 1 else ()
-            masses = [make().masses(t, sums[0]) for t in tried]
+            masses = [rows.masses(t, sums[0]) for t in tried]
             results.append([sums, *masses, make().gradient(column, slopes)])
         atol = 1e-5 if dtype == torch.float32 else 1e-2
         for wanted, found in zip(*results, strict=True):

@@ -209,7 +209,10 @@ class LogitRows(Protocol):
     def masses(
         self, thresholds: Float[Tensor, "n rows"], largest: Float[Tensor, " rows"]
     ) -> Float[Tensor, "n rows"]:
-        """Sums of e^(x - largest) over the logits that are not below each threshold."""
+        """Sums of e^(x - largest) over the logits that are not below each threshold.
+
+        Comes after ``sums``, whose ``largest`` is given.
+        """
         ...
 
     def gradient(self, column: Int[Tensor, " rows"], slopes: Slopes) -> Float[Tensor, "rows vocab"]:
@@ -228,7 +231,7 @@ class TensorRows:
     ) -> None:
         self.dtype = logits.dtype
         self._logits, self._scratch, self._scoring = logits, scratch, scoring
-        self._powers: Tensor | None = None
+        self._spare = scratch  # until the first sums
 
     def _scaled(self) -> Tensor:
         """Logits over the temperature, free to be overwritten."""
@@ -254,14 +257,18 @@ class TensorRows:
             mean = torch.zeros_like(total)
         else:
             mean = shifted.mul_(powers).sum(-1)
+        self._spare = shifted
         return torch.stack([largest, total, mean, picked])
 
     def masses(self, thresholds: Tensor, largest: Tensor) -> Tensor:
         """See ``LogitRows``."""
-        if self._powers is None:
-            self._powers = self._scaled().sub_(largest[:, None]).exp_()
-        above = (torch.where(self._logits >= t[:, None], self._powers, 0.0) for t in thresholds)
-        return torch.stack([powers.sum(-1) for powers in above])
+        powers, nothing = self._scratch, largest.new_zeros(())
+        return torch.stack(
+            [
+                torch.where(self._logits >= t[:, None], powers, nothing, out=self._spare).sum(-1)
+                for t in thresholds
+            ]
+        )
 
     def gradient(self, column: Tensor, slopes: Slopes) -> Tensor:
         """See ``LogitRows``."""
