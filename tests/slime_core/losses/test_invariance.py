@@ -7,8 +7,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from slime_core.batch import LocalTokens, LossInputs, PairInputs, TrainBatch, ValueInputs
-from slime_core.batch import Ragged as Rows
+from slime_core.batch import LocalTokens, LossInputs, PairInputs, ValueInputs
 from slime_core.config.algorithm import (
     Aggregation,
     CriticConfig,
@@ -17,7 +16,7 @@ from slime_core.config.algorithm import (
 )
 from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.interfaces import Reduce
-from slime_core.losses.aggregate import LossOutput, denominators, step_divisor
+from slime_core.losses.aggregate import LossOutput
 from slime_core.losses.corrections import weight_sums
 from slime_core.losses.policy import policy_loss
 from slime_core.losses.preference import dpo_loss, reward_model_loss
@@ -25,7 +24,6 @@ from slime_core.losses.report import TERMS, finish_metrics
 from slime_core.losses.sft import sft_loss
 from slime_core.losses.value import value_loss
 from slime_core.reduce import LocalReduce
-from slime_core.schedule.plan import StepCounts
 from slime_testing.loss_case import on_ranks, pick_tokens
 from slime_testing.ragged_case import Cut, Ragged, cuts, ragged
 from torch import Tensor
@@ -56,36 +54,6 @@ class Outcome:
     loss: float
     gradients: dict[str, Tensor]
     metrics: dict[str, float]
-
-
-def batch_of(step: Ragged) -> TrainBatch:
-    """What collation makes of the step."""
-    count = len(step.masks)
-    trained = torch.tensor([sum(mask) for mask in step.masks])
-    rollouts = torch.tensor(step.rollouts).long()
-    totals = [float(trained[rollouts == r].sum()) for r in step.rollouts]
-    return TrainBatch(
-        tokens=Rows.from_lists([[0] * len(mask) for mask in step.masks], torch.long),
-        response_lengths=torch.tensor(step.lengths).long(),
-        loss_mask=Rows.from_lists(step.masks, torch.float32),
-        rewards=torch.zeros(count),
-        raw_rewards=torch.zeros(count),
-        truncated=torch.zeros(count, dtype=torch.bool),
-        sample_ids=torch.arange(count),
-        group_ids=torch.zeros(count).long(),
-        rollout_ids=rollouts,
-        rollout_token_counts=torch.tensor(totals),
-    )
-
-
-def whole_of(step: Ragged, aggregation: Aggregation) -> tuple[LocalTokens, float]:
-    """All tokens of the step with their denominators, and what the step divides by."""
-    batch = batch_of(step)
-    below = denominators(batch, aggregation, constant=7.0).double()
-    tokens = step.tokens(torch.repeat_interleave(below, batch.response_lengths).tolist())
-    trained = float(batch.loss_mask.values.sum())
-    counts = StepCounts(len(set(step.rollouts)), len(step.masks), trained)
-    return tokens, step_divisor(counts, aggregation)
 
 
 def visit[T](
@@ -124,7 +92,7 @@ def outcome(
     cut: Cut, step: Ragged, loss: Loss, vectors: dict[str, Tensor], aggregation: Aggregation
 ) -> Outcome:
     """What the trainer makes of a step: the sum over ranks and microbatches, divided once."""
-    tokens, divisor = whole_of(step, aggregation)
+    tokens, divisor = step.whole(aggregation)
     leaves = {name: x.detach().clone().requires_grad_() for name, x in vectors.items()}
     outputs = visit(cut, step, tokens, leaves, loss)
     total = torch.stack([output.loss for output in outputs]).sum() / divisor
@@ -243,7 +211,7 @@ def test_batch_normalised_weights(level, mode, step, data):
         use_tis=True, tis_level=level, tis_mode=mode, tis_clip_low=0.5, tis_batch_normalize=True
     )
     vectors = step.vectors(*NAMES)
-    tokens, _ = whole_of(step, "rollout")
+    tokens, _ = step.whole("rollout")
 
     def mean_weight(cut: Cut) -> float:
         """What a pass over the step finds before its first microbatch is trained on."""

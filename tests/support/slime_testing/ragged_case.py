@@ -5,7 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from hypothesis import strategies as st
-from slime_core.batch import LocalTokens
+from slime_core.batch import LocalTokens, TrainBatch
+from slime_core.batch import Ragged as Rows
+from slime_core.config.algorithm import Aggregation
+from slime_core.losses.aggregate import denominators, step_divisor
+from slime_core.schedule.plan import StepCounts
 from torch import Tensor
 
 from slime_testing.loss_case import make_tokens
@@ -40,6 +44,36 @@ class Ragged:
             name: around + spread * torch.randn(size, generator=draw, dtype=torch.float64)
             for name in names
         }
+
+    def batch(self) -> TrainBatch:
+        """What collation makes of it; rewards are 0."""
+        count = len(self.masks)
+        trained = torch.tensor([sum(mask) for mask in self.masks])
+        rollouts = torch.tensor(self.rollouts).long()
+        totals = [float(trained[rollouts == r].sum()) for r in self.rollouts]
+        return TrainBatch(
+            tokens=Rows.from_lists([[0] * len(mask) for mask in self.masks], torch.long),
+            response_lengths=torch.tensor(self.lengths).long(),
+            loss_mask=Rows.from_lists(self.masks, torch.float32),
+            rewards=torch.zeros(count),
+            raw_rewards=torch.zeros(count),
+            truncated=torch.zeros(count, dtype=torch.bool),
+            sample_ids=torch.arange(count),
+            group_ids=torch.zeros(count).long(),
+            rollout_ids=rollouts,
+            rollout_token_counts=torch.tensor(totals),
+        )
+
+    def whole(
+        self, aggregation: Aggregation, *, constant: float = 7.0
+    ) -> tuple[LocalTokens, float]:
+        """All tokens with their denominators, and what the step divides by."""
+        batch = self.batch()
+        below = denominators(batch, aggregation, constant=constant).double()
+        tokens = self.tokens(torch.repeat_interleave(below, batch.response_lengths).tolist())
+        trained = float(batch.loss_mask.values.sum())
+        counts = StepCounts(len(set(self.rollouts)), len(self.masks), trained)
+        return tokens, step_divisor(counts, aggregation)
 
     def part(self, whole: LocalTokens, rows: Sequence[int]) -> tuple[LocalTokens, Tensor]:
         """The microbatch of ``rows`` in that order, and where its tokens stand in the step."""
