@@ -89,6 +89,14 @@ def test_the_constant_is_the_longest_response():
         ("--use-top-p-log-probs", "--rollout-top-p"),
         ("--advantage-estimator cispo --eps-clip-c 3", "--policy-surrogate cispo"),
         ("--disable-compute-advantages-and-returns", "--loss-type policy_loss"),
+        ("--advantage-estimator rloo --disable-rewards-normalization", "leaves nothing of"),
+        ("--advantage-estimator maxrl --overlong-buffer-len 9", "rewards other than 0 and 1"),
+        ("--overlong-buffer-len 9 --custom-reward-post-process-path f.py", "drop one"),
+        (
+            "--advantage-estimator gdpo --gdpo-reward-keys a b --reward-key c "
+            "--overlong-buffer-len 9",
+            "none of --gdpo-reward-keys a b",
+        ),
     ],
 )
 def test_what_would_have_no_effect_or_no_meaning_is_refused(line, named):

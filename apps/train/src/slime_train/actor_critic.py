@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slime_core.errors import CheckpointError
 from slime_core.interfaces import BatchHandle, Metrics
 from slime_sglang.weights.session import EngineTarget
 
-from slime_train.runtime.trainers import TrainerGroup
+if TYPE_CHECKING:
+    from slime_train.runtime.trainers import TrainerGroup  # Ray is spoken there
 
 CRITIC = "critic"
 """Where a checkpoint keeps the critic."""
@@ -20,7 +22,7 @@ class ActorCritic:
     and takes its steps;  the critic takes its own towards the returns.
     """
 
-    def __init__(self, actor: TrainerGroup, critic: TrainerGroup) -> None:
+    def __init__(self, actor: "TrainerGroup", critic: "TrainerGroup") -> None:
         self._actor, self._critic = actor, critic
 
     def initialize(
