@@ -20,11 +20,11 @@ def approx_kl(
 
         k1           d                    unbiased, noisy, its gradient has mean zero
         k2           d**2 / 2             biased, the gradient of the KL
-        k3           exp(-d) - 1 + d      unbiased and never negative
+        k3           exp(-d) - 1 + d      unbiased and never negative, the gradient of KL(base || p)
         low_var_kl   k3, clamped to [-10, 10]
 
-    ``ratio`` p / p_old, when given, weighs each estimate, which makes the gradient unbiased for
-    tokens sampled from p_old; it is not detached.
+    ``ratio`` p / p_old, when given, weighs each estimate; it is not detached. With it k1 and k3 have
+    the gradient of KL(p || base) for tokens sampled from p_old, k2 that of its own mean.
     Source: J. Schulman, Approximating KL Divergence, 2020; the weighting: DeepSeek-V3.2,
     arXiv:2512.02556, section 3.1.
     """
