@@ -287,3 +287,44 @@ def test_reported_means_are_means_whatever_the_loss_divides_by():
         assert found["entropy_loss"] == pytest.approx(3.0)
         assert found["pg_loss"] == pytest.approx(-2 / below / 3)
         assert WEIGHT not in found
+
+
+FAR = [150.0, -150.0, 150.0, -150.0]
+
+
+@pytest.mark.parametrize("surrogate", ["clip", "gspo", "cispo", "sapo"])
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3", "low_var_kl"])
+@pytest.mark.parametrize("off_policy", [OffPolicyConfig(), OffPolicyConfig(use_rs=True)])
+def test_ratios_beyond_float32_poison_no_gradient(surrogate, kind, off_policy):
+    # a float32 holds exp(88); one response each, of either advantage
+    log_probs = torch.full((5,), -160.0).requires_grad_()
+    far = log_probs.detach() + torch.tensor([*FAR, 0.0])
+    config = PolicyLossConfig(
+        policy_surrogate=surrogate,
+        use_kl_loss=True,
+        kl_loss_coef=0.1,
+        kl_loss_type=kind,
+        use_unbiased_kl=True,
+    )
+    inputs = LossInputs(
+        make_tokens([1] * 5),
+        log_probs,
+        old_log_probs=far,
+        advantages=torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0]),
+        ref_log_probs=far.flip(0),
+        rollout_log_probs=log_probs.detach(),
+    )
+    out = run(inputs, config, off_policy)
+    out.loss.backward()
+    assert torch.isfinite(log_probs.grad).all()
+    assert log_probs.grad[4] != 0
+    assert all(torch.isfinite(x) for name, x in out.metrics.items() if "ppl" not in name)
+
+
+def test_a_clipped_token_has_no_gradient_however_far_it_went():
+    log_probs = torch.tensor([-1.0, -1.0]).requires_grad_()
+    inputs = LossInputs(
+        make_tokens([2]), log_probs, torch.tensor([-101.0, -1.0]), torch.tensor([1.0, 1.0])
+    )
+    run(inputs).loss.backward()
+    assert log_probs.grad.tolist() == [0.0, -1.0]

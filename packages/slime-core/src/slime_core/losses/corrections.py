@@ -28,11 +28,10 @@ from slime_core.batch import LocalTokens
 from slime_core.config.off_policy import Level, Mode, OffPolicyConfig
 from slime_core.interfaces import Reduce
 from slime_core.losses.aggregate import masked
+from slime_core.losses.ratio import ratio_of
 from slime_core.losses.sequence import sample_mean, sample_sums
 
 Vector = Float[Tensor, " tokens"]
-
-_LIMIT = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ def level_ratio(drift: Vector, tokens: LocalTokens, level: Level, context: Reduc
             exponent = sample_sums(drift, tokens, context)[tokens.sample]
         case "geometric":
             exponent = sample_mean(drift, tokens, context)[tokens.sample]
-    return torch.exp(exponent.clamp(-_LIMIT, _LIMIT))
+    return ratio_of(exponent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from slime_core.losses.ratio import ratio_of
 
 KlType = Literal["k1", "k2", "k3", "low_var_kl"]
 
@@ -23,8 +24,8 @@ def approx_kl(
         k3           exp(-d) - 1 + d      unbiased and never negative, the gradient of KL(base || p)
         low_var_kl   k3, clamped to [-10, 10]
 
-    ``ratio`` p / p_old, when given, weighs each estimate; it is not detached. With it k1 and k3 have
-    the gradient of KL(p || base) for tokens sampled from p_old, k2 that of its own mean.
+    ``ratio`` p / p_old, when given, weighs each estimate; it is not detached. With it k1 and k3
+    have the gradient of KL(p || base) for tokens sampled from p_old, k2 that of its own mean.
     Source: J. Schulman, Approximating KL Divergence, 2020; the weighting: DeepSeek-V3.2,
     arXiv:2512.02556, section 3.1.
     """
@@ -35,7 +36,7 @@ def approx_kl(
         case "k2":
             kl = d * d / 2
         case "k3" | "low_var_kl":
-            kl = torch.exp(-d) - 1 + d
+            kl = ratio_of(-d) - 1 + d
     if ratio is not None:
         kl = ratio * kl
     return kl.clamp(-10, 10) if kind == "low_var_kl" else kl

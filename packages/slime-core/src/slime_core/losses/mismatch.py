@@ -11,12 +11,11 @@ from torch import Tensor
 from slime_core.batch import LocalTokens
 from slime_core.interfaces import Reduce
 from slime_core.losses.aggregate import masked
+from slime_core.losses.ratio import ratio_of
 from slime_core.losses.report import MEAN_RATIO, MEAN_SQUARE
 from slime_core.losses.sequence import sample_mean, sample_sums
 
 Vector = Float[Tensor, " tokens"]
-
-_LIMIT = 20.0
 
 
 @torch.no_grad()
@@ -38,7 +37,7 @@ def mismatch_metrics(
     """
     train, behaviour = masked(train, tokens), masked(behaviour, tokens)
     drift = train - behaviour
-    ratio = torch.exp(drift.clamp(-_LIMIT, _LIMIT))
+    ratio = ratio_of(drift)
 
     def each_mean(x: Tensor) -> Tensor:
         return sample_mean(x, tokens, context)[tokens.sample]
@@ -54,9 +53,9 @@ def mismatch_metrics(
         "rollout_ppl": torch.exp(each_mean(-behaviour)),
         "log_ppl_diff": gap,
         "log_ppl_abs_diff": gap.abs(),
-        "ppl_ratio": torch.exp(gap.clamp(-_LIMIT, _LIMIT)),
+        "ppl_ratio": ratio_of(gap),
         "chi2_token": ratio.square() - 1,
-        "chi2_seq": torch.exp((2 * total).clamp(-_LIMIT, _LIMIT)) - 1,
+        "chi2_seq": ratio_of(2 * total) - 1,
         MEAN_RATIO: ratio,
         MEAN_SQUARE: ratio.square(),
     }

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from slime_core.batch import LossInputs
@@ -14,6 +13,7 @@ from slime_core.losses.corrections import correct, weighs
 from slime_core.losses.functions import LossFunctions
 from slime_core.losses.kl import approx_kl
 from slime_core.losses.mismatch import mismatch_metrics
+from slime_core.losses.ratio import ratio_of
 from slime_core.losses.report import token_sums
 from slime_core.losses.sequence import off_policy_mask, sample_mean
 from slime_core.losses.surrogates import surrogate
@@ -43,7 +43,7 @@ def policy_loss(
     inputs = _cleaned(inputs)
     tokens, report = inputs.tokens, Report()
     drift = _old_log_probs(inputs, off_policy) - inputs.log_probs
-    ratio = torch.exp(-_of_sequences(drift, inputs, config, context, report))
+    ratio = ratio_of(-_of_sequences(drift, inputs, config, context, report))
     objective = surrogate(ratio, inputs.log_probs, inputs.advantages, config)
     report["pg_clipfrac"] = objective.clipped
     pg_loss = _without_drifted(objective.loss, drift, inputs, off_policy, context, report)
@@ -53,7 +53,7 @@ def policy_loss(
     else:
         loss = functions.reducer(pg_loss, tokens, context)
     terms = {"pg_loss": loss.detach()}
-    report["ois"] = torch.exp(-drift)
+    report["ois"] = ratio_of(-drift)
     if inputs.entropy is not None:
         loss = _plus(loss, -config.entropy_coef, inputs.entropy, inputs)
         report["entropy_loss"] = inputs.entropy
@@ -150,5 +150,5 @@ def _plus(loss: Tensor, coefficient: float, term: Tensor, inputs: LossInputs) ->
 
 def _reference_kl(inputs: LossInputs, drift: Tensor, config: PolicyLossConfig) -> Tensor:
     assert inputs.ref_log_probs is not None, "--use-kl-loss without reference log-probabilities"
-    ratio = torch.exp(-drift) if config.use_unbiased_kl else None
+    ratio = ratio_of(-drift) if config.use_unbiased_kl else None
     return approx_kl(inputs.log_probs, inputs.ref_log_probs, config.kl_loss_type, ratio=ratio)
