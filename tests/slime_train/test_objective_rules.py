@@ -146,6 +146,12 @@ def test_the_kl_loss_without_a_gradient_is_warned_about():
     assert any("gradient of mean zero" in notice for notice in notices)
 
 
+def test_weighing_the_estimate_that_needs_no_weight_is_warned_about():
+    line = "--use-kl-loss --kl-loss-coef 0.1 --use-unbiased-kl --kl-loss-type"
+    assert any("k2 has it without" in notice for notice in resolved(f"{line} k2").notices)
+    assert not any("k2 has it without" in notice for notice in resolved(f"{line} k3").notices)
+
+
 def test_one_response_per_prompt_cannot_be_compared():
     notices = resolved("--n-samples-per-prompt 1").notices
     assert any("every advantage is 0" in notice for notice in notices)

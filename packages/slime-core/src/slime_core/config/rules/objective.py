@@ -87,6 +87,11 @@ def penalties(draft: Draft, facts: Facts) -> None:
             "--kl-loss-type k1 as a loss has a gradient of mean zero on samples of the policy; "
             "low_var_kl (k3) is what GRPO uses"
         )
+    if weighs and draft["kl_loss_type"] == "k2" and draft["use_unbiased_kl"]:
+        draft.notice(
+            "--use-unbiased-kl makes the gradient of k1 and k3 that of the KL divergence; k2 has "
+            "it without: drop --use-unbiased-kl, or give --kl-loss-type k3"
+        )
 
 
 def optimizer_states(draft: Draft, facts: Facts) -> None:
