@@ -3,8 +3,9 @@
 import datetime
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def record(name: str, settings: Mapping[str, Any], results: Sequence[Mapping[str
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
-        "versions": {distribution: version(distribution) for distribution in _VERSIONS},
+        "command": " ".join(["python", *sys.argv]),
+        "versions": versions(),
         "settings": dict(settings),
         "results": [dict(result) for result in results],
     }
@@ -29,6 +31,17 @@ def record(name: str, settings: Mapping[str, Any], results: Sequence[Mapping[str
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(table(results))
     print(f"written: {path}")
+
+
+def versions() -> dict[str, str | None]:
+    """Of what matters; None for what is not installed here."""
+    found: dict[str, str | None] = {}
+    for distribution in _VERSIONS:
+        try:
+            found[distribution] = version(distribution)
+        except PackageNotFoundError:
+            found[distribution] = None
+    return found
 
 
 def machine() -> dict[str, Any]:

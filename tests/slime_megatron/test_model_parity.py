@@ -15,7 +15,7 @@ TEMPERATURE = 0.7
 def compare_with_hugging_face(rank: int, world: int, directory: str) -> dict[str, float]:
     import torch
     from slime_core.losses.aggregate import LossOutput
-    from slime_megatron.mcore.forward import ScoreConfig, log_probs
+    from slime_megatron.mcore.forward import ScoreConfig, score_responses
     from slime_megatron.mcore.step import train_step
     from slime_megatron.pack import PackLayout, pack
     from slime_megatron.passes import Entropy, StepSize, TrainItem
@@ -37,10 +37,11 @@ def compare_with_hugging_face(rank: int, world: int, directory: str) -> dict[str
     own = state.chunks[0](input_ids=batch, position_ids=positions, attention_mask=None)
     packed = pack(tokens, [r for _, r in shapes], PackLayout(row_multiple=4))
     config = ScoreConfig(vocab_size=100, temperature=TEMPERATURE, chunk_size=7)
-    found = log_probs(state, [packed], config, entropy=Entropy.REPORT)
+    found = score_responses(state, [packed], config, entropy=Entropy.REPORT)
     assert found is not None
 
-    def loss(scores: torch.Tensor, entropy: torch.Tensor) -> LossOutput:
+    def loss(outputs: torch.Tensor) -> LossOutput:
+        scores, entropy = outputs
         w = weights[:, packed.response_index]
         unequal = (scores != found[0].values[packed.response_index]).sum()
         return LossOutput((scores * w[0] + entropy * w[1]).sum(), {"unequal": unequal})
