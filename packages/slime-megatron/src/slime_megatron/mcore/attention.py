@@ -7,7 +7,8 @@ otherwise sequences of like length share a padded rectangle of ``scaled_dot_prod
 Under context parallelism keys and values are gathered over the ranks (their gradient is
 reduce-scattered back) and each rank's rows attend to their prefixes.
 
-Shapes: t local rows, h query heads, g key/value heads, d head size.
+Shapes: t local rows, h query heads, g key/value heads, d head size, e size of a value head (which
+differs from d in multi-latent attention).
 """
 
 import math
@@ -57,12 +58,12 @@ class CausalAttention(MegatronModule):
         self,
         query: Float[Tensor, "t b h d"],
         key: Float[Tensor, "t b g d"],
-        value: Float[Tensor, "t b g d"],
+        value: Float[Tensor, "t b g e"],
         attention_mask: Tensor | None = None,
         *,
         packed_seq_params: PackedInput | None = None,
         **_: Any,
-    ) -> Float[Tensor, "t b hd"]:
+    ) -> Float[Tensor, "t b he"]:
         """Attend; without a packed input the batch holds whole sequences of one length."""
         if packed_seq_params is None:
             assert self.cp_size == 1, "context parallelism needs a packed input"
@@ -108,12 +109,15 @@ class CausalAttention(MegatronModule):
         return out.transpose(1, 2).flatten(0, 1)
 
     def _varlen(self, q: Tensor, k: Tensor, v: Tensor, varlen: Varlen) -> Tensor:
-        """Torch's variable-length FlashAttention; it wants as many key heads as query heads."""
+        """Torch's variable-length FlashAttention; it wants heads of one number and one size."""
         if varlen.key_rows is not None:
             k, v = k.index_select(0, varlen.key_rows), v.index_select(0, varlen.key_rows)
         share = q.shape[1] // k.shape[1]
         if share > 1:
             k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
+        value_size = v.shape[-1]
+        if value_size != q.shape[-1]:
+            v = functional.pad(v, (0, q.shape[-1] - value_size))
         out = varlen_attn(
             q.contiguous(),
             k.contiguous(),
@@ -126,4 +130,4 @@ class CausalAttention(MegatronModule):
             window_size=(-1, 0),
         )
         assert isinstance(out, Tensor), "the normaliser was not asked for"
-        return out
+        return out[..., :value_size]

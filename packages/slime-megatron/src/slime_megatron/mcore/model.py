@@ -16,6 +16,7 @@ from slime_core.errors import ConfigError
 
 from slime_megatron.mcore.attention import CausalAttention
 from slime_megatron.mcore.bootstrap import quiet
+from slime_megatron.mcore.mla import complete_config, use_latent_attention
 from slime_megatron.mcore.norm import RMSNorm
 from slime_megatron.mcore.rotary import PositionRotary
 from slime_megatron.mcore.value_head import ValueHead
@@ -37,6 +38,7 @@ def transformer_config(args: Any) -> Any:
     with quiet():
         config = core_transformer_config_from_args(args)
     config.calculate_per_token_loss = True
+    complete_config(config, args)
     return config
 
 
@@ -57,6 +59,8 @@ def layer_spec(config: Any, vp_stage: int | None = None) -> Any:
         for name in ("q_layernorm", "k_layernorm"):
             if getattr(attention, name, IdentityOp) not in (IdentityOp, None):
                 setattr(attention, name, RMSNorm)
+        if config.multi_latent_attention:
+            use_latent_attention(parts.self_attention)
     block.layer_norm = RMSNorm
     return block
 
@@ -83,7 +87,8 @@ def _gpt_chunk(
         seq_len_interpolation_factor=args.rotary_seq_len_interpolation_factor,
         vp_stage=vp_stage,
     )
-    model.rotary_pos_emb.__class__ = PositionRotary
+    if not config.multi_latent_attention:
+        model.rotary_pos_emb.__class__ = PositionRotary
     if value_head and model.post_process:
         model.output_layer = ValueHead(config.hidden_size)
     return model
