@@ -1,5 +1,6 @@
 """Settings of the trainer: a complete Megatron command line and what is known of it."""
 
+import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -165,6 +166,8 @@ def _words(flags: list[Flag], dest: str, value: Any) -> list[str]:
             if value is False and flag.negatives:
                 return [flag.negatives[0]]
         elif not isinstance(value, bool):
+            if isinstance(value, list | tuple) and flag.arity == "one":
+                return [flag.names[0], str(list(value))]  # a pattern of layers
             listed: Iterable[Any] = value if isinstance(value, list | tuple) else (value,)
             return [flag.names[0], *(str(item) for item in listed)]
     # Megatron's store_true flags without a default say None where False is meant.
@@ -174,5 +177,31 @@ def _words(flags: list[Flag], dest: str, value: Any) -> list[str]:
 
 
 def same(value: Any, default: Any) -> bool:
-    """Equality that does not tell a tuple from a list."""
-    return value == default or (isinstance(value, tuple) and list(value) == default)
+    """Equality that tells neither a tuple from a list nor a pattern of layers from its text."""
+    return _plain(value) == _plain(default)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, str) and value.lstrip(" (").startswith("["):
+        try:
+            return _pattern(ast.parse(value.strip(), mode="eval").body)
+        except (SyntaxError, TypeError):
+            return value
+    return value
+
+
+def _pattern(node: ast.AST) -> Any:
+    """What ``[0]*3+[1]*58`` stands for: how Megatron's --moe-layer-freq spells a list."""
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.List(elts=items):
+            return [_pattern(item) for item in items]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _pattern(left) + _pattern(right)
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _pattern(left) * _pattern(right)
+        case _:
+            raise TypeError(f"no list of layers: {ast.dump(node)}")
