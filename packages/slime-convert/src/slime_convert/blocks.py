@@ -9,7 +9,17 @@ from typing import Any
 from slime_core.errors import CheckpointError
 
 from slime_convert.hf_config import refuse, require, rope
-from slime_convert.rules import Condition, HfConfig, Index, Rule, Split, Transform, always, hf
+from slime_convert.rules import (
+    Condition,
+    HfConfig,
+    Index,
+    Rule,
+    Split,
+    Transform,
+    always,
+    hf,
+    never,
+)
 
 MEGATRON_LAYER = "decoder.layers.{i}"
 HF_LAYER = "model.layers.{i}"
@@ -62,25 +72,20 @@ def layer_norms() -> tuple[Rule, ...]:
     )
 
 
-def attention(*, qkv_bias: bool = False, qk_norm: bool = False) -> tuple[Rule, ...]:
+def attention(*, qkv_bias: Condition = never, qk_norm: Condition = never) -> tuple[Rule, ...]:
     """Rules of grouped-query attention; ``qk_norm``: a norm per head on query and key."""
     ours, theirs = f"{MEGATRON_LAYER}.self_attention", f"{HF_LAYER}.self_attn"
     rows = {"q": "q", "k": "kv", "v": "kv"}
     weights = tuple(hf(f"{theirs}.{x}_proj.weight", dim, "hidden") for x, dim in rows.items())
     biases = tuple(hf(f"{theirs}.{x}_proj.bias", dim) for x, dim in rows.items())
     out = hf(f"{theirs}.o_proj.weight", "hidden", "q")
-    rules = [
+    norms = {x: hf(f"{theirs}.{x}_norm.weight", "head") for x in "qk"}
+    return (
         Rule(f"{ours}.linear_qkv.weight", weights, Transform.QKV, Split.COLUMN),
         Rule(f"{ours}.linear_proj.weight", (out,), split=Split.ROW),
-    ]
-    if qkv_bias:
-        rules.append(Rule(f"{ours}.linear_qkv.bias", biases, Transform.QKV, Split.COLUMN))
-    if qk_norm:
-        rules += [
-            Rule(f"{ours}.{x}_layernorm.weight", (hf(f"{theirs}.{x}_norm.weight", "head"),))
-            for x in "qk"
-        ]
-    return tuple(rules)
+        Rule(f"{ours}.linear_qkv.bias", biases, Transform.QKV, Split.COLUMN, qkv_bias),
+        *(Rule(f"{ours}.{x}_layernorm.weight", (norms[x],), when=qk_norm) for x in norms),
+    )
 
 
 def gated_mlp(
@@ -128,9 +133,12 @@ def dense_counts(config: HfConfig) -> dict[str, int]:
     return {"i": config["num_hidden_layers"]}
 
 
-def dense_arguments(config: HfConfig) -> dict[str, Any]:
-    """Return the Megatron arguments of a pre-norm decoder: RMSNorm, SwiGLU, rotary, no biases."""
-    check_dense(config)
+def dense_arguments(config: HfConfig, *, qkv_bias: bool = False) -> dict[str, Any]:
+    """Return the Megatron arguments of a pre-norm decoder: RMSNorm, SwiGLU, rotary, no biases.
+
+    ``qkv_bias``: query, key and value have biases, and ``attention_bias`` may say so.
+    """
+    check_dense(config, qkv_bias=qkv_bias)
     return {
         "num_layers": config["num_hidden_layers"],
         "hidden_size": config["hidden_size"],
@@ -141,7 +149,7 @@ def dense_arguments(config: HfConfig) -> dict[str, Any]:
         "kv_channels": head_dim(config),
         "qk_layernorm": False,
         "add_bias_linear": False,
-        "add_qkv_bias": False,
+        "add_qkv_bias": qkv_bias,
         "swiglu": True,
         "normalization": "RMSNorm",
         "layernorm_epsilon": float(config["rms_norm_eps"]),
@@ -154,7 +162,7 @@ def dense_arguments(config: HfConfig) -> dict[str, Any]:
     }
 
 
-def check_dense(config: HfConfig) -> None:
+def check_dense(config: HfConfig, *, qkv_bias: bool = False) -> None:
     """Raise ``CheckpointError`` for a config.json that ``dense_arguments`` would misread."""
     require(
         config,
@@ -169,7 +177,8 @@ def check_dense(config: HfConfig) -> None:
     )
     unbuilt = "models with it cannot be trained yet"
     refuse(config, "hidden_act", allowed=("silu",), reason="only silu (SwiGLU) is implemented")
-    refuse(config, "attention_bias", allowed=(False, None), reason=unbuilt)
+    biases = (True, False, None) if qkv_bias else (False, None)
+    refuse(config, "attention_bias", allowed=biases, reason=unbuilt)
     refuse(config, "mlp_bias", allowed=(False, None), reason=unbuilt)
     refuse(config, "use_sliding_window", allowed=(False, None), reason=unbuilt)
     refuse(

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def list_families() -> list[str]:
     """Return one line per family: its ``model_type`` and what it is."""
-    return [f"{name:8} {FAMILIES[name].title}" for name in sorted(FAMILIES)]
+    return [f"{name:12} {FAMILIES[name].title}" for name in sorted(FAMILIES)]
 
 
 def inspect(directory: Path) -> list[str]:

@@ -50,6 +50,11 @@ def always(_config: HfConfig, _index: Index) -> bool:
     return True
 
 
+def never(_config: HfConfig, _index: Index) -> bool:
+    """Hold for no model."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class HfPattern:
     """A Hugging Face tensor of a rule: a name template and the names of its dimensions."""

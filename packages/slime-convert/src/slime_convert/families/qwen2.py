@@ -4,13 +4,13 @@ from typing import Any
 
 from slime_convert import blocks
 from slime_convert.family import Family
-from slime_convert.rules import HfConfig
+from slime_convert.rules import HfConfig, always
 
 
 def arguments(config: HfConfig) -> dict[str, Any]:
     """Return the Megatron arguments."""
     blocks.refuse_scaled_rope(config)
-    return blocks.dense_arguments(config) | {"add_qkv_bias": True}
+    return blocks.dense_arguments(config, qkv_bias=True)
 
 
 FAMILY = Family(
@@ -19,7 +19,7 @@ FAMILY = Family(
     rules=(
         *blocks.embedding(),
         *blocks.layer_norms(),
-        *blocks.attention(qkv_bias=True),
+        *blocks.attention(qkv_bias=always),
         *blocks.gated_mlp(),
         *blocks.head(),
     ),

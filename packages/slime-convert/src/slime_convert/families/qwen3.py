@@ -5,7 +5,7 @@ from typing import Any
 from slime_convert import blocks
 from slime_convert.family import Family
 from slime_convert.hf_config import require
-from slime_convert.rules import HfConfig
+from slime_convert.rules import HfConfig, always
 
 
 def arguments(config: HfConfig) -> dict[str, Any]:
@@ -21,7 +21,7 @@ FAMILY = Family(
     rules=(
         *blocks.embedding(),
         *blocks.layer_norms(),
-        *blocks.attention(qk_norm=True),
+        *blocks.attention(qk_norm=always),
         *blocks.gated_mlp(),
         *blocks.head(),
     ),

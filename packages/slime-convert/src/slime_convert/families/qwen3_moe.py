@@ -1,0 +1,64 @@
+"""Qwen3 with experts: the attention of Qwen3, softmax router, no shared experts."""
+
+from typing import Any
+
+from slime_convert import blocks, blocks_moe
+from slime_convert.family import Family
+from slime_convert.hf_config import require
+from slime_convert.rules import HfConfig, Index, always
+
+
+def has_experts(config: HfConfig, index: Index) -> bool:
+    """Return whether a layer has experts: every ``decoder_sparse_step``-th not listed as dense."""
+    layer: int = index["i"]
+    step: int = config.get("decoder_sparse_step") or 1
+    return layer not in (config.get("mlp_only_layers") or ()) and (layer + 1) % step == 0
+
+
+def is_dense(config: HfConfig, index: Index) -> bool:
+    """Return whether a layer has one MLP."""
+    return not has_experts(config, index)
+
+
+def arguments(config: HfConfig) -> dict[str, Any]:
+    """Return the Megatron arguments."""
+    require(config, "head_dim", "num_hidden_layers")
+    blocks.refuse_scaled_rope(config)
+    pattern = [has_experts(config, {"i": i}) for i in range(config["num_hidden_layers"])]
+    return (
+        blocks.dense_arguments(config)
+        | {"qk_layernorm": True}
+        | blocks_moe.softmax_arguments(config, pattern)
+    )
+
+
+def dims(config: HfConfig) -> dict[str, int]:
+    """Return the sizes that the rules name."""
+    return blocks.dense_dims(config) | {
+        "experts": config["num_experts"],
+        "expert_ffn": config["moe_intermediate_size"],
+    }
+
+
+def counts(config: HfConfig) -> dict[str, int]:
+    """Return the number of layers and of experts."""
+    return blocks.dense_counts(config) | {"e": config["num_experts"]}
+
+
+FAMILY = Family(
+    model_type="qwen3_moe",
+    title="Qwen3 with experts, 30B-A3B and 235B-A22B",
+    rules=(
+        *blocks.embedding(),
+        *blocks.layer_norms(),
+        *blocks.attention(qk_norm=always),
+        *blocks.gated_mlp(when=is_dense),
+        *blocks_moe.router(when=has_experts),
+        *blocks_moe.routed_experts(when=has_experts),
+        *blocks.head(),
+    ),
+    arguments=arguments,
+    dims=dims,
+    counts=counts,
+    ignored=("lm_head.weight",),
+)

@@ -1,0 +1,60 @@
+"""Families with experts: the tensors transformers writes, the layers Megatron builds."""
+
+import pytest
+from safetensors import safe_open
+from slime_convert import blocks_moe, families
+from slime_core.errors import CheckpointError
+from slime_testing.tiny_families import family_config, make_family
+
+SAVED = ["qwen3_moe"]
+
+
+def shapes_of(directory):
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("model_type", SAVED)
+def test_a_family_expects_the_tensors_that_transformers_writes(model_type, tmp_path):
+    directory = make_family(tmp_path, model_type)
+    config = families.read_config(directory)
+    table = families.find(config).parameters(config)
+    assert {name: x.shape for name, x in table.hf_tensors.items()} == shapes_of(directory)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value"),
+    [
+        ([True, True], 1),
+        ([False, True, True], "[0]*1+[1]*2"),
+        ([True, False, True], "[1]*1+[0]*1+[1]*1"),
+    ],
+)
+def test_layers_with_experts_are_written_the_way_megatron_reads_them(pattern, value):
+    assert blocks_moe.layer_freq(pattern) == value
+    if isinstance(value, str):
+        assert eval(value) == [int(experts) for experts in pattern]  # as Megatron does
+
+
+def test_qwen_says_which_layers_are_dense_in_two_ways():
+    config = family_config(
+        "qwen3_moe", num_hidden_layers=6, decoder_sparse_step=2, mlp_only_layers=[3]
+    )
+    arguments = families.find(config).megatron_args(config)
+    assert eval(arguments["moe_layer_freq"]) == [0, 1, 0, 0, 0, 1]
+    names = {p.name for p in families.find(config).parameters(config).parameters}
+    assert {n.split(".")[2] for n in names if "router" in n} == {"1", "5"}
+    assert {n.split(".")[2] for n in names if ".mlp.linear_fc1" in n} == {"0", "2", "3", "4"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "message"),
+    [
+        ("qwen3_moe", {"norm_topk_prob": None}, "norm_topk_prob"),
+        ("qwen3_moe", {"mlp_only_layers": [0, 1]}, "no layer that has them"),
+    ],
+)
+def test_experts_that_cannot_be_built_are_refused(model_type, changes, message):
+    config = family_config(model_type, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        families.find(config).megatron_args(config)
