@@ -8,6 +8,9 @@ On disk::
     <save>/.iter_0000007.partial/                 being written, or left by a killed run
     <save>/.iter_0000007.replaced/                what an overwritten iteration held, for a moment
 
+A checkpoint that was converted, not trained, is called ``release`` in all places instead of an
+iteration, as Megatron calls it.
+
 The driver owns these names; trainer ranks and the rollout only write files into the directory they
 are given. Nothing here imports torch.
 """
@@ -20,7 +23,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from slime_core.durable import replace_file, sync, sync_tree
 from slime_core.errors import CheckpointError
@@ -29,14 +32,16 @@ logger = logging.getLogger(__name__)
 
 TRACKER = "latest_checkpointed_iteration.txt"
 MANIFEST = "manifest.json"
-RELEASE = "release"
+RELEASE: Literal["release"] = "release"
 """Megatron's name for a checkpoint that belongs to no iteration: converted, not trained."""
-_LEFTOVER = re.compile(r"^\.(iter_\d{7,})\.(partial|replaced)$")
+_LEFTOVER = re.compile(r"^\.(iter_\d{7,}|release)\.(partial|replaced)$")
+
+type Iteration = int | Literal["release"]
 
 
-def checkpoint_name(iteration: int) -> str:
+def checkpoint_name(iteration: Iteration) -> str:
     """Megatron's directory name, ``iter_0000007``."""
-    return f"iter_{iteration:07d}"
+    return iteration if isinstance(iteration, str) else f"iter_{iteration:07d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Staging:
     """One checkpoint on its way to disk; ends by ``commit`` or ``discard``, whichever is first."""
 
     save: Path
-    iteration: int
+    iteration: Iteration
 
     @property
     def directory(self) -> Path:
@@ -74,7 +79,7 @@ class Staging:
         _remove(self.directory)
 
 
-def begin(save: Path, iteration: int) -> Staging:
+def begin(save: Path, iteration: Iteration) -> Staging:
     """Open an empty directory for the checkpoint of ``iteration``.
 
     For saves that finish later (``--async-save``): keep the result and ``commit`` it once every
@@ -88,7 +93,7 @@ def begin(save: Path, iteration: int) -> Staging:
 
 
 @contextmanager
-def staged(save: Path, iteration: int) -> Generator[Path]:
+def staged(save: Path, iteration: Iteration) -> Generator[Path]:
     """Yield a directory that becomes ``iter_XXXXXXX`` when the block ends without an exception."""
     staging = begin(save, iteration)
     try:
@@ -162,7 +167,7 @@ def _read_tracker(tracker: Path) -> str:
     return checkpoint_name(int(text))
 
 
-def _write_manifest(directory: Path, iteration: int) -> None:
+def _write_manifest(directory: Path, iteration: Iteration) -> None:
     files = {
         str(path.relative_to(directory)): path.stat().st_size
         for path in sorted(directory.rglob("*"))

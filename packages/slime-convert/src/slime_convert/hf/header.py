@@ -51,6 +51,8 @@ class Header:
 
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
+    start: int = 0
+    """Where in the file the tensors' bytes begin."""
 
 
 def read_header(path: Path) -> Header:
@@ -69,7 +71,7 @@ def read_header(path: Path) -> Header:
             text = file.read(length)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    header = _parse(path, text)
+    header = _parse(path, text, 8 + length)
     _check_extent(path, header, size - 8 - length)
     return header
 
@@ -85,7 +87,7 @@ def encode_header(entries: Mapping[str, Entry], metadata: Mapping[str, str], siz
     return struct.pack("<Q", size - 8) + text.ljust(size - 8)
 
 
-def _parse(path: Path, text: bytes) -> Header:
+def _parse(path: Path, text: bytes, start: int) -> Header:
     try:
         values: dict[str, Any] = json.loads(text)
         metadata: dict[str, str] = values.pop(METADATA, None) or {}
@@ -95,7 +97,7 @@ def _parse(path: Path, text: bytes) -> Header:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the header of {path} is damaged: {error}") from error
-    return Header(entries, metadata)
+    return Header(entries, metadata, start)
 
 
 def _check_extent(path: Path, header: Header, num_bytes: int) -> None:

@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
-from slime_convert.hf.header import Entry, read_header
+from slime_convert.finite import all_finite
+from slime_convert.hf.dtypes import TORCH_DTYPES
+from slime_convert.hf.header import BITS, Entry, Header, read_header
 from slime_convert.parameters import ParameterTable
 
 SINGLE = "model.safetensors"
@@ -30,8 +33,10 @@ class HfReader:
         self.directory = Path(directory)
         self._check_finite = check_finite
         self._handles: dict[Path, Any] = {}
+        self._streams: dict[Path, BinaryIO] = {}
         self._files = _locate(self.directory)
-        self._entries = _entries(self._files, self.directory)
+        self._headers = {path: read_header(path) for path in sorted(set(self._files.values()))}
+        self._entries = _entries(self._files, self._headers, self.directory)
 
     def __enter__(self) -> Self:
         return self
@@ -44,6 +49,8 @@ class HfReader:
         while self._handles:
             _, handle = self._handles.popitem()
             handle.__exit__(None, None, None)
+        while self._streams:
+            self._streams.popitem()[1].close()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,9 +83,63 @@ class HfReader:
             tensor: Tensor = handle.get_slice(name)[index] if index else handle.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"cannot read `{name}` from {path}: {error}") from error
-        if self._check_finite and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"`{name}` in {path} holds values that are NaN or infinite")
+        return self._checked(name, tensor)
+
+    def rows(self, name: str, begin: int, end: int) -> Tensor:
+        """Return rows of a tensor in memory of its own, none of it mapped from the file.
+
+        For reading much of a large checkpoint: what is mapped counts as memory in use until the
+        file is closed. A tensor without dimensions is one row.
+        """
+        entry, path = self._entry(name), self._files[name]
+        dtype = TORCH_DTYPES.get(entry.dtype)
+        if dtype is None:
+            raise CheckpointError(f"`{name}` in {path} is {entry.dtype}, which PyTorch cannot hold")
+        tensor = torch.empty((end - begin, *entry.shape[1:]), dtype=dtype)
+        if not entry.shape:
+            tensor = tensor[0]
+        size = prod(entry.shape[1:]) * BITS[entry.dtype] // 8
+        try:
+            stream = self._stream(path)
+            stream.seek(self._headers[path].start + entry.begin + begin * size)
+            read = _fill(stream, memoryview(tensor.view(-1).view(torch.uint8).numpy()))
+        except OSError as error:
+            raise CheckpointError(f"cannot read `{name}` from {path}: {error}") from error
+        if not read:
+            raise CheckpointError(f"{path} was cut short while it was read")
+        return self._checked(name, tensor)
+
+    def _checked(self, name: str, tensor: Tensor) -> Tensor:
+        if self._check_finite and not all_finite(tensor):
+            raise CheckpointError(
+                f"`{name}` in {self._files[name]} holds values that are NaN or infinite"
+            )
         return tensor
+
+    def check_bytes(self) -> None:
+        """Raise ``CheckpointError`` unless index and files hold the same tensors and bytes.
+
+        A single file has no index and is compared with its own header when it is opened.
+        """
+        index = self.directory / INDEX
+        if not index.is_file() or (self.directory / SINGLE).is_file():
+            return
+        unlisted = [
+            f"{name} in {path.name}"
+            for path, header in self._headers.items()
+            for name in header.entries
+            if self._files.get(name) != path
+        ]
+        if unlisted:
+            raise CheckpointError(f"{index} does not list {_some(unlisted)}")
+        values = json.loads(index.read_text(encoding="utf-8"))
+        promised = (values.get("metadata") or {}).get("total_size")
+        present = sum(entry.end - entry.begin for entry in self._entries.values())
+        if promised is not None and promised != present:
+            raise CheckpointError(
+                f"{index} promises {promised} bytes of tensors (total_size) and its files hold "
+                f"{present}: the checkpoint is not the one the index was written for"
+            )
 
     def check(self, table: ParameterTable) -> None:
         """Raise one ``CheckpointError`` for all tensors that are missing, misshapen or unknown."""
@@ -120,6 +181,22 @@ class HfReader:
             self._handles[path] = handle.__enter__()
         return self._handles[path]
 
+    def _stream(self, path: Path) -> BinaryIO:
+        if path not in self._streams:
+            self._streams[path] = path.open("rb", buffering=0)
+        return self._streams[path]
+
+
+def _fill(stream: BinaryIO, buffer: memoryview) -> bool:
+    """Read until the buffer is full; return False when the file ends before that."""
+    filled = 0
+    while filled < len(buffer):
+        count = stream.readinto(buffer[filled:])  # pyright: ignore[reportAttributeAccessIssue]
+        if not count:
+            return False
+        filled += count
+    return True
+
 
 def _locate(directory: Path) -> dict[str, Path]:
     """Return which file holds each tensor: of the single file if there is one, else the index."""
@@ -139,8 +216,9 @@ def _locate(directory: Path) -> dict[str, Path]:
     return files
 
 
-def _entries(files: Mapping[str, Path], directory: Path) -> dict[str, Entry]:
-    headers = {path: read_header(path) for path in sorted(set(files.values()))}
+def _entries(
+    files: Mapping[str, Path], headers: Mapping[Path, Header], directory: Path
+) -> dict[str, Entry]:
     absent = [name for name, path in files.items() if name not in headers[path].entries]
     if absent:
         raise CheckpointError(

@@ -20,6 +20,7 @@ from slime_core.durable import sync
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
+from slime_convert.hf.dtypes import DTYPES
 from slime_convert.hf.header import Entry, encode_header, read_header
 from slime_convert.hf.reader import INDEX, SINGLE
 
@@ -30,20 +31,6 @@ ENTRY_BYTES = 120
 """What a header entry needs beside its name and shape: keys, type, two offsets."""
 METADATA = {"format": "pt", "writer": "slime-convert"}
 ASSET_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 def write_hf(
