@@ -10,6 +10,32 @@ from slime_train.quickstart import model
 from slime_testing.tiny import qwen3_config
 
 _EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
+_LATENT = _EXPERTS | {
+    "num_key_value_heads": 4,
+    "head_dim": None,
+    "kv_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "rms_norm_eps": 1e-3,  # not that of the norms on latents
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "n_group": 4,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 2.5,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "beta_fast": 4,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.7,
+    },
+}
+_BUILT_AS = {"kimi_k2": "deepseek_v3"}
+"""Families whose models transformers has under another ``model_type``."""
 _DIFFERENCES: Mapping[str, dict[str, Any]] = {
     "qwen3_moe": _EXPERTS
     | {
@@ -17,6 +43,18 @@ _DIFFERENCES: Mapping[str, dict[str, Any]] = {
         "num_experts": 4,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
+    },
+    "deepseek_v3": _LATENT | {"architectures": ["DeepseekV3ForCausalLM"], "q_lora_rank": 20},
+    "kimi_k2": _LATENT | {"architectures": ["DeepseekV3ForCausalLM"], "q_lora_rank": 20},
+    "glm4_moe_lite": _LATENT
+    | {
+        "architectures": ["Glm4MoeLiteForCausalLM"],
+        "q_lora_rank": 20,
+        "mlp_layer_types": ["dense", "sparse"],
+        "first_k_dense_replace": None,
+        "rope_scaling": None,
+        "n_group": 1,
+        "topk_group": 1,
     },
 }
 """What a family's config.json says besides, or differently from, that of a Qwen3."""
@@ -26,11 +64,11 @@ def family_config(model_type: str, **changes: Any) -> dict[str, Any]:
     """Return config.json of a tiny model, in the spelling of the published checkpoints.
 
     Two layers, of families with experts the last ones sparse; 100 tokens. ``changes`` replace or
-    add keys; None removes one.
+    add keys; None removes one, but for ``q_lora_rank``, which may be null.
     """
     values = qwen3_config() | _DIFFERENCES.get(model_type, {})
     values |= {"model_type": model_type, **changes}
-    return {key: value for key, value in values.items() if value is not None}
+    return {k: v for k, v in values.items() if v is not None or k == "q_lora_rank"}
 
 
 def make_family(directory: Path | str, model_type: str, *, seed: int = 0, **changes: Any) -> Path:
@@ -42,7 +80,8 @@ def make_family(directory: Path | str, model_type: str, *, seed: int = 0, **chan
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     config = family_config(model_type, **changes)
-    (directory / "config.json").write_text(json.dumps(config))
+    known = config | {"model_type": _BUILT_AS.get(model_type, model_type)}
+    (directory / "config.json").write_text(json.dumps(known))
     built = random_model(directory, seed=seed)
     built.save_pretrained(directory)
     (directory / "config.json").write_text(json.dumps(config, indent=2))

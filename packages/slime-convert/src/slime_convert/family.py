@@ -28,7 +28,8 @@ class Family:
     counts: Callable[[HfConfig], dict[str, int]]
     """config.json -> how many values each placeholder of the rules takes (layers, experts)."""
     ignored: tuple[str, ...] = ()
-    """Patterns (``fnmatch``) of tensors that checkpoints may contain and no parameter needs."""
+    """Patterns (``fnmatch``) of tensors that checkpoints may contain and no parameter needs; the
+    ``counts`` may be named: ``model.layers.{i}.*`` is the first layer after the decoder's last."""
     optional: tuple[str, ...] = ()
     """Tensors that checkpoints may lack: their parameters keep what they start as."""
 
@@ -43,5 +44,7 @@ class Family:
         """Return every parameter of the model that this config.json describes."""
         self.megatron_args(hf_config)  # refuses what cannot be built
         sizes: Mapping[str, int] = self.dims(hf_config)
-        parameters = expand(self.rules, hf_config, sizes=sizes, counts=self.counts(hf_config))
-        return ParameterTable(self.model_type, tuple(parameters), self.ignored, self.optional)
+        counts = self.counts(hf_config)
+        parameters = expand(self.rules, hf_config, sizes=sizes, counts=counts)
+        ignored = tuple(pattern.format_map(counts) for pattern in self.ignored)
+        return ParameterTable(self.model_type, tuple(parameters), ignored, self.optional)

@@ -2,7 +2,7 @@
 
 from slime_core.errors import CheckpointError
 
-from slime_convert.families import llama, qwen2, qwen3, qwen3_moe
+from slime_convert.families import deepseek_v3, glm4_moe_lite, llama, qwen2, qwen3, qwen3_moe
 from slime_convert.families.scored import classifier_config, scored
 from slime_convert.family import Family
 from slime_convert.hf_config import read_config
@@ -10,7 +10,15 @@ from slime_convert.rules import HfConfig
 
 __all__ = ["FAMILIES", "Family", "classifier_config", "find", "read_config", "scored"]
 
-_ALL = (llama.FAMILY, qwen2.FAMILY, qwen3.FAMILY, qwen3_moe.FAMILY)
+_ALL = (
+    deepseek_v3.FAMILY,
+    deepseek_v3.KIMI_K2,
+    glm4_moe_lite.FAMILY,
+    llama.FAMILY,
+    qwen2.FAMILY,
+    qwen3.FAMILY,
+    qwen3_moe.FAMILY,
+)
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
 """Every family by its ``model_type``."""

@@ -1,0 +1,136 @@
+"""Rules and arguments of multi-latent attention, shared by families built like DeepSeek-V3.
+
+Queries, and keys with values, come from narrow latents; see ``slime_megatron.mcore.mla`` for the
+picture. Rotary embeddings turn neighbouring pairs of the last rows of each query head and of the
+key part that all heads share: as in the files, so nothing is permuted.
+"""
+
+from typing import Any
+
+from slime_core.errors import CheckpointError
+
+from slime_convert import blocks
+from slime_convert.blocks import HF_LAYER, MEGATRON_LAYER
+from slime_convert.hf_config import Rope, refuse, require, rope
+from slime_convert.rules import HfConfig, Index, Rule, Split, hf
+
+
+def has_query_latent(config: HfConfig, _index: Index) -> bool:
+    """Return whether queries too come from a latent (not in Moonlight)."""
+    return config.get("q_lora_rank") is not None
+
+
+def has_no_query_latent(config: HfConfig, index: Index) -> bool:
+    """Return whether queries are projected straight from the hidden state."""
+    return not has_query_latent(config, index)
+
+
+def attention() -> tuple[Rule, ...]:
+    """Rules of multi-latent attention."""
+    ours, theirs = f"{MEGATRON_LAYER}.self_attention", f"{HF_LAYER}.self_attn"
+    latent, direct = has_query_latent, has_no_query_latent
+    rows = (
+        # Megatron, Hugging Face, dimensions, split, when
+        ("linear_q_proj", "q_proj", ("q", "hidden"), Split.COLUMN, direct),
+        ("linear_q_down_proj", "q_a_proj", ("q_latent", "hidden"), Split.REPLICATED, latent),
+        ("q_layernorm", "q_a_layernorm", ("q_latent",), Split.REPLICATED, latent),
+        ("linear_q_up_proj", "q_b_proj", ("q", "q_latent"), Split.COLUMN, latent),
+    )
+    queries = (
+        Rule(f"{ours}.{name}.weight", (hf(f"{theirs}.{x}.weight", *dims),), split=cut, when=when)
+        for name, x, dims, cut, when in rows
+    )
+    down = hf(f"{theirs}.kv_a_proj_with_mqa.weight", "kv_down", "hidden")
+    norm = hf(f"{theirs}.kv_a_layernorm.weight", "kv_latent")
+    up = hf(f"{theirs}.kv_b_proj.weight", "kv_up", "kv_latent")
+    out = hf(f"{theirs}.o_proj.weight", "hidden", "values")
+    return (
+        *queries,
+        Rule(f"{ours}.linear_kv_down_proj.weight", (down,)),
+        Rule(f"{ours}.kv_layernorm.weight", (norm,)),
+        Rule(f"{ours}.linear_kv_up_proj.weight", (up,), split=Split.COLUMN),
+        Rule(f"{ours}.linear_proj.weight", (out,), split=Split.ROW),
+    )
+
+
+def dims(config: HfConfig) -> dict[str, int]:
+    """Return the sizes that ``attention`` and the rules beside it name."""
+    heads: int = config["num_attention_heads"]
+    plain, turned, value = (
+        config[name] for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    )
+    return blocks.dense_dims(config) | {
+        "q": heads * (plain + turned),
+        "q_latent": config.get("q_lora_rank") or 0,
+        "kv_latent": config["kv_lora_rank"],
+        "kv_down": config["kv_lora_rank"] + turned,
+        "kv_up": heads * (plain + value),
+        "values": heads * value,
+    }
+
+
+def arguments(config: HfConfig) -> dict[str, Any]:
+    """Return the Megatron arguments of a decoder with multi-latent attention and dense MLPs."""
+    require(config, "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    if "q_lora_rank" not in config:
+        raise CheckpointError(
+            "config.json lacks q_lora_rank: null says that queries are not compressed"
+        )
+    dense = blocks.dense_arguments(config)
+    heads: int = config["num_attention_heads"]
+    refuse(config, "num_key_value_heads", allowed=(heads,), reason="it must be the query heads'")
+    refuse(config, "rope_interleave", allowed=(True, None), reason="only True is implemented")
+    query_latent = config.get("q_lora_rank")
+    return (
+        dense
+        | {
+            "group_query_attention": False,
+            "num_query_groups": heads,
+            "kv_channels": config["qk_nope_head_dim"],  # not read; the default may not divide
+            "multi_latent_attention": True,
+            "qk_layernorm": True,
+            "kv_lora_rank": config["kv_lora_rank"],
+            "qk_head_dim": config["qk_nope_head_dim"],
+            "qk_pos_emb_head_dim": config["qk_rope_head_dim"],
+            "v_head_dim": config["v_head_dim"],
+        }
+        | ({"q_lora_rank": query_latent} if query_latent is not None else {})
+        | rotary(rope(config))
+    )
+
+
+def rotary(given: Rope) -> dict[str, Any]:
+    """Return the Megatron arguments of plain or yarn rotary embeddings.
+
+    Source: YaRN, arXiv:2309.00071; with ``mscale`` (on cosines and sines, numerator) and
+    ``mscale_all_dim`` (denominator, and squared on attention scores) of DeepSeek-V2.
+    """
+    rest = dict(given.scaling)
+    if rest.pop("partial_rotary_factor", 1.0) != 1.0:
+        raise CheckpointError("config.json says partial_rotary_factor is not 1: not implemented")
+    if given.kind == "default":
+        return {"rope_type": "rope", "rotary_scaling_factor": 1.0}
+    if given.kind != "yarn":
+        raise CheckpointError(
+            f"config.json asks for rotary embeddings of type {given.kind!r}; multi-latent "
+            "attention is trained with 'default' and 'yarn'"
+        )
+    factor, length = (rest.pop(k, None) for k in ("factor", "original_max_position_embeddings"))
+    fast, slow = rest.pop("beta_fast", None) or 32, rest.pop("beta_slow", None) or 1
+    scale, scale_all = rest.pop("mscale", None) or 1.0, rest.pop("mscale_all_dim", None) or 0.0
+    unread = {k: v for k, v in rest.items() if v != {"truncate": True}.get(k)}
+    if factor is None or length is None or unread or (scale != 1.0 and not scale_all):
+        raise CheckpointError(
+            f"config.json gives yarn {dict(given.scaling)}: factor and "
+            "original_max_position_embeddings are needed, mscale only with mscale_all_dim, and "
+            "beside them only beta_fast and beta_slow are implemented"
+        )
+    return {
+        "rope_type": "yarn",
+        "rotary_scaling_factor": float(factor),
+        "mscale": float(scale),
+        "mscale_all_dim": float(scale_all),
+        "yarn_original_max_position_embeddings": int(length),
+        "yarn_beta_fast": float(fast),
+        "yarn_beta_slow": float(slow),
+    }

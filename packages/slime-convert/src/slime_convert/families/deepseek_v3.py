@@ -1,0 +1,41 @@
+"""DeepSeek V3, V3.1 and R1, Moonlight, Kimi K2: latent attention, experts scored by sigmoid.
+
+The layers after the last one of the decoder predict further tokens (``num_nextn_predict_layers``).
+They are not trained: they are ignored when reading and not written.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from slime_convert import blocks, blocks_mla, blocks_moe
+from slime_convert.family import Family
+from slime_convert.rules import HfConfig
+
+
+def arguments(config: HfConfig) -> dict[str, Any]:
+    """Return the Megatron arguments."""
+    return blocks_mla.arguments(config) | blocks_moe.sigmoid_arguments(config)
+
+
+def dims(config: HfConfig) -> dict[str, int]:
+    """Return the sizes that the rules name."""
+    return blocks_mla.dims(config) | blocks_moe.sigmoid_dims(config)
+
+
+FAMILY = Family(
+    model_type="deepseek_v3",
+    title="DeepSeek V3, V3.1 and R1, Moonlight-16B-A3B",
+    rules=(
+        *blocks.embedding(),
+        *blocks.layer_norms(),
+        *blocks_mla.attention(),
+        *blocks_moe.sigmoid_rules(),
+        *blocks.head(),
+    ),
+    arguments=arguments,
+    dims=dims,
+    counts=blocks_moe.sigmoid_counts,
+    ignored=("model.layers.{i}.*", "model.layers.*.self_attn.rotary_emb.inv_freq"),
+)
+
+KIMI_K2 = replace(FAMILY, model_type="kimi_k2", title="Kimi K2")
