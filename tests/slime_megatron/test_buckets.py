@@ -15,11 +15,11 @@ def make_piece(name: str, rows: int, stage: int, dtype: torch.dtype = torch.floa
         alias=False,
         expert=False,
     )
-    return Piece(parameter, stage, dtype, (rows // 2,))
+    return Piece((parameter,), stage, dtype, (rows // 2,))
 
 
 def names(runs: list[list[Piece]]) -> list[str]:
-    return ["".join(piece.parameter.name for piece in run) for run in runs]
+    return ["".join(piece.name for piece in run) for run in runs]
 
 
 def test_a_run_ends_at_the_byte_limit_and_at_the_end_of_a_stage():
@@ -51,13 +51,25 @@ def test_parts_of_any_dtype_are_put_together_bit_for_bit():
         "b": torch.tensor([1e-30, 7.0]),
         "c": torch.arange(10, dtype=torch.uint8),
     }
-    rows = [
-        pack(run, [shard(p.parameter, full[p.parameter.name], rank, 2) for p in run])
-        for rank in (0, 1)
-    ]
+    rows = [pack(run, [shard(p.members[0], full[p.name], rank, 2) for p in run]) for rank in (0, 1)]
     bucket = dict(unpack(run, torch.stack(rows)))
     assert list(bucket) == ["hf.a", "hf.b", "hf.c"]
     for name, tensor in full.items():
         back = bucket[f"hf.{name}"]
         assert back.dtype == tensor.dtype
         assert torch.equal(back.view(torch.uint8), tensor.view(torch.uint8))
+
+
+def test_experts_of_several_ranks_are_told_apart_by_their_blocks_of_rows():
+    """Ranks 0 and 1 share expert a, ranks 2 and 3 expert c."""
+    a, c = (make_piece(name, 4, 0).members[0] for name in "ac")
+    piece = Piece((a, c), 0, torch.float32, (2,), expert=True)
+    assert piece.full_bytes == 32
+    assert names(list(split_runs([make_piece("b", 4, 0), piece], 1000))) == ["b", "a"]
+    full = {"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "c": torch.tensor([5.0, 6.0, 7.0, 8.0])}
+    rows = [pack([piece], [shard(p, full[p.name], rank, 2)]) for p in (a, c) for rank in (0, 1)]
+    bucket = dict(unpack([piece], torch.stack(rows)))
+    assert {name: x.tolist() for name, x in bucket.items()} == {
+        "hf.a": [1, 2, 3, 4],
+        "hf.c": [5, 6, 7, 8],
+    }

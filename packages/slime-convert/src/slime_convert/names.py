@@ -23,6 +23,12 @@ def local_name(global_name: str, layer_offset: int = 0, *, expert_offset: int = 
     return _shift(_EXPERT, _shift(_LAYER, global_name, -layer_offset), -expert_offset)
 
 
+def expert_of(name: str) -> int | None:
+    """Return which routed expert a parameter belongs to, as its name counts them; None: to none."""
+    found = _EXPERT.match(name)
+    return int(found[2]) if found else None
+
+
 def layer_offset(
     num_layers: int, *, pp_rank: int, pp_size: int, vpp_stage: int = 0, vpp_size: int = 1
 ) -> int:

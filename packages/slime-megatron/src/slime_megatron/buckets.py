@@ -6,6 +6,15 @@ holds of a run is one vector of bytes; with two ranks and parameters a, b::
     rank 0   [ a_0 | b_0 ]         gathered, one row per rank   [[ a_0 | b_0 ],
     rank 1   [ a_1 | b_1 ]                                       [ a_1 | b_1 ]]
 
+Routed experts are divided over expert-parallel ranks besides, which hold like parameters of
+different experts: such parameters are one piece, and the rows come in blocks, one per
+expert-parallel rank. With experts a .. d on two of those ranks, each cut over two::
+
+    [[ a_0 | b_0 ],   first rank, parts 0 and 1 of its experts a and b
+     [ a_1 | b_1 ],
+     [ c_0 | d_0 ],   second rank, of c and d
+     [ c_1 | d_1 ]]
+
 Every part starts at a multiple of 16 bytes, so that it can be viewed in any dtype where it lies.
 """
 
@@ -26,14 +35,22 @@ _ALIGNMENT = 16
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One parameter of the whole model, and where its parts are."""
+    """One parameter of the whole model, or one of each expert-parallel rank; and their parts."""
 
-    parameter: Parameter
+    members: tuple[Parameter, ...]
+    """Alike, by expert-parallel rank; one where all ranks of a stage hold the same parameter."""
     stage: int
     """Pipeline rank that holds it."""
     dtype: torch.dtype
     shape: tuple[int, ...]
-    """Of the part on one tensor-parallel rank."""
+    """Of the part on one rank."""
+    expert: bool = False
+    """Whether the parts are with the expert-parallel ranks instead of the tensor-parallel ones."""
+
+    @property
+    def name(self) -> str:
+        """That of the first member, by which all ranks call the piece."""
+        return self.members[0].name
 
     @property
     def part_bytes(self) -> int:
@@ -48,24 +65,29 @@ class Piece:
     @property
     def full_bytes(self) -> int:
         """Bytes of its Hugging Face tensors."""
-        return torch.Size(self.parameter.shape).numel() * self.dtype.itemsize
+        numel = sum(torch.Size(member.shape).numel() for member in self.members)
+        return numel * self.dtype.itemsize
 
 
 def split_runs(pieces: Sequence[Piece], bucket_bytes: int) -> Iterator[list[Piece]]:
-    """Yield the longest runs of one stage that hold at most ``bucket_bytes``.
+    """Yield the longest runs held by the same ranks, of at most ``bucket_bytes``.
 
     A parameter larger than that is a run of its own.
     """
     run: list[Piece] = []
     size = 0
     for piece in pieces:
-        if run and (piece.stage != run[0].stage or size + piece.full_bytes > bucket_bytes):
+        if run and (_place(piece) != _place(run[0]) or size + piece.full_bytes > bucket_bytes):
             yield run
             run, size = [], 0
         run.append(piece)
         size += piece.full_bytes
     if run:
         yield run
+
+
+def _place(piece: Piece) -> tuple[int, bool]:
+    return piece.stage, piece.expert
 
 
 def row_bytes(run: Sequence[Piece]) -> int:
@@ -89,7 +111,8 @@ def unpack(run: Sequence[Piece], rows: Tensor) -> Bucket:
     start = 0
     for piece in run:
         columns = rows[:, start : start + piece.part_bytes]
-        parts = [row.view(piece.dtype).view(piece.shape) for row in columns]
-        bucket += to_hf(piece.parameter, unshard(piece.parameter, parts)).items()
+        for member, block in zip(piece.members, columns.chunk(len(piece.members)), strict=True):
+            parts = [row.view(piece.dtype).view(piece.shape) for row in block]
+            bucket += to_hf(member, unshard(member, parts)).items()
         start += piece.stride
     return bucket

@@ -9,9 +9,14 @@ brings the result to rank 0::
 
 so the memory needed is one bucket, whatever the size of the model. Nothing is computed: what comes
 out is bit for bit what the parameters hold.
+
+Routed experts that are divided over ranks (``--expert-model-parallel-size``, or an
+``--expert-tensor-parallel-size`` of their own) are exchanged among those ranks instead, in the same
+way; they come after everything else.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +25,14 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from slime_convert.families import classifier_config
 from slime_convert.hf import write_hf
+from slime_convert.names import expert_of, local_name
+from slime_convert.rules import Parameter
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_megatron.buckets import Bucket, Piece, pack, row_bytes, split_runs, unpack
 from slime_megatron.mcore.agreement import raise_everywhere
-from slime_megatron.mcore.hf_load import located
+from slime_megatron.mcore.hf_load import experts_per_rank, located
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.tensors import settle
 
@@ -51,13 +58,15 @@ def export_buckets(
     A tied output layer comes once, as the embedding; vocabulary padding is cut off.
     """
     settle(state.chunks)
-    if not everywhere and parallel_state.get_data_parallel_rank(with_context_parallel=True) != 0:
+    if not everywhere and not (_Holders.of(expert=False).first or _Holders.of(expert=True).first):
         return
     local = _local_parts(state)
     for run in split_runs(_plan(state, local), bucket_bytes):
-        rows = _gather(run, local, state.device, everywhere=everywhere)
-        if rows is not None:
-            yield unpack(run, rows)
+        holders = _Holders.of(expert=run[0].expert)
+        if everywhere or holders.first:
+            rows = _gather(run, local, holders, state.device, everywhere=everywhere)
+            if rows is not None:
+                yield unpack(run, rows)
 
 
 def on_rank_zero(
@@ -98,51 +107,105 @@ def save_hf(state: TrainState, directory: Path, *, source: Path) -> None:
     on_rank_zero(state, write, bucket_bytes=BUCKET_BYTES)
 
 
+@dataclass(frozen=True, slots=True)
+class _Holders:
+    """The ranks of a pipeline stage that hold one copy of some parameters between them."""
+
+    group: Any
+    first: bool
+    """Whether theirs is the copy that is written, of those the data-parallel ranks have."""
+
+    @classmethod
+    def of(cls, *, expert: bool) -> "_Holders":
+        """This rank's, of parts that are divided over expert-parallel or tensor-parallel ranks."""
+        state: Any = parallel_state
+        if expert and _divided_experts():
+            group = state.get_expert_tensor_and_model_parallel_group()
+            return cls(group, state.get_expert_data_parallel_rank() == 0)
+        replica = state.get_data_parallel_rank(with_context_parallel=True)
+        return cls(state.get_tensor_model_parallel_group(), replica == 0)
+
+    @property
+    def size(self) -> int:
+        """How many ranks."""
+        return dist.get_world_size(self.group)
+
+    @property
+    def rank(self) -> int:
+        """This one's place."""
+        return dist.get_rank(self.group)
+
+
+def _divided_experts() -> bool:
+    """Whether routed experts lie on other ranks than the rest of the model."""
+    state: Any = parallel_state
+    tensor: int = state.get_tensor_model_parallel_world_size()
+    divided: int = state.get_expert_model_parallel_world_size()
+    return divided > 1 or state.get_expert_tensor_parallel_world_size() != tensor
+
+
 def _local_parts(state: TrainState) -> dict[str, Tensor]:
-    """This rank's part of every parameter that is exported, by its name in the whole model."""
+    """This rank's part of every parameter that is exported, by the name of its piece."""
     table = state.family.parameters(state.hf_config)
-    parts = {
-        parameter.name: tensor.detach()
+    offset = experts_per_rank(state.chunks[0]) * parallel_state.get_expert_model_parallel_rank()
+    return {
+        local_name(parameter.name, expert_offset=offset): tensor.detach()
         for chunk in state.chunks
         for parameter, tensor in located(chunk, table)
         if not parameter.alias
     }
-    if parallel_state.get_expert_model_parallel_world_size() > 1:
-        raise NotImplementedError("export with --expert-model-parallel-size > 1")
-    return parts
 
 
 def _plan(state: TrainState, local: dict[str, Tensor]) -> list[Piece]:
-    """Every parameter of the model in the order of the table, the same on every rank."""
+    """Every parameter of the model in the order of the table, the same on every rank.
+
+    Experts that are divided over ranks come last.
+    """
     group = parallel_state.get_pipeline_model_parallel_group()
     described = {name: (part.dtype, tuple(part.shape)) for name, part in local.items()}
     stages: list[Any] = [None] * parallel_state.get_pipeline_model_parallel_world_size()
     dist.all_gather_object(stages, described, group=group)
     owners = {name: stage for stage, names in reversed(list(enumerate(stages))) for name in names}
-    table = state.family.parameters(state.hf_config)
-    absent = [parameter.name for parameter in table.exported if parameter.name not in owners]
+    pieces = [(members, members[0].expert and _divided_experts()) for members in _pieces(state)]
+    absent = [members[0].name for members, _ in pieces if members[0].name not in owners]
     if absent:
         raise CheckpointError(f"the model has no parameters {', '.join(absent[:20])}")
     return [
-        Piece(parameter, owners[parameter.name], *stages[owners[parameter.name]][parameter.name])
-        for parameter in table.exported
+        Piece(members, owners[name], *stages[owners[name]][name], expert=expert)
+        for members, expert in sorted(pieces, key=lambda piece: piece[1])
+        for name in (members[0].name,)
     ]
 
 
+def _pieces(state: TrainState) -> list[tuple[Parameter, ...]]:
+    """The parameters that are exported; with each expert those in its place on other ranks."""
+    table = state.family.parameters(state.hf_config)
+    per_rank = experts_per_rank(state.chunks[0])
+    pieces: dict[str, list[Parameter]] = {}
+    for parameter in table.exported:
+        expert = expert_of(parameter.name)
+        before = 0 if expert is None else expert // per_rank * per_rank
+        name = local_name(parameter.name, expert_offset=before)
+        pieces.setdefault(name, []).append(parameter)
+    return [tuple(members) for members in pieces.values()]
+
+
 def _gather(
-    run: list[Piece], local: dict[str, Tensor], device: torch.device, *, everywhere: bool
+    run: list[Piece],
+    local: dict[str, Tensor],
+    holders: _Holders,
+    device: torch.device,
+    *,
+    everywhere: bool,
 ) -> Tensor | None:
-    """The byte vectors of all tensor-parallel ranks, [tp, bytes], where they are wanted."""
-    tp_rank = parallel_state.get_tensor_model_parallel_rank()
-    tp_size = parallel_state.get_tensor_model_parallel_world_size()
-    rows = torch.empty(tp_size * row_bytes(run), dtype=torch.uint8, device=device)
+    """The byte vectors of all holders, [ranks, bytes], where they are wanted."""
+    rows = torch.empty(holders.size * row_bytes(run), dtype=torch.uint8, device=device)
     if run[0].stage == parallel_state.get_pipeline_model_parallel_rank():
-        row = pack(run, [local[piece.parameter.name] for piece in run])
-        group = parallel_state.get_tensor_model_parallel_group()
-        dist.all_gather_into_tensor(rows, row, group=group)
-    if not everywhere and tp_rank != 0:
+        row = pack(run, [local[piece.name] for piece in run])
+        dist.all_gather_into_tensor(rows, row, group=holders.group)
+    if not everywhere and holders.rank != 0:
         return None
     stages: Any = parallel_state.get_pipeline_model_parallel_group()
     if dist.get_world_size(stages) > 1:
         dist.broadcast(rows, src=dist.get_global_rank(stages, run[0].stage), group=stages)
-    return rows.view(tp_size, -1) if everywhere or dist.get_rank() == 0 else None
+    return rows.view(holders.size, -1) if everywhere or dist.get_rank() == 0 else None

@@ -1,4 +1,4 @@
-"""Hugging Face weights straight into the shards of a running model, at any TP and PP."""
+"""Hugging Face weights straight into the shards of a running model, at any TP, PP, EP and ETP."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,11 +55,15 @@ def located(chunk: nn.Module, table: ParameterTable) -> Iterator[tuple[Parameter
     model = unwrap(chunk)
     layers = model.decoder.layers
     layer_offset: int = layers[0].layer_number - 1 if len(layers) else 0
-    experts: int = getattr(model.config, "num_moe_experts", None) or 0
-    per_rank = experts // parallel_state.get_expert_model_parallel_world_size()
-    expert_offset = per_rank * parallel_state.get_expert_model_parallel_rank()
+    expert_offset = experts_per_rank(chunk) * parallel_state.get_expert_model_parallel_rank()
     for name, tensor in named_tensors(model):
         yield table.find(global_name(name, layer_offset, expert_offset=expert_offset)), tensor
+
+
+def experts_per_rank(chunk: nn.Module) -> int:
+    """How many of each layer's routed experts this rank holds; 0 in a model without."""
+    experts: int = getattr(unwrap(chunk).config, "num_moe_experts", None) or 0
+    return experts // parallel_state.get_expert_model_parallel_world_size()
 
 
 @torch.no_grad()
