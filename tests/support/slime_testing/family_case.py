@@ -33,8 +33,13 @@ def expected(directory: Path, work: Path) -> None:
     """
     from transformers import AutoModelForCausalLM
 
+    from slime_testing.tiny_families import known_config
+
     model: Any = AutoModelForCausalLM.from_pretrained(
-        directory, attn_implementation="eager", dtype=torch.float32
+        directory,
+        config=known_config(directory),
+        attn_implementation="eager",
+        dtype=torch.float32,
     )
     found: list[Tensor] = []
     loss = torch.zeros(())

@@ -34,7 +34,7 @@ _LATENT = _EXPERTS | {
         "mscale_all_dim": 0.7,
     },
 }
-_BUILT_AS = {"kimi_k2": "deepseek_v3"}
+_BUILT_AS = {"kimi_k2": "deepseek_v3", "mimo": "qwen2"}
 """Families whose models transformers has under another ``model_type``."""
 _DIFFERENCES: Mapping[str, dict[str, Any]] = {
     "qwen3_moe": _EXPERTS
@@ -43,6 +43,31 @@ _DIFFERENCES: Mapping[str, dict[str, Any]] = {
         "num_experts": 4,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
+    },
+    "glm4": {
+        "architectures": ["Glm4ForCausalLM"],
+        "attention_bias": True,
+        "partial_rotary_factor": 0.5,
+    },
+    "glm4_moe": _EXPERTS
+    | {
+        "architectures": ["Glm4MoeForCausalLM"],
+        "attention_bias": True,
+        "partial_rotary_factor": 0.5,
+        "use_qk_norm": True,
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.5,
+        "num_nextn_predict_layers": 1,
+    },
+    "mimo": {
+        "architectures": ["MiMoForCausalLM"],
+        "attention_bias": True,
+        "head_dim": 16,
+        "num_nextn_predict_layers": 1,
     },
     "deepseek_v3": _LATENT | {"architectures": ["DeepseekV3ForCausalLM"], "q_lora_rank": 20},
     "kimi_k2": _LATENT | {"architectures": ["DeepseekV3ForCausalLM"], "q_lora_rank": 20},
@@ -80,22 +105,30 @@ def make_family(directory: Path | str, model_type: str, *, seed: int = 0, **chan
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     config = family_config(model_type, **changes)
-    known = config | {"model_type": _BUILT_AS.get(model_type, model_type)}
-    (directory / "config.json").write_text(json.dumps(known))
+    text = json.dumps(config, indent=2)
+    (directory / "config.json").write_text(text)
     built = random_model(directory, seed=seed)
     built.save_pretrained(directory)
-    (directory / "config.json").write_text(json.dumps(config, indent=2))
+    (directory / "config.json").write_text(text)
     model.write_tokenizer(directory)
     return directory
+
+
+def known_config(directory: Path) -> Any:
+    """Transformers' configuration of ``directory``, under a ``model_type`` that it has."""
+    from transformers import AutoConfig
+
+    values = json.loads((directory / "config.json").read_text())
+    kind = values.pop("model_type")
+    return AutoConfig.for_model(_BUILT_AS.get(kind, kind), **values)
 
 
 def random_model(directory: Path, *, seed: int) -> Any:
     """Transformers' model of ``directory``/config.json with random weights."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(directory)
-    built = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    built = AutoModelForCausalLM.from_config(known_config(directory), dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*built.named_parameters(), *built.named_buffers()]:

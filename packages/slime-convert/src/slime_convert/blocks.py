@@ -189,6 +189,15 @@ def check_dense(config: HfConfig, *, qkv_bias: bool = False) -> None:
     )
 
 
+def rotary_percent(config: HfConfig) -> float:
+    """Return which part of each head is rotated (``partial_rotary_factor``); it must be given."""
+    parameters: HfConfig = config.get("rope_parameters") or {}
+    found = config.get("partial_rotary_factor", parameters.get("partial_rotary_factor"))
+    if found is None:
+        raise CheckpointError("config.json gives no partial_rotary_factor")
+    return float(found)
+
+
 def refuse_scaled_rope(config: HfConfig) -> None:
     """Raise ``CheckpointError`` for rotary embeddings that are stretched for longer contexts."""
     kind = rope(config).kind

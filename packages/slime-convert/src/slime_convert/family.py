@@ -30,8 +30,13 @@ class Family:
     ignored: tuple[str, ...] = ()
     """Patterns (``fnmatch``) of tensors that checkpoints may contain and no parameter needs; the
     ``counts`` may be named: ``model.layers.{i}.*`` is the first layer after the decoder's last."""
+    carried: tuple[str, ...] = ()
+    """Patterns like those of ``ignored``, of tensors that are not trained and are copied unchanged
+    from the checkpoint a model started as into those written of it."""
     optional: tuple[str, ...] = ()
     """Tensors that checkpoints may lack: their parameters keep what they start as."""
+    post_norms: bool = False
+    """Whether attention and MLP normalise what they give before it is added."""
 
     def megatron_args(self, hf_config: HfConfig) -> dict[str, Any]:
         """Return Megatron's architecture arguments, by destination, for this config.json.
@@ -46,5 +51,10 @@ class Family:
         sizes: Mapping[str, int] = self.dims(hf_config)
         counts = self.counts(hf_config)
         parameters = expand(self.rules, hf_config, sizes=sizes, counts=counts)
-        ignored = tuple(pattern.format_map(counts) for pattern in self.ignored)
-        return ParameterTable(self.model_type, tuple(parameters), ignored, self.optional)
+        ignored, carried = (
+            tuple(pattern.format_map(counts) for pattern in patterns)
+            for patterns in (self.ignored, self.carried)
+        )
+        return ParameterTable(
+            self.model_type, tuple(parameters), ignored, self.optional, carried=carried
+        )

@@ -21,6 +21,8 @@ class ParameterTable:
     ignored: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     """Hugging Face tensors that a checkpoint may lack: their parameters keep what they start as."""
+    carried: tuple[str, ...] = ()
+    """Patterns of tensors that no parameter needs and written checkpoints take over unchanged."""
     _by_name: dict[str, Parameter] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -50,7 +52,12 @@ class ParameterTable:
 
     def ignores(self, hf_name: str) -> bool:
         """Return whether a checkpoint may contain this tensor although no parameter needs it."""
-        return any(fnmatchcase(hf_name, pattern) for pattern in self.ignored)
+        patterns = (*self.ignored, *self.carried)
+        return any(fnmatchcase(hf_name, pattern) for pattern in patterns)
+
+    def carries(self, hf_name: str) -> bool:
+        """Return whether written checkpoints take this tensor over from the one started from."""
+        return any(fnmatchcase(hf_name, pattern) for pattern in self.carried)
 
 
 def expand(

@@ -2,7 +2,17 @@
 
 from slime_core.errors import CheckpointError
 
-from slime_convert.families import deepseek_v3, glm4_moe_lite, llama, qwen2, qwen3, qwen3_moe
+from slime_convert.families import (
+    deepseek_v3,
+    glm4,
+    glm4_moe,
+    glm4_moe_lite,
+    llama,
+    mimo,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+)
 from slime_convert.families.scored import classifier_config, scored
 from slime_convert.family import Family
 from slime_convert.hf_config import read_config
@@ -13,8 +23,11 @@ __all__ = ["FAMILIES", "Family", "classifier_config", "find", "read_config", "sc
 _ALL = (
     deepseek_v3.FAMILY,
     deepseek_v3.KIMI_K2,
+    glm4.FAMILY,
+    glm4_moe.FAMILY,
     glm4_moe_lite.FAMILY,
     llama.FAMILY,
+    mimo.FAMILY,
     qwen2.FAMILY,
     qwen3.FAMILY,
     qwen3_moe.FAMILY,

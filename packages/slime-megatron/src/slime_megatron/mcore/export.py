@@ -17,6 +17,7 @@ way; they come after everything else.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from slime_convert.families import classifier_config
 from slime_convert.hf import write_hf
+from slime_convert.hf.carried import carried_tensors
 from slime_convert.names import expert_of, local_name
 from slime_convert.rules import Parameter
 from slime_core.errors import CheckpointError
@@ -92,15 +94,19 @@ def on_rank_zero(
 def save_hf(state: TrainState, directory: Path, *, source: Path) -> None:
     """Write the model as a Hugging Face checkpoint; config and tokenizer come from ``source``.
 
-    Every rank calls it; rank 0 writes. The directory appears when it is complete.
+    Tensors of ``source`` that are not trained but belong to the checkpoint, such as layers for
+    multi-token prediction, are taken over as they are there. Every rank calls it; rank 0 writes.
+    The directory appears when it is complete.
     """
+    table = state.family.parameters(state.hf_config)
 
     def write(buckets: Iterator[Bucket]) -> None:
+        trained = (item for bucket in buckets for item in bucket)
         write_hf(
             directory,
-            (item for bucket in buckets for item in bucket),
+            chain(trained, carried_tensors(source, table)),
             source=source,
-            expected=state.family.parameters(state.hf_config).hf_tensors,
+            expected=table.hf_tensors,
             config_changes=classifier_config(state.hf_config) if state.value_head else None,
         )
 

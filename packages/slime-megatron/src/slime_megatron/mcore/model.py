@@ -10,6 +10,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.moe.router import TopKRouter
 from megatron.training.arguments import core_transformer_config_from_args
 from megatron.training.training import get_megatron_ddp_config, wrap_model_chunks_with_ddp
 from slime_core.errors import ConfigError
@@ -18,6 +19,7 @@ from slime_megatron.mcore.attention import CausalAttention
 from slime_megatron.mcore.bootstrap import quiet
 from slime_megatron.mcore.mla import complete_config, use_latent_attention
 from slime_megatron.mcore.norm import RMSNorm
+from slime_megatron.mcore.post_norm import use_post_norms
 from slime_megatron.mcore.rotary import PositionRotary
 from slime_megatron.mcore.value_head import ValueHead
 
@@ -33,16 +35,19 @@ def transformer_config(args: Any) -> Any:
 
     ``calculate_per_token_loss`` is always on in it, whatever the flag of that name says: with it
     Megatron adds gradients over microbatches and data- and context-parallel ranks and scales them
-    by nothing, so the loss itself carries the divisor (see ``step``).
+    by nothing, so the loss itself carries the divisor (see ``step``). Fused kernels for experts
+    need TransformerEngine and are off, whatever their flags say: the flags say how to compute, not
+    what.
     """
     with quiet():
         config = core_transformer_config_from_args(args)
     config.calculate_per_token_loss = True
+    config.moe_grouped_gemm = config.moe_permute_fusion = config.moe_router_fusion = False
     complete_config(config, args)
     return config
 
 
-def layer_spec(config: Any, vp_stage: int | None = None) -> Any:
+def layer_spec(config: Any, vp_stage: int | None = None, *, post_norms: bool = False) -> Any:
     """Megatron's local block spec of this stage with attention and norms swapped for ours."""
     if config.normalization != "RMSNorm":
         raise ConfigError(f"--normalization {config.normalization}: only RMSNorm is supported")
@@ -61,19 +66,21 @@ def layer_spec(config: Any, vp_stage: int | None = None) -> Any:
                 setattr(attention, name, RMSNorm)
         if config.multi_latent_attention:
             use_latent_attention(parts.self_attention)
+        if post_norms:
+            use_post_norms(parts)
     block.layer_norm = RMSNorm
     return block
 
 
 def _gpt_chunk(
-    args: Any, config: Any, vp_stage: int | None, *, value_head: bool
+    args: Any, config: Any, vp_stage: int | None, family: "Family", *, value_head: bool
 ) -> torch.nn.Module:
     """The layers of one (virtual) pipeline stage."""
     tied = not args.untie_embeddings_and_output_weights
     ends: dict[str, Any] = {"ignore_virtual": False, "vp_stage": vp_stage}
     model: Any = GPTModel(
         config=config,
-        transformer_layer_spec=layer_spec(config, vp_stage),
+        transformer_layer_spec=layer_spec(config, vp_stage, post_norms=family.post_norms),
         vocab_size=args.padded_vocab_size,
         max_sequence_length=args.max_position_embeddings,
         pre_process=parallel_state.is_pipeline_first_stage(**ends),
@@ -157,13 +164,24 @@ def build(
     for stage in range(stages) if stages else (None,):
         with quiet():
             if provider is None:
-                chunk = _gpt_chunk(args, config, stage, value_head=value_head)
+                chunk = _gpt_chunk(args, config, stage, family, value_head=value_head)
             else:
                 chunk = _provided_chunk(provider, stage)
         setattr(chunk, "vp_stage", stage)  # noqa: B010
         chunks.append(chunk.to(torch.cuda.current_device()))
     freeze(chunks, only_train=only_train, frozen=frozen)
     return _wrap(args, config, chunks)
+
+
+def _keep_routing_bias(chunks: Sequence[torch.nn.Module]) -> None:
+    """Keep the biases that choose experts in float32, as checkpoints have them.
+
+    Megatron does it in the first forward pass, and weights are loaded before.
+    """
+    for chunk in chunks:
+        for module in chunk.modules():
+            if isinstance(module, TopKRouter):
+                module._maintain_float32_expert_bias()  # pyright: ignore[reportPrivateUsage]
 
 
 def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.nn.Module]:
@@ -173,6 +191,7 @@ def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.n
             tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
     if args.bf16 or args.fp16:
         chunks = [Float16Module(config, chunk) for chunk in chunks]
+        _keep_routing_bias(chunks)
     ddp_config = get_megatron_ddp_config(args)
     # A step with a gradient that is not finite is handled once, in `step`, by the gradient norm.
     ddp_config.check_for_nan_in_grad = False
