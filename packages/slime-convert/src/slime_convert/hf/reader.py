@@ -1,6 +1,7 @@
 """Reading a Hugging Face checkpoint tensor by tensor, and refusing one that is not whole."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
@@ -100,9 +101,8 @@ class HfReader:
             tensor = tensor[0]
         size = prod(entry.shape[1:]) * BITS[entry.dtype] // 8
         try:
-            stream = self._stream(path)
-            stream.seek(self._headers[path].start + entry.begin + begin * size)
-            read = _fill(stream, memoryview(tensor.view(-1).view(torch.uint8).numpy()))
+            position = self._headers[path].start + entry.begin + begin * size
+            read = read_into(self._stream(path), position, tensor)
         except OSError as error:
             raise CheckpointError(f"cannot read `{name}` from {path}: {error}") from error
         if not read:
@@ -187,11 +187,15 @@ class HfReader:
         return self._streams[path]
 
 
-def _fill(stream: BinaryIO, buffer: memoryview) -> bool:
-    """Read until the buffer is full; return False when the file ends before that."""
+def read_into(stream: BinaryIO, position: int, tensor: Tensor) -> bool:
+    """Fill a tensor with a file's bytes; return False when the file ends before it is full.
+
+    The place up to which the file was read otherwise does not matter or change: threads share it.
+    """
+    buffer = memoryview(tensor.view(-1).view(torch.uint8).numpy())
     filled = 0
     while filled < len(buffer):
-        count = stream.readinto(buffer[filled:])  # pyright: ignore[reportAttributeAccessIssue]
+        count = os.preadv(stream.fileno(), [buffer[filled:]], position + filled)
         if not count:
             return False
         filled += count

@@ -9,8 +9,9 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -33,9 +34,23 @@ METADATA = {"format": "pt", "writer": "slime-convert"}
 ASSET_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 
 
+@dataclass(frozen=True, slots=True)
+class TensorStream:
+    """A tensor too large to be held in memory: its rows, in order, some at a time."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterator[Tensor]]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole tensor."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
 def write_hf(
     directory: Path | str,
-    tensors: Iterable[tuple[str, Tensor]],
+    tensors: Iterable[tuple[str, Tensor | TensorStream]],
     *,
     source: Path | str,
     max_shard_bytes: int = 5 * GIB,
@@ -102,18 +117,20 @@ class _Shards:
     def path(self, number: int) -> Path:
         return self.directory / f"{number}.part"
 
-    def add(self, name: str, tensor: Tensor) -> None:
+    def add(self, name: str, tensor: Tensor | TensorStream) -> None:
         if name in self.file_of:
             raise CheckpointError(f"`{name}` was given twice")
         if tensor.dtype not in DTYPES:
             raise CheckpointError(
                 f"`{name}` is {tensor.dtype}, which safetensors files do not hold"
             )
-        size = tensor.numel() * tensor.element_size()
-        header = len(json.dumps(name)) + 12 * tensor.ndim + ENTRY_BYTES
+        size = tensor.nbytes
+        header = len(json.dumps(name)) + 12 * len(tensor.shape) + ENTRY_BYTES
         file = self._room(size, header)
         begin = file.tell() - HEADER_BYTES
-        file.write(_bytes(tensor))
+        for block in (tensor,) if isinstance(tensor, Tensor) else tensor.blocks():
+            file.write(_bytes(block))
+        assert file.tell() - HEADER_BYTES == begin + size, name
         self._entries[name] = Entry(DTYPES[tensor.dtype], tuple(tensor.shape), begin, begin + size)
         self._header_bytes += header
         self.file_of[name] = self.num_files

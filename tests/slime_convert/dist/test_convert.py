@@ -1,0 +1,187 @@
+"""Hugging Face to Megatron and back, for every family."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from slime_convert.dist import DistReader, Layout, dist_to_hf, hf_to_dist
+from slime_convert.dist import chunks as chunks_module
+from slime_convert.dist import convert as convert_module
+from slime_convert.families import FAMILIES
+from slime_core.errors import CheckpointError
+from slime_core.staging import latest
+from slime_testing.checkpoints import change, hf_tensors, same_bytes, to_bfloat16
+from slime_testing.tiny import make_qwen3
+from slime_testing.tiny_families import make_family
+
+LAYOUTS = [Layout(1, 1), Layout(2, 1), Layout(2, 2), Layout(1, 2, vocab_divisible_by=1)]
+
+
+def error_of(call: Any, *args: Any) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Any:
+    made: dict[str, Path] = {}
+
+    def make(model_type: str) -> Path:
+        if model_type not in made:
+            made[model_type] = make_family(tmp_path_factory.mktemp(model_type), model_type)
+        return made[model_type]
+
+    return make
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_every_byte_comes_back(models, tmp_path, model_type, layout):
+    source = models(model_type)
+    directory = hf_to_dist(source, tmp_path / "dist", layout)
+    assert latest(tmp_path / "dist") == directory
+    back = dist_to_hf(directory, source, tmp_path / "back")
+    assert same_bytes(hf_tensors(back), hf_tensors(source))
+    assert (back / "config.json").read_text() == (source / "config.json").read_text()
+
+
+def test_sixteen_bits_with_some_tensors_in_thirty_two(tmp_path):
+    source = to_bfloat16(make_family(tmp_path / "hf", "deepseek_v3"))
+    back = dist_to_hf(hf_to_dist(source, tmp_path / "dist"), source, tmp_path / "back")
+    found = hf_tensors(back)
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16, torch.float32}
+    assert same_bytes(found, hf_tensors(source))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tensors_larger_than_the_memory_allowed_pass_in_pieces(tmp_path, monkeypatch, tied):
+    source = make_qwen3(tmp_path / "hf", tied=tied, num_key_value_heads=4)
+    monkeypatch.setattr(chunks_module, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(convert_module, "CHUNK_BYTES", 2048)
+    monkeypatch.setattr(convert_module, "WHOLE_BYTES", 2048)
+    directory = hf_to_dist(source, tmp_path / "dist", Layout(2, 1))
+    with DistReader(directory) as reader:
+        largest = max(
+            torch.Size(chunk.sizes).numel()
+            for described in reader._tensors.values()
+            for chunk in described.chunks
+        )
+    assert largest * 4 <= 64 * 4 * 32 * 3  # a query group of qkv, 8 rows of all others
+    back = dist_to_hf(directory, source, tmp_path / "back")
+    assert same_bytes(hf_tensors(back), hf_tensors(source))
+
+
+def test_the_vocabulary_is_padded_as_for_the_layout(tmp_path):
+    source = make_qwen3(tmp_path / "hf")
+    for layout, rows in [(Layout(1), 128), (Layout(2), 256), (Layout(2, 1, 1), 100)]:
+        out = tmp_path / f"{rows}"
+        with DistReader(hf_to_dist(source, out, layout)) as reader:
+            assert reader.shape("embedding.word_embeddings.weight") == (rows, 64)
+            assert reader.shape("output_layer.weight") == (rows, 64)
+
+
+def test_the_same_bytes_are_written_every_time(tmp_path):
+    source = make_qwen3(tmp_path / "hf")
+    first, second = (hf_to_dist(source, tmp_path / name, Layout(2, 2)) for name in "ab")
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+
+
+def test_a_layout_the_model_does_not_divide_into_is_refused(tmp_path):
+    source = make_qwen3(tmp_path / "hf")
+    out = tmp_path / "dist"
+    assert "must divide the model's 2 layers" in error_of(hf_to_dist, source, out, Layout(1, 3))
+    assert "--tensor-model-parallel-size must divide" in error_of(
+        hf_to_dist, source, out, Layout(3)
+    )
+    assert not out.exists()
+
+
+def edit_missing(tensors):
+    del tensors["model.norm.weight"]
+
+
+def edit_extra(tensors):
+    tensors["model.layers.0.self_attn.q_proj.bias"] = torch.zeros(128)
+
+
+def edit_misshapen(tensors):
+    tensors["model.norm.weight"] = torch.ones(63)
+
+
+def edit_nan(tensors):
+    tensors["model.layers.1.mlp.up_proj.weight"][5, 6] = float("nan")
+
+
+def edit_integers(tensors):
+    tensors["model.norm.weight"] = torch.ones(64, dtype=torch.int32)
+
+
+def edit_one_half(tensors):
+    tensors["model.layers.1.mlp.up_proj.weight"] = tensors[
+        "model.layers.1.mlp.up_proj.weight"
+    ].bfloat16()
+
+
+def edit_one_layer(tensors):
+    tensors["model.layers.1.mlp.down_proj.weight"] = tensors[
+        "model.layers.1.mlp.down_proj.weight"
+    ].bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (edit_missing, "missing: model.norm.weight"),
+        (edit_extra, "unknown to the model: model.layers.0.self_attn.q_proj.bias"),
+        (edit_misshapen, r"of another shape: model.norm.weight [63] instead of [64]"),
+        (edit_nan, "`model.layers.1.mlp.up_proj.weight`"),
+        (edit_integers, "model.norm.weight is I32"),
+        (edit_one_half, "are BF16 and F32"),
+        (edit_one_layer, "`decoder.layers.mlp.linear_fc2.weight` is torch.bfloat16"),
+    ],
+)
+def test_tensors_that_are_not_in_order_leave_no_checkpoint(tmp_path, edit, message):
+    source, out = make_qwen3(tmp_path / "hf"), tmp_path / "dist"
+    change(source, edit)
+    assert message in error_of(hf_to_dist, source, out)
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_another_family_is_refused(tmp_path):
+    source = make_qwen3(tmp_path / "hf")
+    directory = hf_to_dist(source, tmp_path / "dist")
+    config = json.loads((source / "config.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    out = tmp_path / "back"
+    assert "model_type is 'qwen3' there and 'llama' here" in error_of(
+        dist_to_hf, directory, other, out
+    )
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "gpt_neo"}))
+    assert "gpt_neo" in error_of(dist_to_hf, directory, other, out)
+    assert not out.exists()
+
+
+def test_what_no_conversion_wrote_is_not_overwritten(tmp_path):
+    source, out = make_qwen3(tmp_path / "hf"), tmp_path / "dist"
+    out.mkdir()
+    (out / "iter_0000007").mkdir()
+    assert "iter_0000007, which no conversion wrote" in error_of(hf_to_dist, source, out)
+    (out / "iter_0000007").rmdir()
+    hf_to_dist(source, out)
+    again = hf_to_dist(source, out, Layout(2))
+    assert latest(out) == again
+
+
+def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    source, out = make_qwen3(tmp_path / "hf"), tmp_path / "dist"
+    usage = convert_module.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: usage)
+    assert "GB are needed" in error_of(hf_to_dist, source, out)
+    assert not out.exists()
