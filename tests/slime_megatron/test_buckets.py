@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from slime_convert.rules import HfTensor, Parameter, Split, Transform
 from slime_convert.shards import shard
@@ -36,6 +38,13 @@ def test_a_parameter_larger_than_the_limit_travels_alone():
     pieces = [make_piece(name, rows, 0) for name, rows in [("a", 10), ("b", 100), ("c", 10)]]
     assert names(list(split_runs(pieces, 80))) == ["a", "b", "c"]
     assert list(split_runs([], 80)) == []
+
+
+def test_parameters_that_belong_together_are_never_parted():
+    a, b, c = (make_piece(name, 10, 0) for name in "abc")  # 40 bytes each
+    b = replace(b, members=(replace(b.members[0], with_next=True),))
+    assert names(list(split_runs([a, b, c], 80))) == ["a", "bc"]
+    assert names(list(split_runs([a, b, c], 60))) == ["a", "bc"]
 
 
 def test_parts_of_any_dtype_are_put_together_bit_for_bit():

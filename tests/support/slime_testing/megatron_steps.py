@@ -18,6 +18,8 @@ def gradient_step(state: Any, step: int) -> float:
     table = state.family.parameters(state.hf_config)
     for chunk in state.chunks:
         for parameter, tensor in located(chunk, table):
+            if not isinstance(tensor, torch.nn.Parameter):  # a buffer: no optimizer moves it
+                continue
             place = tensor_ranks(parameter)
             generator = torch.Generator().manual_seed(
                 zlib.crc32(parameter.hf[0].name.encode()) + step

@@ -12,7 +12,7 @@ from slime_core.errors import CheckpointError
 from slime_convert import blocks
 from slime_convert.blocks import HF_LAYER, MEGATRON_LAYER
 from slime_convert.hf_config import Rope, refuse, require, rope
-from slime_convert.rules import HfConfig, Index, Rule, Split, hf
+from slime_convert.rules import HfConfig, Index, Rule, Split, always, hf
 
 
 def has_query_latent(config: HfConfig, _index: Index) -> bool:
@@ -26,30 +26,38 @@ def has_no_query_latent(config: HfConfig, index: Index) -> bool:
 
 
 def attention() -> tuple[Rule, ...]:
-    """Rules of multi-latent attention."""
+    """Rules of multi-latent attention.
+
+    SGLang joins the two down projections in one weight while loading, if both are there.
+    """
     ours, theirs = f"{MEGATRON_LAYER}.self_attention", f"{HF_LAYER}.self_attn"
     latent, direct = has_query_latent, has_no_query_latent
     rows = (
         # Megatron, Hugging Face, dimensions, split, when
         ("linear_q_proj", "q_proj", ("q", "hidden"), Split.COLUMN, direct),
-        ("linear_q_down_proj", "q_a_proj", ("q_latent", "hidden"), Split.REPLICATED, latent),
         ("q_layernorm", "q_a_layernorm", ("q_latent",), Split.REPLICATED, latent),
         ("linear_q_up_proj", "q_b_proj", ("q", "q_latent"), Split.COLUMN, latent),
+        ("linear_q_down_proj", "q_a_proj", ("q_latent", "hidden"), Split.REPLICATED, latent),
+        (
+            "linear_kv_down_proj",
+            "kv_a_proj_with_mqa",
+            ("kv_down", "hidden"),
+            Split.REPLICATED,
+            always,
+        ),
+        ("kv_layernorm", "kv_a_layernorm", ("kv_latent",), Split.REPLICATED, always),
+        ("linear_kv_up_proj", "kv_b_proj", ("kv_up", "kv_latent"), Split.COLUMN, always),
+        ("linear_proj", "o_proj", ("hidden", "values"), Split.ROW, always),
     )
-    queries = (
-        Rule(f"{ours}.{name}.weight", (hf(f"{theirs}.{x}.weight", *dims),), split=cut, when=when)
-        for name, x, dims, cut, when in rows
-    )
-    down = hf(f"{theirs}.kv_a_proj_with_mqa.weight", "kv_down", "hidden")
-    norm = hf(f"{theirs}.kv_a_layernorm.weight", "kv_latent")
-    up = hf(f"{theirs}.kv_b_proj.weight", "kv_up", "kv_latent")
-    out = hf(f"{theirs}.o_proj.weight", "hidden", "values")
-    return (
-        *queries,
-        Rule(f"{ours}.linear_kv_down_proj.weight", (down,)),
-        Rule(f"{ours}.kv_layernorm.weight", (norm,)),
-        Rule(f"{ours}.linear_kv_up_proj.weight", (up,), split=Split.COLUMN),
-        Rule(f"{ours}.linear_proj.weight", (out,), split=Split.ROW),
+    return tuple(
+        Rule(
+            f"{ours}.{name}.weight",
+            (hf(f"{theirs}.{tensor}.weight", *sizes),),
+            split=split,
+            when=when,
+            with_next=name == "linear_q_down_proj",
+        )
+        for name, tensor, sizes, split, when in rows
     )
 
 

@@ -104,4 +104,5 @@ def _fill(rule: Rule, index: Index, sizes: Mapping[str, int]) -> Parameter:
         num_query_groups=sizes["groups"],
         alias=rule.alias,
         expert="e" in index,
+        with_next=rule.with_next,
     )

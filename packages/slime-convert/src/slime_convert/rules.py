@@ -81,6 +81,9 @@ class Rule:
     alias: bool = False
     """Whether the Hugging Face tensors belong to another rule: they are read for this parameter
     too and never written from it (tied output layers)."""
+    with_next: bool = False
+    """Whether engines need the tensors of this rule and of the next in one update, because they
+    join them while loading."""
 
     def __post_init__(self) -> None:
         assert len(self.hf) == 1 or self.transform is not Transform.COPY, self.megatron
@@ -110,6 +113,8 @@ class Parameter:
     alias: bool
     expert: bool
     """Whether it belongs to one routed expert: cut over the expert-tensor-parallel ranks."""
+    with_next: bool = False
+    """Whether it is published together with the next one; see ``Rule``."""
 
     @property
     def shape(self) -> tuple[int, ...]:

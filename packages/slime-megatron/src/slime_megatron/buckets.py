@@ -72,18 +72,31 @@ class Piece:
 def split_runs(pieces: Sequence[Piece], bucket_bytes: int) -> Iterator[list[Piece]]:
     """Yield the longest runs held by the same ranks, of at most ``bucket_bytes``.
 
-    A parameter larger than that is a run of its own.
+    A parameter larger than that is a run of its own; parameters that engines want together (see
+    ``Rule.with_next``) count as one.
     """
     run: list[Piece] = []
     size = 0
-    for piece in pieces:
-        if run and (_place(piece) != _place(run[0]) or size + piece.full_bytes > bucket_bytes):
+    for unit in _units(pieces):
+        unit_bytes = sum(piece.full_bytes for piece in unit)
+        if run and (_place(unit[0]) != _place(run[0]) or size + unit_bytes > bucket_bytes):
             yield run
             run, size = [], 0
-        run.append(piece)
-        size += piece.full_bytes
+        run += unit
+        size += unit_bytes
     if run:
         yield run
+
+
+def _units(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Runs that must not be divided; rules say so only of parameters of one layer."""
+    unit: list[Piece] = []
+    for piece in pieces:
+        unit.append(piece)
+        if not piece.members[0].with_next:
+            yield unit
+            unit = []
+    assert not unit, "the last parameter has no next"
 
 
 def _place(piece: Piece) -> tuple[int, bool]:

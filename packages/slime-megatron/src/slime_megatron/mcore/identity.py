@@ -101,10 +101,17 @@ def _architecture(state: TrainState) -> dict[str, Any]:
 
 
 def _optimizer(state: TrainState) -> dict[str, Any]:
+    args = state.args
+    own_groups = (
+        args.expert_model_parallel_size > 1
+        or args.expert_tensor_parallel_size != args.tensor_model_parallel_size
+    )
     return {
-        "optimizer": state.args.optimizer,
-        "use_distributed_optimizer": state.args.use_distributed_optimizer,
-        "bf16": state.args.bf16,
+        "optimizer": args.optimizer,
+        "use_distributed_optimizer": args.use_distributed_optimizer,
+        "bf16": args.bf16,
+        # Then Megatron keeps their state in an optimizer of its own.
+        "experts in groups of their own": bool(args.num_experts) and own_groups,
     }
 
 
