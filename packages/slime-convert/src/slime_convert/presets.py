@@ -5,6 +5,7 @@ script may still ``source scripts/models/qwen3-4B.sh``, and its values are then 
 config.json. The files are written by ``python -m slime_convert.presets scripts/models``.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,38 @@ _FLAGS = {
     "layernorm_epsilon": "--norm-epsilon",
     "position_embedding_type": "--position-embedding-type",
     "rotary_base": "--rotary-base",
+    "rotary_percent": "--rotary-percent",
+    "rotary_interleaved": "--rotary-interleaved",
     "use_rope_scaling": "--use-rope-scaling",
     "rope_scaling_factor": "--rope-scaling-factor",
+    "multi_latent_attention": "--multi-latent-attention",
+    "q_lora_rank": "--q-lora-rank",
+    "kv_lora_rank": "--kv-lora-rank",
+    "qk_head_dim": "--qk-head-dim",
+    "qk_pos_emb_head_dim": "--qk-pos-emb-head-dim",
+    "v_head_dim": "--v-head-dim",
+    "rope_type": "--rope-type",
+    "rotary_scaling_factor": "--rotary-scaling-factor",
+    "yarn_original_max_position_embeddings": "--yarn-original-max-position-embeddings",
+    "yarn_beta_fast": "--yarn-beta-fast",
+    "yarn_beta_slow": "--yarn-beta-slow",
+    "mscale": "--mscale",
+    "mscale_all_dim": "--mscale-all-dim",
+    "num_experts": "--num-experts",
+    "moe_layer_freq": "--moe-layer-freq",
+    "moe_ffn_hidden_size": "--moe-ffn-hidden-size",
+    "moe_shared_expert_intermediate_size": "--moe-shared-expert-intermediate-size",
+    "moe_router_topk": "--moe-router-topk",
+    "moe_router_score_function": "--moe-router-score-function",
+    "moe_router_pre_softmax": "--moe-router-pre-softmax",
+    "moe_router_enable_expert_bias": "--moe-router-enable-expert-bias",
+    "moe_router_bias_update_rate": "--moe-router-bias-update-rate",
+    "moe_router_num_groups": "--moe-router-num-groups",
+    "moe_router_group_topk": "--moe-router-group-topk",
+    "moe_router_topk_scaling_factor": "--moe-router-topk-scaling-factor",
+    "moe_router_load_balancing_type": "--moe-router-load-balancing-type",
+    "moe_router_dtype": "--moe-router-dtype",
+    "moe_token_dispatcher_type": "--moe-token-dispatcher-type",
     "vocab_size": "--vocab-size",
     "untie_embeddings_and_output_weights": "--untie-embeddings-and-output-weights",
 }
@@ -51,8 +82,10 @@ def _flag_line(dest: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return _FLAGS[dest] if value is not (dest in _NEGATED) else ""
+    if value == 1.0 and dest == "rotary_percent":
+        return ""
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{_FLAGS[dest]} {text}"
+    return f"{_FLAGS[dest]} {shlex.quote(text)}"
 
 
 def main(arguments: Sequence[str]) -> None:

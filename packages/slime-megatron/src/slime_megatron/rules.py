@@ -7,8 +7,17 @@ from slime_core.config.draft import MODEL, Draft, Facts
 
 from slime_megatron.config import megatron_flags, model_parallel_sizes, same, virtual_stages
 
-_FREE = frozenset({"max_position_embeddings", "make_vocab_size_divisible_by"})
-"""Architecture values a command line may change without changing the network's weights."""
+_FREE = frozenset(
+    {
+        "max_position_embeddings",
+        "make_vocab_size_divisible_by",
+        "moe_router_load_balancing_type",
+        "moe_router_bias_update_rate",
+        "moe_router_dtype",
+        "moe_token_dispatcher_type",
+    }
+)
+"""What a command line may change without changing the network: how experts are trained, too."""
 
 _FORWARDED = (
     "global_batch_size",
