@@ -1,5 +1,7 @@
 """Families with multi-latent attention: their tensors, their rotary embeddings, what is refused."""
 
+import itertools
+
 import pytest
 from safetensors import safe_open
 from slime_convert import families
@@ -33,13 +35,28 @@ def test_a_family_expects_the_tensors_that_transformers_writes(model_type, chang
     assert {name: x.shape for name, x in table.hf_tensors.items()} == saved
 
 
-def test_layers_that_predict_further_tokens_are_ignored():
+def test_the_layer_that_predicts_a_further_token_is_carried_over():
     config = family_config("deepseek_v3", num_nextn_predict_layers=1)
     table = families.find(config).parameters(config)
-    assert table.ignores("model.layers.2.self_attn.q_a_proj.weight")
+    assert table.carries("model.layers.2.self_attn.q_a_proj.weight")
+    assert table.carries("model.layers.2.eh_proj.weight")
     assert table.ignores("model.layers.2.eh_proj.weight")
     assert not table.ignores("model.layers.1.self_attn.k_proj.weight")
     assert not table.ignores("model.layers.20.eh_proj.weight")
+
+
+def test_down_projections_are_published_in_one_update():
+    """SGLang makes one weight of the two, if one update holds both."""
+    config = family_config("deepseek_v3")
+    names = [p.name for p in families.find(config).parameters(config).exported if p.with_next]
+    following = [
+        after.name
+        for before, after in itertools.pairwise(families.find(config).parameters(config).exported)
+        if before.with_next
+    ]
+    attention = [f"decoder.layers.{i}.self_attention" for i in (0, 1)]
+    assert names == [f"{layer}.linear_q_down_proj.weight" for layer in attention]
+    assert following == [f"{layer}.linear_kv_down_proj.weight" for layer in attention]
 
 
 def test_yarn_of_deepseek_v3_becomes_megatron_flags():
@@ -92,6 +109,7 @@ def test_glm_says_which_layers_are_dense_in_two_ways(changes):
         ("glm4_moe_lite", {"mlp_layer_types": ["sparse", "dense"]}, "dense layers followed"),
         ("glm4_moe_lite", {"first_k_dense_replace": 2}, "first_k_dense_replace 2"),
         ("glm4_moe_lite", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary"),
+        ("glm4_moe_lite", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
     ],
 )
 def test_what_cannot_be_built_is_refused(model_type, changes, message):

@@ -88,6 +88,7 @@ def arguments(config: HfConfig) -> dict[str, Any]:
     heads: int = config["num_attention_heads"]
     refuse(config, "num_key_value_heads", allowed=(heads,), reason="it must be the query heads'")
     refuse(config, "rope_interleave", allowed=(True, None), reason="only True is implemented")
+    refuse(config, "partial_rotary_factor", allowed=(1.0, None), reason="only 1 is implemented")
     query_latent = config.get("q_lora_rank")
     return (
         dense

@@ -1,7 +1,7 @@
 """DeepSeek V3, V3.1 and R1, Moonlight, Kimi K2: latent attention, experts scored by sigmoid.
 
-The layers after the last one of the decoder predict further tokens (``num_nextn_predict_layers``).
-They are not trained: they are ignored when reading and not written.
+The layer after the decoder's last one predicts a further token (``num_nextn_predict_layers``). It
+is not trained, and carried over unchanged into checkpoints that are written.
 """
 
 from dataclasses import replace
@@ -35,7 +35,8 @@ FAMILY = Family(
     arguments=arguments,
     dims=dims,
     counts=blocks_moe.sigmoid_counts,
-    ignored=("model.layers.{i}.*", "model.layers.*.self_attn.rotary_emb.inv_freq"),
+    ignored=("model.layers.*.self_attn.rotary_emb.inv_freq",),
+    carried=("model.layers.{i}.*",),
 )
 
 KIMI_K2 = replace(FAMILY, model_type="kimi_k2", title="Kimi K2")

@@ -1,7 +1,7 @@
 """GLM-4.7-Flash: the layers of DeepSeek V3, which of them have experts given as a list.
 
-The layer after the last one predicts a further token; it is not trained, ignored when reading and
-not written.
+The layer after the last one predicts a further token; it is not trained, and carried over unchanged
+into checkpoints that are written.
 """
 
 from collections.abc import Callable

@@ -136,9 +136,13 @@ class LatentAttention(MLASelfAttention):
         value: Tensor,
         attention_mask: Tensor | None,
         packed_seq_params: Any = None,
+        attn_mask_type: Any = None,
         **_: Any,
     ) -> Tensor:
-        """Attend; a packed input gets back the batch dimension that our core attention expects."""
+        """Attend; a packed input gets back the batch dimension that our core attention expects.
+
+        The mask is causal, whatever the other arguments say.
+        """
         if query.ndim == 3:
             query, key, value = (x.unsqueeze(1) for x in (query, key, value))
         core: Any = self.core_attention
