@@ -5,7 +5,8 @@ Megatron numbers layers and experts by leading dimensions of one tensor, not by 
     decoder.layers.3.mlp.linear_fc2.weight         [h, f]
         -> decoder.layers.mlp.linear_fc2.weight    [layers, h, f] at index (3,)
     decoder.layers.3.mlp.experts.local_experts.7.linear_fc2.weight
-        -> decoder.layers.mlp.experts.linear_fc2.weight    [layers, experts, h, f] at index (3, 7)
+        -> decoder.layers.mlp.experts.experts.linear_fc2.weight
+           [layers, experts, h, f] at index (3, 7)
 
 Layers that are not all alike (some with experts, some without) keep their number in the name.
 
@@ -62,7 +63,7 @@ def place(parameter: Parameter, arguments: Mapping[str, Any]) -> Place:
             key = f"decoder.layers.{key[match.end() :]}"
             index, dims = (layer,), (int(arguments["num_layers"]),)
     if match := _EXPERT.search(key):
-        key = f"{key[: match.start()]}.{key[match.end() :]}"
+        key = f"{key[: match.start()]}.experts.{key[match.end() :]}"
         index, dims = (*index, int(match[1])), (*dims, int(arguments["num_experts"]))
     if not arguments.get("multi_latent_attention"):
         key = _fused_norm(key)
