@@ -8,7 +8,10 @@ from slime_core.config.draft import Draft, Facts
 
 def checkpoints(draft: Draft, facts: Facts) -> None:
     """Saving needs a place, loading needs something there."""
-    for name in ("save_interval", "async_save", "no_save_optim"):
+    needed = ["async_save", "no_save_optim"]
+    if draft["save_hf"] is None:
+        needed.append("save_interval")
+    for name in needed:
         if draft[name] and draft["save"] is None:
             flag = "--" + name.replace("_", "-")
             draft.problem(f"{flag} needs a directory for checkpoints: give --save DIR")
