@@ -5,6 +5,7 @@ from slime_megatron.config import command_line, megatron_flags, same
 def test_a_pattern_of_layers_equals_its_text():
     assert same("([0]*3+[1]*2)", [0, 0, 0, 1, 1])
     assert same((0, 1), "[0, 1]")
+    assert same("1", 1)
     assert not same("[0]*2", [0])
 
 

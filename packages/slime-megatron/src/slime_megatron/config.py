@@ -184,6 +184,8 @@ def same(value: Any, default: Any) -> bool:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
+    if isinstance(value, str) and value.isdigit():
+        return int(value)
     if isinstance(value, str) and value.lstrip(" (").startswith("["):
         try:
             return _pattern(ast.parse(value.strip(), mode="eval").body)
