@@ -9,15 +9,23 @@ from slime_convert.hf.reader import INDEX, SINGLE, HfReader
 from slime_convert.parameters import ParameterTable
 
 
-def carried_tensors(source: Path | str, table: ParameterTable) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in ``source`` that a checkpoint of the model takes over unchanged.
+class CarriedTensors:
+    """The tensors in ``source`` that a checkpoint of the model takes over unchanged.
 
     Such as layers for multi-token prediction. None where ``source`` holds no weights, only
     config.json and a tokenizer.
     """
-    if not any((Path(source) / name).is_file() for name in (SINGLE, INDEX)):
-        return
-    with HfReader(source) as reader:
-        for name in reader.names:
-            if table.carries(name):
-                yield name, reader.get(name)
+
+    def __init__(self, source: Path | str, table: ParameterTable) -> None:
+        self._source = Path(source)
+        self.names: tuple[str, ...] = ()
+        if any((self._source / name).is_file() for name in (SINGLE, INDEX)):
+            with HfReader(source) as reader:
+                self.names = tuple(name for name in reader.names if table.carries(name))
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Read them one by one."""
+        if self.names:
+            with HfReader(self._source) as reader:
+                for name in self.names:
+                    yield name, reader.get(name)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+_NO_PARAMETER: Any = "no parameter"
+
 _KIND = ("lr_mult", "wd_mult", "is_expert_parallel", "is_decoupled_lr", "optimizer")
 
 
@@ -23,12 +25,11 @@ def prime(optimizer: Any) -> None:
     """Give a fresh Adam the state its first step would start from.
 
     Megatron describes what it is going to load or save by the state that exists, and asserts that
-    there is exactly one step count.
+    there is exactly one step count: also where there is no parameter, as for experts on a pipeline
+    stage whose layers have none. There the count of the others stands under a name of its own.
     """
-    for part in parts(optimizer):
-        inner = getattr(part, "optimizer", None)
-        if not isinstance(inner, torch.optim.Adam):  # AdamW is one
-            continue
+    adams = [inner for part in parts(optimizer) if _is_adam(inner := _inner(part))]
+    for inner in adams:
         for group in inner.param_groups:
             for parameter in group["params"]:
                 if not inner.state[parameter]:
@@ -38,6 +39,18 @@ def prime(optimizer: Any) -> None:
                         exp_avg=torch.zeros_like(parameter),
                         exp_avg_sq=torch.zeros_like(parameter),
                     )
+    steps = [state["step"] for inner in adams for state in inner.state.values()]
+    for inner in adams:
+        if not any(group["params"] for group in inner.param_groups) and steps:
+            inner.state[_NO_PARAMETER] = {"step": max(steps).clone()}
+
+
+def _inner(part: Any) -> Any:
+    return getattr(part, "optimizer", None)
+
+
+def _is_adam(inner: Any) -> bool:
+    return isinstance(inner, torch.optim.Adam)  # AdamW is one
 
 
 @torch.no_grad()

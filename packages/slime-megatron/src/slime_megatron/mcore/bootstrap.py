@@ -53,4 +53,7 @@ def load() -> bool:
     with quiet():
         for name in _MODULES:
             importlib.import_module(name)
+        if on_cpu:
+            patches = importlib.import_module("slime_megatron.mcore.patches")
+            patches.exchange_uneven_rows_by_padding()
     return on_cpu

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from slime_convert.families import classifier_config
 from slime_convert.hf import write_hf
-from slime_convert.hf.carried import carried_tensors
+from slime_convert.hf.carried import CarriedTensors
 from slime_convert.names import expert_of, local_name
 from slime_convert.rules import Parameter
 from slime_core.errors import CheckpointError
@@ -102,11 +102,12 @@ def save_hf(state: TrainState, directory: Path, *, source: Path) -> None:
 
     def write(buckets: Iterator[Bucket]) -> None:
         trained = (item for bucket in buckets for item in bucket)
+        carried = CarriedTensors(source, table)
         write_hf(
             directory,
-            chain(trained, carried_tensors(source, table)),
+            chain(trained, carried),
             source=source,
-            expected=table.hf_tensors,
+            expected=(*table.hf_tensors, *carried.names),
             config_changes=classifier_config(state.hf_config) if state.value_head else None,
         )
 

@@ -2,10 +2,15 @@
 
 import logging
 import queue
+from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
+import torch
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategy
+from megatron.core.tensor_parallel import mappings
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -28,3 +33,51 @@ def silence_async_strategy_notice() -> None:
     """Keep Megatron from advising a package (nvidia-resiliency-ext) at every run. Idempotent."""
     module: Any = torch_strategy
     module._logged_mcore_async_deprecation = True
+
+
+def exchange_uneven_rows_by_padding() -> None:
+    """Let ranks with different numbers of rows gather and reduce-scatter them over gloo.
+
+    As the ranks that share experts do, each with the tokens that were sent to it. NCCL can, gloo
+    wants equal shapes: pad, exchange, cut. Idempotent. For the CPU, and megatron-core 0.19.
+    """
+    module: Any = mappings
+    gather, scatter = module._gather_along_first_dim, module._reduce_scatter_along_first_dim
+    if hasattr(gather, "__wrapped__"):
+        return
+
+    @wraps(gather)
+    def padded_gather(
+        x: Tensor,
+        group: Any,
+        output_split_sizes: Sequence[int] | None = None,
+        *rest: Any,
+        **more: Any,
+    ) -> Tensor:
+        if output_split_sizes is None or group.size() == 1:
+            return gather(x, group, output_split_sizes, *rest, **more)
+        sizes = [int(n) for n in output_split_sizes]
+        parts = gather(_padded(x, max(sizes)), group).chunk(len(sizes))
+        return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
+
+    @wraps(scatter)
+    def padded_scatter(
+        x: Tensor,
+        group: Any,
+        input_split_sizes: Sequence[int] | None = None,
+        *rest: Any,
+        **more: Any,
+    ) -> Tensor:
+        if input_split_sizes is None or group.size() == 1:
+            return scatter(x, group, input_split_sizes, *rest, **more)
+        sizes = [int(n) for n in input_split_sizes]
+        parts = torch.cat([_padded(part, max(sizes)) for part in x.split(sizes)])
+        return scatter(parts, group)[: sizes[group.rank()]]
+
+    module._gather_along_first_dim = padded_gather
+    module._reduce_scatter_along_first_dim = padded_scatter
+    logger.debug("ranks exchange uneven rows padded to the most any of them has")
+
+
+def _padded(x: Tensor, rows: int) -> Tensor:
+    return torch.cat([x, x.new_zeros(rows - len(x), *x.shape[1:])])
