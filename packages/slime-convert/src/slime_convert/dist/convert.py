@@ -175,7 +175,7 @@ def dist_to_hf(
     model = Model.of(hf_config)
     with DistReader(checkpoint, check_finite=True) as reader:
         check(reader, model)
-        _check_room(out, sum(_nbytes(reader, model, p) for p in model.table.exported))
+        _check_room(out, _total(reader, model))
         with (
             carried_over(hf_config, model.table) as carried,
             prefetch(hf_tensors(reader, model), size=_ahead, max_bytes=AHEAD_BYTES) as ready,
@@ -212,6 +212,17 @@ def _carried(reader: HfReader, name: str) -> TensorStream:
             yield reader.rows(name, first, min(first + step, rows))
 
     return TensorStream(dtype, shape, blocks)
+
+
+def size_in(checkpoint: Path, model: Model) -> int:
+    """Return the bytes of all tensors that ``dist_to_hf`` will write, those taken over aside."""
+    with DistReader(checkpoint) as reader:
+        check(reader, model)
+        return _total(reader, model)
+
+
+def _total(reader: DistReader, model: Model) -> int:
+    return sum(_nbytes(reader, model, parameter) for parameter in model.table.exported)
 
 
 def check(reader: DistReader, model: Model) -> None:

@@ -71,9 +71,14 @@ class HfReader:
         return self._entry(name).dtype
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files the tensors are in."""
+        return tuple(sorted(set(self._files.values())))
+
+    @property
     def num_files(self) -> int:
         """How many files the tensors are in."""
-        return len(set(self._files.values()))
+        return len(self.files)
 
     def get(self, name: str, *index: slice) -> Tensor:
         """Return a tensor, or the slice of it: ``get(name, slice(0, 8))`` reads 8 rows."""

@@ -62,7 +62,8 @@ def write_hf(
     config.json (its dtype set to what was written), tokenizer and further assets are copied from
     ``source``, which itself is never written to. A directory written by an earlier call is
     replaced, any other one that is not empty is refused. ``expected``: all names that must come;
-    one missing is an error and nothing appears. ``config_changes`` replace values of config.json.
+    one missing is an error and nothing appears. ``config_changes`` replace values of config.json;
+    None removes one.
     """
     directory, source = Path(directory).absolute(), Path(source)
     _check_target(directory, source)
@@ -205,7 +206,11 @@ def _changed(path: Path, dtypes: set[torch.dtype], changes: Mapping[str, Any]) -
         for key in ("dtype", "torch_dtype")
         if written and key in values and values[key] != written
     } | dict(changes)
-    return json.dumps(values | changed, indent=2) + "\n" if changed else text
+    removed = {key for key, value in changed.items() if value is None}
+    if all(key in values and values[key] == value for key, value in changed.items()):
+        return text
+    kept = {key: value for key, value in (values | changed).items() if key not in removed}
+    return json.dumps(kept, indent=2) + "\n"
 
 
 def _check_target(directory: Path, source: Path) -> None:

@@ -1,0 +1,175 @@
+"""Hugging Face checkpoints in another precision: bfloat16, or FP8 in scaled blocks."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from slime_core.errors import CheckpointError
+from torch import Tensor
+
+from slime_convert import quantized
+from slime_convert.dist.convert import Progress, quiet
+from slime_convert.families import read_config
+from slime_convert.hf import HfReader, write_hf
+from slime_convert.hf.dtypes import TORCH_DTYPES
+from slime_convert.hf.writer import TensorStream
+from slime_convert.quantized import PACKED, SCALE, SCALE_INV, SHAPE, Quantization
+
+DTYPES = ("bf16", "fp8")
+_PROJECTION = re.compile(r"(?<!eh)_proj(_with_mqa)?\.weight$")
+"""The weights that published FP8 checkpoints have in 8 bits: not embeddings, norms, routers."""
+_EXACT = re.compile(r"e_score_correction_bias$")
+"""Kept in float32."""
+_BLOCK_BYTES = 64 << 20
+
+type Item = tuple[str, Tensor | TensorStream]
+
+
+def cast(
+    source: Path, out: Path, dtype: str, *, max_shard_bytes: int, progress: Progress = quiet
+) -> Path:
+    """Write ``source`` in another precision, one tensor at a time.
+
+    Raises:
+        CheckpointError: it is in that precision already, or its tensors are not in order.
+    """
+    config = read_config(source)
+    kept = quantized.quantization(config)
+    with HfReader(source, check_finite=True) as reader:
+        reader.check_bytes()
+        plain = _weights(reader, kept)
+        written = "bf16" if kept.kind == "none" and _is_bfloat16(plain) else kept.kind
+        if written == dtype:
+            raise CheckpointError(f"{source} is {dtype} already")
+        items = _reported(_items(reader, plain, dtype), progress)
+        return write_hf(
+            out,
+            items,
+            source=source,
+            max_shard_bytes=max_shard_bytes,
+            config_changes=_config_changes(config, dtype),
+        )
+
+
+def _weights(reader: HfReader, kept: Quantization) -> dict[str, TensorStream]:
+    """Every tensor by the name it has without quantization, as what is computed with."""
+    if kept.kind == "fp8":
+        return dict(_fp8_weights(reader))
+    if kept.kind == "int4":
+        return dict(_int4_weights(reader, kept))
+    eight = [name for name in reader.names if reader.dtype(name).startswith("F8")]
+    if eight:
+        raise CheckpointError(f"`{eight[0]}` is {reader.dtype(eight[0])} and has no scale")
+    return {name: _stream(reader, name) for name in reader.names}
+
+
+def _is_bfloat16(plain: dict[str, TensorStream]) -> bool:
+    return all(
+        stream.dtype == torch.bfloat16 or not stream.dtype.is_floating_point or _EXACT.search(name)
+        for name, stream in plain.items()
+    )
+
+
+def _fp8_weights(reader: HfReader) -> Iterator[tuple[str, TensorStream]]:
+    for name in reader.names:
+        if name.endswith(SCALE_INV):
+            continue
+        if not reader.dtype(name).startswith("F8"):
+            yield name, _stream(reader, name)
+            continue
+        shape = reader.shape(name)
+        scales = tuple(-(-size // quantized.BLOCK) for size in shape)
+        _check_scale(reader, name, SCALE_INV, scales)
+
+        def blocks(name: str = name) -> Iterator[Tensor]:
+            return quantized.fp8_rows(reader, name)
+
+        yield name, TensorStream(torch.bfloat16, shape, blocks)
+
+
+def _int4_weights(reader: HfReader, kept: Quantization) -> Iterator[tuple[str, TensorStream]]:
+    for full in reader.names:
+        if full.endswith((SCALE, SHAPE)) and full.rpartition("_")[0] + PACKED in reader:
+            continue
+        if not full.endswith(PACKED):
+            yield full, _stream(reader, full)
+            continue
+        name = full.removesuffix(PACKED)
+        if name + SHAPE not in reader:
+            raise CheckpointError(f"{reader.directory} holds `{full}` and no `{name}{SHAPE}`")
+        rows, columns = map(int, reader.get(name + SHAPE).tolist())
+        _check_scale(reader, name, SCALE, (rows, -(-columns // kept.group)))
+        if reader.shape(full) != (rows, -(-columns // 8)):
+            raise CheckpointError(
+                f"`{full}` is {list(reader.shape(full))}, and a weight of [{rows}, {columns}] "
+                f"takes [{rows}, {-(-columns // 8)}]"
+            )
+
+        def blocks(name: str = name, columns: int = columns) -> Iterator[Tensor]:
+            return quantized.int4_rows(reader, name, columns)
+
+        yield name, TensorStream(torch.bfloat16, (rows, columns), blocks)
+
+
+def _check_scale(reader: HfReader, name: str, suffix: str, shape: tuple[int, ...]) -> None:
+    scale = name + suffix
+    if scale not in reader:
+        raise CheckpointError(f"{reader.directory} holds no `{scale}` for `{name}`")
+    if reader.shape(scale) != shape:
+        raise CheckpointError(
+            f"`{scale}` is {list(reader.shape(scale))}, and the weight takes {list(shape)}"
+        )
+
+
+def _stream(reader: HfReader, name: str) -> TensorStream:
+    shape, dtype = reader.shape(name), TORCH_DTYPES[reader.dtype(name)]
+    rows = shape[0] if shape else 1
+    width = max(1, int(torch.Size(shape[1:]).numel()) * dtype.itemsize)
+    step = max(1, _BLOCK_BYTES // width // quantized.BLOCK) * quantized.BLOCK
+
+    def blocks() -> Iterator[Tensor]:
+        for begin in range(0, rows, step):
+            yield reader.rows(name, begin, min(begin + step, rows))
+
+    return TensorStream(dtype, shape, blocks)
+
+
+def _items(reader: HfReader, plain: dict[str, TensorStream], dtype: str) -> Iterator[Item]:
+    for name, stream in plain.items():
+        if not stream.dtype.is_floating_point or _EXACT.search(name):
+            yield name, stream
+        elif dtype == "fp8" and len(stream.shape) == 2 and _PROJECTION.search(name):
+            eight, scale = _quantize(stream)
+            yield name, eight
+            yield name + SCALE_INV, scale
+        else:
+            yield name, _rounded(stream)
+
+
+def _rounded(stream: TensorStream) -> TensorStream:
+    def blocks() -> Iterator[Tensor]:
+        for block in stream.blocks():
+            yield block.to(torch.bfloat16)
+
+    return TensorStream(torch.bfloat16, stream.shape, blocks)
+
+
+def _quantize(stream: TensorStream) -> tuple[Tensor, Tensor]:
+    """In 8 bits, from pieces that begin with whole blocks."""
+    eights, scales = zip(*map(quantized.to_fp8, stream.blocks()), strict=True)
+    return torch.cat(eights), torch.cat(scales)
+
+
+def _config_changes(config: Any, dtype: str) -> dict[str, Any]:
+    """None removes a key."""
+    changes: dict[str, Any] = {key: "bfloat16" for key in ("dtype", "torch_dtype") if key in config}
+    changes["quantization_config"] = quantized.FP8_CONFIG if dtype == "fp8" else None
+    return changes
+
+
+def _reported(items: Iterator[Item], progress: Progress) -> Iterator[Item]:
+    for name, tensor in items:
+        yield name, tensor
+        progress(tensor.nbytes)

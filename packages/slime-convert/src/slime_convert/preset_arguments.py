@@ -1,0 +1,102 @@
+"""Command lines written the upstream way: ``MODEL_ARGS`` compared with config.json.
+
+The architecture is read from config.json. What a command line says about it as well must agree.
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from slime_core.errors import CheckpointError
+
+from slime_convert.presets import (
+    _FLAGS as FLAGS,  # pyright: ignore[reportPrivateUsage]
+)
+from slime_convert.presets import (
+    _NEGATED as NEGATED,  # pyright: ignore[reportPrivateUsage]
+)
+
+type Given = dict[str, str | None]
+"""Flag -> value; None for a flag that stands alone."""
+
+
+def read_flags(arguments: Sequence[str]) -> Given:
+    """Return the flags of a command line; words that are blank are none."""
+    given: Given = {}
+    flag = ""
+    for word in arguments:
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            given[flag] = value if equals else None
+        elif word.strip() and flag:
+            before = given[flag]
+            given[flag] = word if before is None else f"{before} {word}"
+        elif word.strip():
+            raise CheckpointError(f"`{word}` follows no flag")
+    return given
+
+
+def contradictions(given: Given, arguments: Mapping[str, Any]) -> list[str]:
+    """Return one text for each flag of ``given`` that says something else than config.json."""
+    dests = {flag: dest for dest, flag in FLAGS.items()}
+    found: list[str] = []
+    for flag, text in given.items():
+        dest = dests.get(flag)
+        if dest is None:
+            continue
+        if text is None:
+            wanted: Any = dest not in NEGATED
+            ours = arguments.get(dest, not wanted)
+        else:
+            ours = arguments.get(dest)
+            wanted = _read(text, ours)
+        if wanted != _plain(ours):
+            found.append(f"{flag} is {_said(text)} and config.json says {dest} = {ours!r}")
+    return found
+
+
+def unknown(given: Given) -> list[str]:
+    """Return the flags that say nothing about the architecture."""
+    return [flag for flag in given if flag not in FLAGS.values()]
+
+
+def _said(text: str | None) -> str:
+    return "given" if text is None else text
+
+
+def _read(text: str, ours: Any) -> Any:
+    """The value as what it is compared with; numbers by value, patterns of layers by content."""
+    try:
+        if isinstance(ours, bool):
+            return {"true": True, "false": False}.get(text.lower(), text)
+        if isinstance(ours, int | float):
+            return float(text)
+    except ValueError:
+        return text
+    return _plain(text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, str) or "[" not in value:
+        return value
+    try:
+        return _pattern(ast.parse(value.strip(), mode="eval").body)
+    except (SyntaxError, TypeError, ValueError):
+        return value
+
+
+def _pattern(node: ast.AST) -> Any:
+    """A list written as lists, numbers, ``+`` and ``*``."""
+    match node:
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.List(elts=items):
+            return [_pattern(item) for item in items]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _pattern(left) + _pattern(right)
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _pattern(left) * _pattern(right)
+        case _:
+            raise ValueError(ast.dump(node))

@@ -1,0 +1,123 @@
+"""Whether a Megatron checkpoint holds exactly the weights of a Hugging Face checkpoint."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slime_core.errors import CheckpointError
+from torch import Tensor
+
+from slime_convert.dist.convert import Model, Progress, bytes_equal, check, hf_tensors, quiet
+from slime_convert.dist.reader import DistReader
+from slime_convert.hf import HfReader
+from slime_convert.hf.dtypes import DTYPES
+from slime_convert.rules import Parameter, Split
+
+_SHOWN = 5
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was compared, and what differs."""
+
+    tensors: int = 0
+    num_bytes: int = 0
+    dtypes: Counter[str] = field(default_factory=Counter[str])
+    notes: list[str] = field(default_factory=list[str])
+    problems: list[str] = field(default_factory=list[str])
+
+    def lines(self) -> list[str]:
+        """Return a report of a few lines."""
+        types = ", ".join(f"{count:,} {name}" for name, count in sorted(self.dtypes.items()))
+        return [
+            f"tensors   {self.tensors:,} ({types}), {self.num_bytes:,} bytes, all equal",
+            *(f"note      {note}" for note in self.notes),
+        ]
+
+
+def verify(reader: HfReader, checkpoint: Path, *, progress: Progress = quiet) -> Findings:
+    """Compare every tensor, as it would be written by ``dist_to_hf``, byte by byte.
+
+    Raises:
+        CheckpointError: one for all tensors that differ in name, shape, type or value.
+    """
+    model = Model.of(reader.directory)
+    reader.check(model.table)
+    reader.check_bytes()
+    found = Findings()
+    with DistReader(checkpoint) as dist:
+        check(dist, model)
+        for name, tensor in hf_tensors(dist, model):
+            blocks = [tensor] if isinstance(tensor, Tensor) else tensor.blocks()
+            begin, same = 0, reader.dtype(name) == DTYPES[tensor.dtype]
+            for block in blocks:
+                end = begin + (len(block) if block.ndim else 1)
+                same = same and bytes_equal(block, reader.rows(name, begin, end))
+                begin = end
+                progress(block.nbytes)
+            if not same:
+                found.problems.append(_difference(reader, name, DTYPES[tensor.dtype]))
+            found.tensors += 1
+            found.num_bytes += tensor.nbytes
+            found.dtypes[DTYPES[tensor.dtype]] += 1
+        for parameter in model.table.exported:
+            if parameter.split is Split.VOCAB:
+                found.notes += _padding(dist, model, parameter)
+    found.notes += _left_out(reader, model, found)
+    if found.problems:
+        more = len(found.problems) - _SHOWN
+        raise CheckpointError(
+            f"{checkpoint} and {reader.directory} differ in {len(found.problems)} of "
+            f"{found.tensors} tensors: {'; '.join(found.problems[:_SHOWN])}"
+            + (f" and {more} more" if more > 0 else "")
+        )
+    return found
+
+
+def _difference(reader: HfReader, name: str, dtype: str) -> str:
+    theirs = reader.dtype(name)
+    what = "in its values" if dtype == theirs else f"{dtype} instead of {theirs}"
+    return f"{name} {what}"
+
+
+def _padding(dist: DistReader, model: Model, parameter: Parameter) -> list[str]:
+    """How many rows the vocabulary is padded with, and that they are zero."""
+    where = model.place(parameter)
+    rows, stored = parameter.shape[0], dist.shape(where.key)[0]
+    if stored == rows:
+        return []
+    zero = not dist.rows(where, rows, stored).any()
+    values = "zeros" if zero else "values that are not used"
+    return [f"{where.key} has {stored - rows} rows beyond the vocabulary of {rows}: {values}"]
+
+
+def _left_out(reader: HfReader, model: Model, found: Findings) -> list[str]:
+    """Tensors of the Hugging Face checkpoint that no parameter is made of."""
+    expected = model.table.hf_tensors
+    others = [name for name in reader.names if name not in expected]
+    notes: list[str] = []
+    if model.config.get("tie_word_embeddings"):
+        notes.append("the output layer is the embedding (tie_word_embeddings)")
+        if "lm_head.weight" in others:
+            others.remove("lm_head.weight")
+            found.problems += _untied(reader)
+    for name in others[:_SHOWN]:
+        kept = (
+            "taken over from the Hugging Face directory" if model.table.carries(name) else "unused"
+        )
+        notes.append(f"{name} is not trained: {kept}")
+    if len(others) > _SHOWN:
+        notes.append(f"and {len(others) - _SHOWN} more such tensors")
+    return notes
+
+
+def _untied(reader: HfReader) -> list[str]:
+    """A tied model's file may repeat the embedding, and nothing else, as the output layer."""
+    table, rows = "model.embed_tokens.weight", reader.shape("model.embed_tokens.weight")[0]
+    step = 1 << 14
+    same = reader.shape("lm_head.weight") == reader.shape(table) and all(
+        bytes_equal(reader.rows(table, begin, end), reader.rows("lm_head.weight", begin, end))
+        for begin in range(0, rows, step)
+        for end in [min(begin + step, rows)]
+    )
+    return [] if same else ["lm_head.weight, not the embedding although config.json ties them"]
