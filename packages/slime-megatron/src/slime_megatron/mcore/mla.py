@@ -26,8 +26,9 @@ from slime_megatron.mcore.norm import RMSNorm
 from slime_megatron.mcore.packing import PackedInput
 
 LATENT_NORM_EPS = 1e-6
-"""Of the norms on latents, in every published implementation that came with such a model; the
-``rms_norm_eps`` of config.json is for the layers' norms and may be another."""
+"""Of the norms on latents, as in DeepSeek's own code and in transformers; the ``rms_norm_eps`` of
+config.json is for the layers' norms and may be another. SGLang takes that one for both: no
+difference for DeepSeek V3 (1e-6), one far below bfloat16's rounding for Moonlight (1e-5)."""
 
 
 def complete_config(config: Any, args: Any) -> None:
