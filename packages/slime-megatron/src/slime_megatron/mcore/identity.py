@@ -40,6 +40,7 @@ def layout() -> dict[str, int]:
         "pipeline": groups.get_pipeline_model_parallel_world_size(),
         "context": groups.get_context_parallel_world_size(),
         "expert": groups.get_expert_model_parallel_world_size(),
+        "expert_tensor": groups.get_expert_tensor_parallel_world_size(),
     }
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, run_model, run_schedule
 from slime_megatron.mcore.optimizer import NonFiniteGradientError
+from slime_megatron.mcore.router_losses import average_over_rows
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.passes import Entropy, StepResult, StepSize, TrainItem
 
@@ -59,6 +60,7 @@ def train_step(
 
         return output, loss
 
+    average_over_rows(state, items)
     collected = run_schedule(state, items, forward_step, forward_only=False)
     rates = tuple(group["lr"] for group in state.optimizer.param_groups)
     updated, grad_norm = _update(state)

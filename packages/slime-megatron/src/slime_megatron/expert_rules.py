@@ -1,0 +1,85 @@
+"""What a command line may ask of models with experts, and what that needs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from slime_core.config.draft import Draft, Facts
+
+_UNBALANCED = ("aux_loss", "global_aux_loss", "none", "seq_aux_loss")
+"""Load balancing that leaves the choice of experts alone."""
+
+_FUSED = (
+    "moe_grouped_gemm",
+    "moe_permute_fusion",
+    "moe_router_fusion",
+    "moe_shared_expert_overlap",
+)
+"""Ways to compute experts that need TransformerEngine; results are the same without."""
+
+
+def experts(draft: Draft, facts: Facts) -> None:
+    """Ranks divide experts, and a token's experts depend on that token alone."""
+    values = draft.megatron.values
+    if not values["num_experts"]:
+        if values["expert_model_parallel_size"] > 1:
+            draft.problem("--expert-model-parallel-size needs a model with experts: leave it out")
+        return
+    if values["tensor_model_parallel_size"] > 1:
+        draft.derive_megatron("sequence_parallel", True, "experts on tensor-parallel ranks need it")
+    _check_division(draft, values)
+    _check_training(draft, values)
+    unused = [name for name in _FUSED if values[name]]
+    if unused:
+        flags = ", ".join(_flag(name) for name in unused)
+        draft.notice(f"{flags}: of no effect, experts are computed one by one by PyTorch's kernels")
+    for name in unused:
+        draft.derive_megatron(name, False, "needs TransformerEngine")
+
+
+def _check_division(draft: Draft, values: Mapping[str, Any]) -> None:
+    """The ranks of a pipeline stage divide into groups that hold all experts."""
+    ep = values["expert_model_parallel_size"]
+    tp, pp = values["tensor_model_parallel_size"], values["pipeline_model_parallel_size"]
+    etp = values["expert_tensor_parallel_size"] or tp
+    ranks = draft["actor_num_nodes"] * draft["actor_num_gpus_per_node"]
+    if values["num_experts"] % ep:
+        draft.problem(
+            f"--expert-model-parallel-size {ep} does not divide the model's "
+            f"{values['num_experts']} experts"
+        )
+    if values["moe_ffn_hidden_size"] % etp:
+        draft.problem(
+            f"--expert-tensor-parallel-size {etp} does not divide the moe_ffn_hidden_size "
+            f"{values['moe_ffn_hidden_size']} of an expert (it is --tensor-model-parallel-size "
+            "unless given)"
+        )
+    if ranks % (ep * etp * pp):
+        draft.problem(
+            f"{ranks} trainer ranks do not divide by --expert-model-parallel-size {ep} * "
+            f"--expert-tensor-parallel-size {etp} * --pipeline-model-parallel-size {pp} = "
+            f"{ep * etp * pp}: give --expert-tensor-parallel-size 1 to hold experts whole"
+        )
+
+
+def _check_training(draft: Draft, values: Mapping[str, Any]) -> None:
+    """A token's experts depend on that token and the weights alone."""
+    given = values["moe_router_load_balancing_type"]
+    kinds = [given] if isinstance(given, str) else list(given)
+    for kind in kinds:
+        if kind not in _UNBALANCED:
+            draft.problem(
+                f"--moe-router-load-balancing-type {kind} chooses experts by other tokens of the "
+                "batch, which log-probabilities must not depend on: give none"
+            )
+    for name in ("moe_expert_capacity_factor", "moe_input_jitter_eps", "moe_router_force_biased"):
+        if values[name] is not None:
+            draft.problem(
+                f"{_flag(name)} makes a token's experts depend on chance or on other tokens, which "
+                "log-probabilities must not: leave it out"
+            )
+    if values["moe_router_force_load_balancing"]:
+        draft.problem("--moe-router-force-load-balancing routes at random: leave it out")
+
+
+def _flag(dest: str) -> str:
+    return "--" + dest.replace("_", "-")

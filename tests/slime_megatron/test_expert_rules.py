@@ -1,0 +1,64 @@
+from typing import Any
+
+import pytest
+from slime_core.config.draft import Draft, Facts
+from slime_megatron.config import megatron_flags
+from slime_megatron.expert_rules import experts
+
+MODEL = {
+    "num_experts": 8,
+    "moe_ffn_hidden_size": 24,
+    "moe_router_load_balancing_type": "none",
+}
+
+
+def draft(ranks: int = 8, **values: Any) -> Draft:
+    made = Draft()
+    for flag in megatron_flags():
+        made.megatron.put(flag.dest, flag.default, "default")
+    for name, value in (MODEL | values).items():
+        made.megatron.put(name, value, "command line")
+    made.own.put("actor_num_nodes", 1, "default")
+    made.own.put("actor_num_gpus_per_node", ranks, "default")
+    experts(made, Facts())
+    return made
+
+
+def test_experts_on_tensor_parallel_ranks_bring_sequence_parallelism():
+    found = draft(tensor_model_parallel_size=2, expert_model_parallel_size=4)
+    assert found.problems == []
+    assert found.megatron["sequence_parallel"] is True
+    assert draft().megatron["sequence_parallel"] is False
+
+
+def test_losses_that_balance_experts_may_be_kept_from_pretraining():
+    found = draft(moe_router_load_balancing_type=["seq_aux_loss"], moe_aux_loss_coeff=[1e-4])
+    assert found.problems == []
+
+
+def test_fused_kernels_are_not_there_and_it_is_said():
+    found = draft(moe_grouped_gemm=True, moe_permute_fusion=True)
+    assert found.problems == []
+    assert "--moe-grouped-gemm, --moe-permute-fusion: of no effect" in found.notices[0]
+    assert found.megatron["moe_grouped_gemm"] is False
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_experts": None, "expert_model_parallel_size": 2}, "needs a model with experts"),
+        ({"expert_model_parallel_size": 3, "ranks": 3}, "does not divide the model's 8 experts"),
+        ({"tensor_model_parallel_size": 16, "ranks": 16}, "does not divide the moe_ffn"),
+        (
+            {"tensor_model_parallel_size": 4, "expert_model_parallel_size": 4},
+            "8 trainer ranks do not divide by .* = 16: give --expert-tensor-parallel-size 1",
+        ),
+        ({"moe_router_load_balancing_type": "sinkhorn"}, "sinkhorn chooses experts by other"),
+        ({"moe_expert_capacity_factor": 1.0}, "--moe-expert-capacity-factor makes"),
+        ({"moe_router_force_load_balancing": True}, "routes at random"),
+    ],
+)
+def test_what_experts_cannot_be_asked_is_refused_by_flag(values: dict[str, Any], message: str):
+    found = draft(**values)
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError("\n".join(found.problems))
