@@ -6,7 +6,7 @@ from slime_convert import blocks_moe, families
 from slime_core.errors import CheckpointError
 from slime_testing.tiny_families import family_config, make_family
 
-SAVED = ["qwen3_moe"]
+SAVED = ["qwen3_moe", "glm4", "glm4_moe", "mimo"]
 
 
 def shapes_of(directory):
@@ -20,6 +20,52 @@ def test_a_family_expects_the_tensors_that_transformers_writes(model_type, tmp_p
     config = families.read_config(directory)
     table = families.find(config).parameters(config)
     assert {name: x.shape for name, x in table.hf_tensors.items()} == shapes_of(directory)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("glm4", {"attention_bias": False}),
+        ("glm4_moe", {"use_qk_norm": False, "attention_bias": False, "n_shared_experts": 3}),
+        ("qwen3_moe", {"mlp_only_layers": [1]}),
+    ],
+)
+def test_parts_that_a_config_leaves_out_are_not_expected(model_type, changes, tmp_path):
+    directory = make_family(tmp_path, model_type, **changes)
+    config = families.read_config(directory)
+    table = families.find(config).parameters(config)
+    assert {name: x.shape for name, x in table.hf_tensors.items()} == shapes_of(directory)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("glm4_moe", "model.layers.2.eh_proj.weight"),
+        ("mimo", "model.mtp_layers.0.input_proj.weight"),
+    ],
+)
+def test_layers_for_further_tokens_are_carried_over(model_type, name):
+    config = family_config(model_type)
+    table = families.find(config).parameters(config)
+    assert table.ignores(name)
+    assert table.carries(name)
+    assert not table.carries("model.layers.1.mlp.gate.weight")
+
+
+def test_half_of_each_head_is_rotated_in_pairs():
+    config = family_config("glm4")
+    arguments = families.find(config).megatron_args(config)
+    assert arguments["rotary_percent"] == 0.5
+    assert arguments["rotary_interleaved"] is True
+    moe = family_config("glm4_moe")
+    assert "rotary_interleaved" not in families.find(moe).megatron_args(moe)
+
+
+def test_groups_of_experts_are_given_where_there_is_a_choice():
+    config = family_config("glm4_moe", n_routed_experts=8, n_group=4, topk_group=1)
+    arguments = families.find(config).megatron_args(config)
+    assert arguments["moe_router_num_groups"] == 4
+    assert arguments["moe_router_group_topk"] == 1
 
 
 @pytest.mark.parametrize(
@@ -52,6 +98,11 @@ def test_qwen_says_which_layers_are_dense_in_two_ways():
     [
         ("qwen3_moe", {"norm_topk_prob": None}, "norm_topk_prob"),
         ("qwen3_moe", {"mlp_only_layers": [0, 1]}, "no layer that has them"),
+        ("glm4", {"partial_rotary_factor": None}, "partial_rotary_factor"),
+        ("glm4_moe", {"norm_topk_prob": False}, "norm_topk_prob = False"),
+        ("glm4_moe", {"n_routed_experts": None}, "lacks n_routed_experts"),
+        ("glm4_moe", {"n_group": 2, "num_experts_per_tok": 3}, "3 experts per token among 1 of 2"),
+        ("glm4_moe", {"scoring_func": "softmax"}, "only sigmoid"),
     ],
 )
 def test_experts_that_cannot_be_built_are_refused(model_type, changes, message):
