@@ -93,10 +93,24 @@ def test_qwen_says_which_layers_are_dense_in_two_ways():
     assert {n.split(".")[2] for n in names if ".mlp.linear_fc1" in n} == {"0", "2", "3", "4"}
 
 
+@pytest.mark.parametrize("model_type", SAVED[:3])
+def test_a_config_written_by_transformers_says_the_same(model_type):
+    from transformers import AutoConfig
+
+    published = family_config(model_type)
+    values = {key: value for key, value in published.items() if key != "model_type"}
+    written = AutoConfig.for_model(model_type, **values).to_diff_dict()
+    family = families.find(published)
+    assert family.megatron_args(written) == family.megatron_args(published)
+    assert family.parameters(written) == family.parameters(published)
+
+
 @pytest.mark.parametrize(
     ("model_type", "changes", "message"),
     [
         ("qwen3_moe", {"norm_topk_prob": None}, "norm_topk_prob"),
+        ("qwen3_moe", {"num_experts": None}, "gives neither"),
+        ("qwen3_moe", {"num_local_experts": 8}, r"gives \[4, 8\]"),
         ("qwen3_moe", {"mlp_only_layers": [0, 1]}, "no layer that has them"),
         ("glm4", {"partial_rotary_factor": None}, "partial_rotary_factor"),
         ("glm4_moe", {"norm_topk_prob": False}, "norm_topk_prob = False"),

@@ -3,7 +3,7 @@ from dataclasses import replace
 import torch
 from slime_convert.rules import HfTensor, Parameter, Split, Transform
 from slime_convert.shards import shard
-from slime_megatron.buckets import Piece, pack, row_bytes, split_runs, unpack
+from slime_megatron.buckets import Piece, pack, row_bytes, split_runs, unpack, unpack_within
 
 
 def make_piece(name: str, rows: int, stage: int, dtype: torch.dtype = torch.float32) -> Piece:
@@ -82,3 +82,22 @@ def test_experts_of_several_ranks_are_told_apart_by_their_blocks_of_rows():
         "hf.a": [1, 2, 3, 4],
         "hf.c": [5, 6, 7, 8],
     }
+
+
+def test_experts_of_many_ranks_are_handed_on_within_the_limit():
+    members = tuple(make_piece(name, 4, 0).members[0] for name in "abcde")
+    piece = Piece(members, 0, torch.float32, (2,), expert=True)
+    full = {each.name: torch.full((4,), float(i)) for i, each in enumerate(members)}
+    rows = torch.stack(
+        [pack([piece], [shard(p, full[p.name], rank, 2)]) for p in members for rank in (0, 1)]
+    )
+    buckets = list(unpack_within([piece], rows, 32))
+    assert [[name for name, _ in bucket] for bucket in buckets] == [
+        ["hf.a", "hf.b"],
+        ["hf.c", "hf.d"],
+        ["hf.e"],
+    ]
+    found = {name: tensor for bucket in buckets for name, tensor in bucket}
+    assert all(torch.equal(found[f"hf.{name}"], tensor) for name, tensor in full.items())
+    assert len(list(unpack_within([piece], rows, 1))) == 5
+    assert len(list(unpack_within([piece], rows, 1000))) == 1

@@ -153,16 +153,16 @@ def _groups(config: HfConfig) -> dict[str, Any]:
     return {"moe_router_num_groups": groups, "moe_router_group_topk": chosen}
 
 
-def softmax_arguments(config: HfConfig, pattern: list[bool]) -> dict[str, Any]:
+def softmax_arguments(config: HfConfig, num_experts: int, pattern: list[bool]) -> dict[str, Any]:
     """Return the Megatron arguments of experts scored by softmax, as Qwen's are.
 
     ``pattern``: whether each layer has experts. With ``norm_topk_prob`` the softmax is taken over
     the chosen experts, which is the same as dividing by their sum.
     """
-    require(config, "num_experts", "num_experts_per_tok", "moe_intermediate_size")
+    require(config, "num_experts_per_tok", "moe_intermediate_size")
     require(config, "norm_topk_prob")  # implementations disagree about its default
     return experts_arguments(
-        num_experts=config["num_experts"],
+        num_experts=num_experts,
         topk=config["num_experts_per_tok"],
         ffn=config["moe_intermediate_size"],
         pattern=pattern,

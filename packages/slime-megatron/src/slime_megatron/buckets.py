@@ -19,7 +19,7 @@ Every part starts at a multiple of 16 bytes, so that it can be viewed in any dty
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from slime_convert.rules import Parameter
@@ -129,3 +129,21 @@ def unpack(run: Sequence[Piece], rows: Tensor) -> Bucket:
             bucket += to_hf(member, unshard(member, parts)).items()
         start += piece.stride
     return bucket
+
+
+def unpack_within(run: Sequence[Piece], rows: Tensor, bucket_bytes: int) -> Iterator[Bucket]:
+    """Yield what ``unpack`` returns in buckets of at most ``bucket_bytes``, or one parameter each.
+
+    A run is within the limit unless it is one piece; one that has experts of many ranks is
+    handed on some experts at a time.
+    """
+    piece = run[0]
+    alike = len(piece.members)
+    if len(run) > 1 or alike == 1:
+        yield unpack(run, rows)
+        return
+    count = max(1, bucket_bytes * alike // piece.full_bytes)
+    height = len(rows) // alike
+    for first in range(0, alike, count):
+        some = replace(piece, members=piece.members[first : first + count])
+        yield unpack([some], rows[first * height : (first + count) * height])

@@ -2,10 +2,25 @@
 
 from typing import Any
 
+from slime_core.errors import CheckpointError
+
 from slime_convert import blocks, blocks_moe
 from slime_convert.family import Family
 from slime_convert.hf_config import require
 from slime_convert.rules import HfConfig, Index, always
+
+
+def num_experts(config: HfConfig) -> int:
+    """Return the number of experts: ``num_experts``, or ``num_local_experts`` in newer files."""
+    names = ("num_experts", "num_local_experts")
+    found: set[int] = {config[name] for name in names if config.get(name) is not None}
+    if len(found) != 1:
+        told = f"gives {sorted(found)}" if found else "gives neither"
+        raise CheckpointError(
+            f"config.json must say how many experts a layer has, as num_experts or as "
+            f"num_local_experts, and {told}"
+        )
+    return found.pop()
 
 
 def has_experts(config: HfConfig, index: Index) -> bool:
@@ -28,21 +43,21 @@ def arguments(config: HfConfig) -> dict[str, Any]:
     return (
         blocks.dense_arguments(config)
         | {"qk_layernorm": True}
-        | blocks_moe.softmax_arguments(config, pattern)
+        | blocks_moe.softmax_arguments(config, num_experts(config), pattern)
     )
 
 
 def dims(config: HfConfig) -> dict[str, int]:
     """Return the sizes that the rules name."""
     return blocks.dense_dims(config) | {
-        "experts": config["num_experts"],
+        "experts": num_experts(config),
         "expert_ffn": config["moe_intermediate_size"],
     }
 
 
 def counts(config: HfConfig) -> dict[str, int]:
     """Return the number of layers and of experts."""
-    return blocks.dense_counts(config) | {"e": config["num_experts"]}
+    return blocks.dense_counts(config) | {"e": num_experts(config)}
 
 
 FAMILY = Family(

@@ -12,7 +12,8 @@ out is bit for bit what the parameters hold.
 
 Routed experts that are divided over ranks (``--expert-model-parallel-size``, or an
 ``--expert-tensor-parallel-size`` of their own) are exchanged among those ranks instead, in the same
-way; they come after everything else.
+way; they come after everything else. The least that can be exchanged is then one expert of every
+such rank, which may be more than a bucket; it is handed on in buckets all the same.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from slime_convert.rules import Parameter
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
-from slime_megatron.buckets import Bucket, Piece, pack, row_bytes, split_runs, unpack
+from slime_megatron.buckets import Bucket, Piece, pack, row_bytes, split_runs, unpack_within
 from slime_megatron.mcore.agreement import raise_everywhere
 from slime_megatron.mcore.hf_load import experts_per_rank, located
 from slime_megatron.mcore.state import TrainState
@@ -68,7 +69,7 @@ def export_buckets(
         if everywhere or holders.first:
             rows = _gather(run, local, holders, state.device, everywhere=everywhere)
             if rows is not None:
-                yield unpack(run, rows)
+                yield from unpack_within(run, rows, bucket_bytes)
 
 
 def on_rank_zero(
