@@ -3,6 +3,7 @@ import sys
 
 from slime_convert import cli
 from slime_convert.families import FAMILIES
+from slime_convert.published import PRESETS
 from slime_testing.tiny import make_qwen3
 
 
@@ -13,7 +14,9 @@ def test_the_families_are_listed_without_loading_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == sorted(FAMILIES)
+    families, _, presets = done.stdout.partition("\n\n")
+    assert [line.split()[0] for line in families.splitlines()] == sorted(FAMILIES)
+    assert [line.split()[0] for line in presets.splitlines()[1:]] == sorted(PRESETS)
 
 
 def test_a_whole_checkpoint_is_described(tmp_path, capsys):

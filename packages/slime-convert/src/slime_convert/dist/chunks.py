@@ -16,7 +16,7 @@ from slime_convert.rules import Parameter, Split, Transform
 from slime_convert.shards import padded_vocab_size
 from slime_convert.transforms import to_megatron
 
-CHUNK_BYTES = 128 << 20
+CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from slime_convert.dist.places import Place
 from slime_convert.dist.writer import COMMON, CONFIG, METADATA
 from slime_convert.finite import all_finite
 from slime_convert.hf.reader import read_into
+from slime_convert.memory import POOL
 
 MODEL = ("decoder.", "embedding.", "output_layer.", "mtp.")
 """How the tensors of a model are called, and those of an optimizer are not."""
@@ -135,7 +136,7 @@ class DistReader:
     def rows(self, place: Place, begin: int, end: int) -> Tensor:
         """Return rows of the parameter at ``place``."""
         shape = self.shape(place.key)[len(place.index) :]
-        wanted = torch.empty((end - begin, *shape[1:]), dtype=self.dtype(place.key))
+        wanted = POOL.empty((end - begin, *shape[1:]), self.dtype(place.key))
         filled = 0
         for chunk in self._chunks[place.key]:
             if not _holds(chunk, place.index):
@@ -148,7 +149,7 @@ class DistReader:
             box = [slice(first - begin, last - begin)]
             box += [slice(o, o + s) for o, s in zip(offset[1:], sizes[1:], strict=True)]
             if last - first == end - begin and part.shape == wanted.shape:
-                wanted = part
+                wanted = part  # all of it
             else:
                 wanted[tuple(box)] = part
             filled += part.numel()
@@ -180,7 +181,7 @@ class DistReader:
         before = 0
         for at, begin, size in zip(index, chunk.offset, chunk.sizes, strict=False):
             before = before * size + at - begin
-        part = torch.empty((last - first, *sizes[1:]), dtype=saved.dtype)
+        part = POOL.empty((last - first, *sizes[1:]), saved.dtype)
         start = (before * prod(sizes) + first * row) * saved.dtype.itemsize
         if not read_into(file, saved.begin + start, part):
             raise CheckpointError(f"{file.name} was cut short while it was read")

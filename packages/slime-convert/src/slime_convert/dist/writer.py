@@ -148,7 +148,8 @@ class _File:
             try:
                 with _no_checksums():
                     torch.save(value, self)  # pyright: ignore[reportArgumentType]
-            except RuntimeError:
+            except RuntimeError as error:
+                _raise_interrupt(error)
                 if self._error is not None:
                     raise self._error from None
                 raise
@@ -177,6 +178,14 @@ class _File:
         if durable:
             os.fsync(self._file.fileno())
         self._file.close()
+
+
+def _raise_interrupt(error: BaseException | None) -> None:
+    """Raise the interrupt that ``torch.save`` answered with an error of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            raise error from None
+        error = error.__context__
 
 
 @contextlib.contextmanager

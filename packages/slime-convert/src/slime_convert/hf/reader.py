@@ -15,6 +15,7 @@ from torch import Tensor
 from slime_convert.finite import all_finite
 from slime_convert.hf.dtypes import TORCH_DTYPES
 from slime_convert.hf.header import BITS, Entry, Header, read_header
+from slime_convert.memory import POOL
 from slime_convert.parameters import ParameterTable
 
 SINGLE = "model.safetensors"
@@ -101,7 +102,7 @@ class HfReader:
         dtype = TORCH_DTYPES.get(entry.dtype)
         if dtype is None:
             raise CheckpointError(f"`{name}` in {path} is {entry.dtype}, which PyTorch cannot hold")
-        tensor = torch.empty((end - begin, *entry.shape[1:]), dtype=dtype)
+        tensor = POOL.empty((end - begin, *entry.shape[1:]), dtype)
         if not entry.shape:
             tensor = tensor[0]
         size = prod(entry.shape[1:]) * BITS[entry.dtype] // 8
