@@ -5,8 +5,8 @@ no room for three copies. Every way is a process of its own that ends with its o
 (``cp`` is followed by ``sync`` of what it wrote), and the source is read once before each, so that
 all find as much of it in the page cache.
 
-    gb_per_s     bytes of the source over seconds, process start included
-    relative     to the mean of cp before and after
+    gb_per_s     bytes of the source over seconds, process start included; the best of all repeats
+    relative     to the speed of cp
     peak_gb      largest resident set of the process
 """
 
