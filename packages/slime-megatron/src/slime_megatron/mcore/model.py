@@ -10,13 +10,13 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.module import Float16Module
-from megatron.core.transformer.moe.router import TopKRouter
 from megatron.training.arguments import core_transformer_config_from_args
 from megatron.training.training import get_megatron_ddp_config, wrap_model_chunks_with_ddp
 from slime_core.errors import ConfigError
 
 from slime_megatron.mcore.attention import CausalAttention
 from slime_megatron.mcore.bootstrap import quiet
+from slime_megatron.mcore.experts import keep_routing_bias, sum_experts_in_order
 from slime_megatron.mcore.mla import complete_config, use_latent_attention
 from slime_megatron.mcore.norm import RMSNorm
 from slime_megatron.mcore.post_norm import use_post_norms
@@ -43,6 +43,7 @@ def transformer_config(args: Any) -> Any:
         config = core_transformer_config_from_args(args)
     config.calculate_per_token_loss = True
     config.moe_grouped_gemm = config.moe_permute_fusion = config.moe_router_fusion = False
+    config.moe_shared_expert_overlap = False
     complete_config(config, args)
     return config
 
@@ -96,6 +97,7 @@ def _gpt_chunk(
     )
     if not config.multi_latent_attention:
         model.rotary_pos_emb.__class__ = PositionRotary
+    sum_experts_in_order(model)
     if value_head and model.post_process:
         model.output_layer = ValueHead(config.hidden_size)
     return model
@@ -173,17 +175,6 @@ def build(
     return _wrap(args, config, chunks)
 
 
-def _keep_routing_bias(chunks: Sequence[torch.nn.Module]) -> None:
-    """Keep the biases that choose experts in float32, as checkpoints have them.
-
-    Megatron does it in the first forward pass, and weights are loaded before.
-    """
-    for chunk in chunks:
-        for module in chunk.modules():
-            if isinstance(module, TopKRouter):
-                module._maintain_float32_expert_bias()  # pyright: ignore[reportPrivateUsage]
-
-
 def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.nn.Module]:
     """16-bit parameters if asked for, then gradient buffers and their reduction."""
     for chunk in chunks:
@@ -191,7 +182,7 @@ def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.n
             tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
     if args.bf16 or args.fp16:
         chunks = [Float16Module(config, chunk) for chunk in chunks]
-        _keep_routing_bias(chunks)
+        keep_routing_bias(chunks)
     ddp_config = get_megatron_ddp_config(args)
     # A step with a gradient that is not finite is handled once, in `step`, by the gradient norm.
     ddp_config.check_for_nan_in_grad = False
