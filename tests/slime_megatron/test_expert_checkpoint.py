@@ -1,4 +1,4 @@
-"""Experts keep their bits through files, whichever ranks hold them."""
+"""Experts and post norms keep their bits through files, whichever ranks hold them."""
 
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,9 @@ def writes_dense(rank: int, world: int, models: list[str], work: str) -> None:
         assert same(load_file(target / WEIGHTS), load_file(source / WEIGHTS)), model
 
 
-def continues(rank: int, world: int, model: str, work: str) -> None:
+def continues(
+    rank: int, world: int, model: str, work: str, layouts: tuple[tuple[str, ...], ...]
+) -> None:
     """Two steps, save, two more; then load on other layouts, and take the last two again."""
     from slime_megatron.mcore import checkpoint
     from slime_megatron.mcore.snapshots import Snapshots
@@ -82,7 +84,7 @@ def continues(rank: int, world: int, model: str, work: str) -> None:
     def build(argv: tuple[str, ...], *, load: bool = False) -> Any:
         return make_state(Path(model), rank, world, *argv, *DISTRIBUTED, load=load)
 
-    state = build(LAYOUTS[0], load=True)
+    state = build(layouts[0], load=True)
     for step in range(2):
         gradient_step(state, step)
     saved = whole_model(state)
@@ -97,7 +99,7 @@ def continues(rank: int, world: int, model: str, work: str) -> None:
     weights = whole_model(state)
     snapshots.load("actor")
     assert same(whole_model(state), saved)
-    for argv in LAYOUTS:
+    for argv in layouts:
         state = build(argv)
         assert checkpoint.load(state, directory) == 7
         assert same(whole_model(state), saved), argv
@@ -108,7 +110,13 @@ def continues(rank: int, world: int, model: str, work: str) -> None:
 
 def test_a_run_continues_wherever_its_experts_are(tmp_path: Path):
     model = make_family(tmp_path / "model", "glm4_moe")
-    run_on_ranks(4, continues, str(model), str(tmp_path), megatron=True)
+    run_on_ranks(4, continues, str(model), str(tmp_path), LAYOUTS, megatron=True)
+
+
+def test_a_run_of_a_model_with_post_norms_continues_at_any_layout(tmp_path: Path):
+    model = make_family(tmp_path / "model", "glm4")
+    layouts = ((*TP2, *PP2), TP2, ("--context-parallel-size=2",))
+    run_on_ranks(4, continues, str(model), str(tmp_path), layouts, megatron=True)
 
 
 def holds_the_bias_in_float32(rank: int, world: int, model: str) -> None:
