@@ -44,8 +44,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         root = Path(name)
         source = write_source(root, options.layers)
+        load = os.getloadavg()[0]
         results = measure(root, source, options.repeats)
+    loads = [round(value, 1) for value in (load, os.getloadavg()[0])]
     settings = {"preset": PRESET, "layers": options.layers, "repeats": options.repeats}
+    settings["load_average_before_and_after"] = loads
     record("convert", settings, results)
 
 

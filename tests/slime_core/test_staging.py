@@ -185,3 +185,15 @@ def test_sigkill_at_random_times_leaves_a_whole_checkpoint(tmp_path: Path):
         found = latest(tmp_path)
         previous = previous if found is None else int(found.name[5:])
     assert previous > 0
+
+
+def test_a_converted_checkpoint_is_called_release_and_left_alone_by_iterations(tmp_path):
+    with staged(tmp_path, "release") as directory:
+        (directory / "weights").write_text("1")
+    assert (tmp_path / TRACKER).read_text() == "release"
+    assert latest(tmp_path) == tmp_path / "release"
+    begin(tmp_path, "release")
+    assert clean(tmp_path) == [".release.partial"]
+    (tmp_path / "release" / "weights").write_text("12")
+    with pytest.raises(CheckpointError, match="weights is not 1 bytes"):
+        latest(tmp_path)
