@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from slime_core.interfaces import Metrics, WeightReceiver
 from slime_megatron.objective import Role
+from slime_megatron.stages import NOTHING
 from slime_megatron.trainer import RankPayload, SampleVectors, TrainerConfig, TrainerRank
 from slime_sglang.weights.session import EngineTarget
 
@@ -16,7 +17,7 @@ from slime_train.run_config import RunConfig
 class TrainerHost:
     """Lives in the rank's process; every rank's methods are called in the same order."""
 
-    def __init__(self, config: RunConfig, rank: int, world_size: int, role: Role) -> None:
+    def __init__(self, config: RunConfig, rank: int, world_size: int, role: Role = "actor") -> None:
         self._config, self._rank, self._role = config, rank, role
         self._engines: tuple[EngineTarget, ...] = ()
         settings = _trainer_config(config, role)
@@ -32,7 +33,7 @@ class TrainerHost:
         self._engines = tuple(engines)
 
     def train(
-        self, iteration: int, payload: RankPayload, given: Mapping[str, SampleVectors]
+        self, iteration: int, payload: RankPayload, given: Mapping[str, SampleVectors] = NOTHING
     ) -> Metrics:
         """Take the optimizer steps of one iteration."""
         template = self._config.debug.save_debug_train_data

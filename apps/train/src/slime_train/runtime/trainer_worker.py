@@ -9,12 +9,13 @@ from slime_train.runtime.cluster import fetch, share
 from slime_train.trainer_host import TrainerHost
 
 _FETCH_TIMEOUT_S = 600.0
+_NOTHING: Mapping[str, Any] = {}
 
 
 class TrainerWorker(TrainerHost):
     """One rank."""
 
-    def train(self, iteration: int, payload: Any, given: Mapping[str, Any]) -> Metrics:
+    def train(self, iteration: int, payload: Any, given: Mapping[str, Any] = _NOTHING) -> Metrics:
         """Take the optimizer steps of one iteration."""
         arrived = {name: _merged(handles) for name, handles in given.items()}
         return super().train(iteration, payload, arrived)
