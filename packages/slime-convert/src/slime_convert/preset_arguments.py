@@ -3,17 +3,15 @@
 The architecture is read from config.json. What a command line says about it as well must agree.
 """
 
-import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slime_core.errors import CheckpointError
 
+from slime_convert.layer_pattern import read_pattern
 from slime_convert.presets import (
-    _FLAGS as FLAGS,  # pyright: ignore[reportPrivateUsage]
-)
-from slime_convert.presets import (
-    _NEGATED as NEGATED,  # pyright: ignore[reportPrivateUsage]
+    FLAGS,
+    NEGATED,
 )
 
 type Given = dict[str, str | None]
@@ -79,24 +77,4 @@ def _read(text: str, ours: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, str) or "[" not in value:
-        return value
-    try:
-        return _pattern(ast.parse(value.strip(), mode="eval").body)
-    except (SyntaxError, TypeError, ValueError):
-        return value
-
-
-def _pattern(node: ast.AST) -> Any:
-    """A list written as lists, numbers, ``+`` and ``*``."""
-    match node:
-        case ast.Constant(value=int(number)):
-            return number
-        case ast.List(elts=items):
-            return [_pattern(item) for item in items]
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _pattern(left) + _pattern(right)
-        case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _pattern(left) * _pattern(right)
-        case _:
-            raise ValueError(ast.dump(node))
+    return read_pattern(value)

@@ -1,6 +1,5 @@
 """Settings of the trainer: a complete Megatron command line and what is known of it."""
 
-import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -8,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from slime_convert.layer_pattern import read_pattern
 from slime_core.config.flags import Flag, derived
 from slime_core.config.table import flags_from_table
 
@@ -186,24 +186,4 @@ def _plain(value: Any) -> Any:
         return list(value)
     if isinstance(value, str) and value.isdigit():
         return int(value)
-    if isinstance(value, str) and value.lstrip(" (").startswith("["):
-        try:
-            return _pattern(ast.parse(value.strip(), mode="eval").body)
-        except (SyntaxError, TypeError):
-            return value
-    return value
-
-
-def _pattern(node: ast.AST) -> Any:
-    """What ``[0]*3+[1]*58`` stands for: how Megatron's --moe-layer-freq spells a list."""
-    match node:
-        case ast.Constant(value=value):
-            return value
-        case ast.List(elts=items):
-            return [_pattern(item) for item in items]
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _pattern(left) + _pattern(right)
-        case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _pattern(left) * _pattern(right)
-        case _:
-            raise TypeError(f"no list of layers: {ast.dump(node)}")
+    return read_pattern(value)
