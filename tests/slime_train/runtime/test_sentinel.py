@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from slime_train.runtime.sentinel import TOKEN_VARIABLE, carriers, end_processes, owned_processes
@@ -60,6 +61,40 @@ def test_a_killed_driver_leaves_nothing_and_touches_nobody_else(bystander):
     driver.stdout.close()
     assert wait_until(lambda: not carriers(token))
     assert bystander.poll() is None
+
+
+FORGETFUL = f"""
+import os, subprocess, sys, time
+from slime_train.runtime.sentinel import owned_processes
+old = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+with owned_processes() as token:
+    command = [sys.executable, "-c", {STUBBORN!r}]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, env={{}})
+    child.stdout.readline()
+    print(old.pid, child.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def is_running(pid):
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def test_a_descendant_without_the_token_ends_too_and_an_older_one_does_not():
+    driver = subprocess.Popen([sys.executable, "-c", FORGETFUL], stdout=subprocess.PIPE, text=True)
+    old, child = map(int, driver.stdout.readline().split())
+    time.sleep(3)  # the sentinel looks every other second
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    driver.stdout.close()
+    try:
+        assert wait_until(lambda: not is_running(child))
+        assert is_running(old)
+    finally:
+        os.kill(old, signal.SIGKILL)
 
 
 def test_a_failing_driver_leaves_nothing(bystander):

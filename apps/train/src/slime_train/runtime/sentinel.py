@@ -2,25 +2,28 @@
 
 Every process of a run inherits one environment variable with a value no other run has. A small
 process outside the run's tree waits for the driver to end (a pipe that the driver alone holds
-open closes even when it is killed) and then ends whatever still carries that value.
+open closes even when it is killed) and then ends whatever still carries that value, or was seen
+to descend from the driver: a process that writes a title over its environment carries nothing.
 
 The sentinel is started with ``python -S -E`` and imports nothing but the standard library, so it
 is there within some 20 ms and costs no memory to speak of.
 """
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TOKEN_VARIABLE = "SLIME_RUN_TOKEN"
 GRACE_S = 5.0
 """Between asking and killing."""
+_LOOK_S = 2.0
 
 
 @contextmanager
@@ -76,19 +79,53 @@ def end_processes(token: str, grace_s: float = GRACE_S) -> None:
 
 def _signal_all(token: str, signum: int) -> int:
     pids = carriers(token)
-    for pid in pids:
-        try:
-            os.kill(pid, signum)
-        except ProcessLookupError:
-            continue
+    _signal(pids, signum)
     return len(pids)
+
+
+def _signal(pids: Iterable[int], signum: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signum)
 
 
 def _wait_for_driver_and_end(token: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.stdin.buffer.read()  # until the driver's end of the pipe closes
+    driver, seen = os.getppid(), dict[int, int]()
+    while not select.select([sys.stdin], [], [], _LOOK_S)[0]:  # the driver's end is open
+        seen = _descendants(driver, seen)
+    _signal(_still_there(seen), signal.SIGTERM)
     end_processes(token)
+    _signal(_still_there(seen), signal.SIGKILL)
+
+
+def _descendants(root: int, seen: dict[int, int]) -> dict[int, int]:
+    """Younger processes below ``root`` and below those seen before, with their times of birth."""
+    family = {root} | _still_there(seen)
+    table = dict(_parents_and_births())
+    own_birth = table[os.getpid()][1]
+    grown = True
+    while grown:
+        below = {pid for pid, (parent, _) in table.items() if parent in family}
+        grown = not below <= family
+        family |= below
+    family -= {root, os.getpid()}
+    return {pid: table[pid][1] for pid in family if pid in table and table[pid][1] >= own_birth}
+
+
+def _still_there(seen: dict[int, int]) -> set[int]:
+    """Those of ``seen`` whose number has not gone to another process."""
+    births = {pid: birth for pid, (_, birth) in _parents_and_births()}
+    return {pid for pid, birth in seen.items() if births.get(pid) == birth}
+
+
+def _parents_and_births() -> Iterator[tuple[int, tuple[int, int]]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, IndexError):  # gone meanwhile
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                yield int(entry.name), (int(fields[1]), int(fields[19]))
 
 
 if __name__ == "__main__":
