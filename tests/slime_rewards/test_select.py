@@ -96,7 +96,7 @@ def test_random_rewards_repeat():
 
 
 def test_mistakes_are_found_at_start_up():
-    with pytest.raises(ConfigError, match="--rm-type maths is unknown; there are dapo, deepscaler"):
+    with pytest.raises(ConfigError, match="--rm-type maths is unknown; there are code, dapo"):
         make_reward(RewardConfig(rm_type="maths"), {})
     with pytest.raises(ConfigError, match="--rm-url"):
         make_reward(RewardConfig(rm_type="remote_rm"), {})

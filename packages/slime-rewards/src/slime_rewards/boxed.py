@@ -1,35 +1,42 @@
 r"""The answer inside the last ``\boxed{...}`` of a response."""
 
+import re
+
+_BRACE = re.compile("[{}]")
 _MARKERS = ("\\boxed", "\\fbox")
 
 
 def last_boxed(text: str) -> str | None:
     r"""Content of the last complete ``\boxed{...}`` or ``\boxed x``; None if there is none."""
+    closing: dict[int, int] | None = None
     end = len(text)
     while True:
         start = max(text.rfind(marker, 0, end) for marker in _MARKERS)
         if start < 0:
             return None
-        content = _content(text, start)
-        if content is not None:
-            return content.strip()
+        opening = _opening(text, start)
+        if opening is not None and text[opening] == " ":
+            return text[opening:].split("$", 1)[0].split("\n", 1)[0].strip()
+        if opening is not None:
+            closing = _closing(text) if closing is None else closing
+            if opening in closing:
+                return text[opening + 1 : closing[opening]].strip()
         end = start
 
 
-def _content(text: str, start: int) -> str | None:
-    opening = start
-    while opening < len(text) and text[opening] not in "{ ":
-        opening += 1
-    if opening == len(text):
-        return None
-    if text[opening] == " ":
-        return text[opening:].split("$")[0].split("\n")[0]
-    depth = 0
-    for position in range(opening, len(text)):
-        if text[position] == "{":
-            depth += 1
-        elif text[position] == "}":
-            depth -= 1
-            if depth == 0:
-                return text[opening + 1 : position]
-    return None
+def _opening(text: str, start: int) -> int | None:
+    """Where the content of a box begins: a brace or a blank."""
+    found = [place for sign in "{ " if (place := text.find(sign, start)) >= 0]
+    return min(found, default=None)
+
+
+def _closing(text: str) -> dict[int, int]:
+    """Places of opening braces and of those that close them, in one pass."""
+    pairs: dict[int, int] = {}
+    opened: list[int] = []
+    for found in _BRACE.finditer(text):
+        if found[0] == "{":
+            opened.append(found.start())
+        elif opened:
+            pairs[opened.pop()] = found.start()
+    return pairs

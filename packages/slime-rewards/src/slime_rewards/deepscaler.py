@@ -1,5 +1,6 @@
 r"""The final answer of a reasoning model: ``--rm-type deepscaler``."""
 
+from slime_rewards import math
 from slime_rewards.boxed import last_boxed
 
 _MARKERS = ("</think>", "###Response")
@@ -16,3 +17,9 @@ def final_answer(response: str) -> str | None:
         return None
     boxed = last_boxed(response.rpartition(marker)[2])
     return None if boxed is None else f"\\boxed{{{boxed}}}"
+
+
+def grade(response: str, label: str) -> float:
+    """1 where the final answer is right, else 0; may take for ever."""
+    answer = final_answer(response)
+    return 0.0 if answer is None else math.grade(answer, label)

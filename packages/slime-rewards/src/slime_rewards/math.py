@@ -13,10 +13,13 @@ from slime_rewards.boxed import last_boxed
 
 _TAIL = 3_000
 """Characters of a response without a box in which an answer is looked for."""
+_LONGEST_NUMBER = 1_000
+"""Characters; Python reads integers of some thousand digits at most."""
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 _DECIMAL = re.compile(rf"([-+]?)({_INTEGER}(?:\.\d*)?|\.\d+)")
 _RATIO = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\frac\{?(\d+)\}?\{?(\d+)\}?)")
 _NOISE = re.compile(r"\\(?:left|right|!|,|;|displaystyle|mathrm|rm)(?![a-zA-Z])|[$\s]")
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it))\{([^{}]*)\}")
 _ASSIGNED = re.compile(r"[a-zA-Z]=(?=[^=])")
 
 
@@ -72,13 +75,15 @@ def _is_number(expression: Any) -> bool:
 
 
 def _normalized(text: str) -> str:
-    text = re.sub(r"\\text(?:bf|it)?\{([^{}]*)\}", r"\1", text)
+    text = _TEXT.sub(r"\1", text)
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("{,}", ",")
     text = _NOISE.sub("", text).rstrip(".")
     return _ASSIGNED.sub("", text, count=1) if _ASSIGNED.match(text) else text
 
 
 def _number(text: str) -> Fraction | None:
+    if len(text) > _LONGEST_NUMBER:
+        return None
     found = _DECIMAL.fullmatch(text)
     if found:
         return _signed(found[1], Fraction(found[2].replace(",", "")))
@@ -90,3 +95,14 @@ def _number(text: str) -> Fraction | None:
 
 def _signed(sign: str, value: Fraction) -> Fraction:
     return -value if sign == "-" else value
+
+
+def grade(response: str, label: str) -> float:
+    """1 for a right answer, else 0; may take for ever."""
+    settled = settle(response, label)
+    return verify(response, label) if settled is None else settled
+
+
+def without_markup(text: str) -> str:
+    """Text without commands that only set its type."""
+    return _TEXT.sub(r"\1", text).replace("$", "").strip()

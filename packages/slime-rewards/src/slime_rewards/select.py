@@ -1,28 +1,37 @@
 """Which reward scores which sample."""
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from slime_core.errors import ConfigError
-from slime_core.hooks import RewardFunction, RewardValue, custom_reward
+from slime_core.hooks import RewardFunction, RewardValue, custom_reward, load_hook
 from slime_core.types import Sample, Status
 
-from slime_rewards import dapo, deepscaler, f1
+from slime_rewards import graders, math
 from slime_rewards.boxed import last_boxed
 from slime_rewards.config import RewardConfig
 from slime_rewards.remote import RemoteReward
-from slime_rewards.workers import MathWorkers
+from slime_rewards.verdict import Outcome, Question
+from slime_rewards.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-Score = Callable[[Sample, str], Awaitable[RewardValue]]
-"""(sample, response to look at) -> its reward."""
-
-_BOXED = "boxed_"
+_BOXED = graders.BOXED
 _DEFAULT = "math"
+_SETTLED_AT_ONCE = 20_000
+"""Characters of a response up to which plain answers are compared without a process."""
+
+
+class GradingError(RuntimeError):
+    """A grader failed; its message has the traceback."""
+
+
+class AbstentionError(RuntimeError):
+    """A grader gave no answer in time."""
 
 
 def make_reward(config: RewardConfig, flat: Mapping[str, Any]) -> "SampleRewards":
@@ -53,27 +62,25 @@ class SampleRewards:
     def __init__(self, config: RewardConfig, flat: Mapping[str, Any]) -> None:
         self._config = config
         self._flat = flat
-        self._math = MathWorkers()
+        self._workers = Workers()
         self._custom: dict[str, RewardFunction] = {}
+        self._isolated: dict[str, bool] = {}
         self._errors: set[str] = set()
-        self._builtin: dict[str, Score] = {
-            "math": lambda sample, response: self._math.grade(response, _label(sample)),
-            "f1": _pure(f1.grade),
-            "dapo": _pure(dapo.grade),
-            "deepscaler": self._deepscaler,
+        self._builtin: dict[str, Callable[[Sample], Awaitable[RewardValue]]] = {
             "random": _random,
             "zero": _zero,
             "remote_rm": self._remote,
         }
-        if config.custom_rm_path is not None:
+        if config.custom_rm_path is not None and not self._is_isolated(config.custom_rm_path):
             self._load(config.custom_rm_path)
 
     def check(self, rm_type: str) -> None:
         """Raise ``ConfigError`` unless ``rm_type`` can be used."""
         plain = rm_type.removeprefix(_BOXED)
-        if plain not in self._builtin:
+        known = {*self._builtin, *graders.NAMES}
+        if plain not in known:
             raise ConfigError(
-                f"--rm-type {rm_type} is unknown; there are {', '.join(sorted(self._builtin))}, "
+                f"--rm-type {rm_type} is unknown; there are {', '.join(sorted(known))}, "
                 f"each also as {_BOXED}NAME; for a function of your own give --custom-rm-path"
             )
         if plain == "remote_rm" and self._config.rm_url is None:
@@ -90,7 +97,7 @@ class SampleRewards:
 
     def close(self) -> None:
         """End the worker processes."""
-        self._math.close()
+        self._workers.close()
 
     async def _score(self, sample: Sample) -> None:
         try:
@@ -113,14 +120,43 @@ class SampleRewards:
 
     async def _reward(self, sample: Sample) -> RewardValue:
         path = sample.custom_rm_path or self._config.custom_rm_path
+        if path is not None and self._is_isolated(path):
+            return await self._graded(path, sample)
         if path is not None:
             return (await self._load(path)([sample]))[0]
         rm_type = sample.metadata.get("rm_type") or self._config.rm_type or _DEFAULT
         self.check(rm_type)
-        response = sample.response
-        if rm_type.startswith(_BOXED):
-            response = last_boxed(response) or ""
-        return await self._builtin[rm_type.removeprefix(_BOXED)](sample, response)
+        plain = rm_type.removeprefix(_BOXED)
+        if plain in self._builtin:
+            return await self._builtin[plain](sample)
+        if plain == "math" and len(sample.response) <= _SETTLED_AT_ONCE:
+            settled = _settled(sample, boxed=plain != rm_type)
+            if settled is not None:
+                return settled
+        return await self._graded(rm_type, sample)
+
+    async def _graded(self, grader: str, sample: Sample) -> RewardValue:
+        """The reward a worker process gives."""
+        verdict = await self._workers.ask(
+            Question(
+                grader=grader,
+                response=sample.response,
+                label=None if sample.label is None else _text(sample.label),
+                metadata=_plain(sample.metadata),
+            )
+        )
+        if verdict.outcome is Outcome.VALUE:
+            assert verdict.reward is not None, "values have a reward"
+            return verdict.reward
+        failure = AbstentionError if verdict.outcome is Outcome.ABSTENTION else GradingError
+        raise failure(verdict.error)
+
+    def _is_isolated(self, path: str) -> bool:
+        """Whether it is a plain function of a response: those run in worker processes."""
+        if path not in self._isolated:
+            function = load_hook("custom_rm_path", path)
+            self._isolated[path] = graders.is_plain(function)
+        return self._isolated[path]
 
     def _load(self, path: str) -> RewardFunction:
         if path not in self._custom:
@@ -130,43 +166,44 @@ class SampleRewards:
 
     def _fail(self, samples: Sequence[Sample], error: Exception) -> None:
         message = f"{type(error).__name__}: {error}"
+        outcome = Outcome.ABSTENTION if isinstance(error, AbstentionError) else Outcome.ERROR
         for sample in samples:
             sample.reward = None
             sample.status = Status.FAILED
             sample.metadata["error"] = message
+            sample.metadata["reward_outcome"] = outcome.value
         if message not in self._errors:
             self._errors.add(message)
             logger.warning("a reward failed, its sample is not trained on: %s", message)
 
-    async def _deepscaler(self, sample: Sample, response: str) -> float:
-        answer = deepscaler.final_answer(response)
-        return 0.0 if answer is None else await self._math.grade(answer, _label(sample))
-
-    async def _remote(self, sample: Sample, _response: str) -> RewardValue:
+    async def _remote(self, sample: Sample) -> RewardValue:
         assert self._config.rm_url is not None, "checked before"
         return (await RemoteReward(self._config.rm_url)([sample]))[0]
 
 
-def _label(sample: Sample) -> str:
+def _settled(sample: Sample, *, boxed: bool) -> float | None:
+    """A math reward that needs no algebra."""
     if sample.label is None:
-        raise ValueError(
-            "the sample has no label to compare with: name the column with --label-key"
-        )
-    return str(sample.label)
+        return None
+    response = (last_boxed(sample.response) or "") if boxed else sample.response
+    return math.settle(response, str(sample.label))
 
 
-def _pure(grade: Callable[[str, str], RewardValue]) -> Score:
-    async def score(sample: Sample, response: str) -> RewardValue:
-        return grade(response, _label(sample))
-
-    return score
+def _text(label: object) -> str:
+    """A label as graders get it: text as it is, lists and dictionaries as JSON."""
+    return json.dumps(label) if isinstance(label, list | dict) else str(label)
 
 
-async def _zero(_sample: Sample, _response: str) -> float:
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the metadata can be sent to a process; the rest as text."""
+    return json.loads(json.dumps(dict(metadata), default=str))
+
+
+async def _zero(_sample: Sample) -> float:
     """Nothing is judged: for distillation, which learns from the teacher alone."""
     return 0.0
 
 
-async def _random(sample: Sample, _response: str) -> float:
+async def _random(sample: Sample) -> float:
     """0 or 1, the same for the same sample of the same run."""
     return float(random.Random(f"{sample.index} {sample.response}").getrandbits(1))

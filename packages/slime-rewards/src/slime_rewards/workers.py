@@ -1,124 +1,319 @@
-"""A few processes that decide what plain comparison cannot, each within a time limit."""
+"""Processes that grade responses, each within a deadline; none can hurt its caller."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
-import queue
 import select
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-from slime_rewards.math import settle
+from slime_rewards import graders
+from slime_rewards.sandbox import Limits
+from slime_rewards.verdict import Outcome, Question, Verdict
 
 logger = logging.getLogger(__name__)
 
 _START_UP_S = 120.0
-_LARGEST_BYTES = 1 << 20
+_LOAD_S = 60.0
+_GRACE_S = 5.0
+_LARGEST_RESPONSE = 1 << 20
+_STUCK_S = 0.1
+"""A worker busy for longer no longer counts as one: another takes its place."""
+_STANDBY = 16
+"""How many workers may be started in place of those."""
+_YIELDED = 5
+"""How nice those are: a third of the time that others get."""
 
 
-class MathWorkers:
-    """Grades answers without ever stalling its caller; starts processes when first needed.
+class Workers:
+    """Grades responses without ever stalling its caller; starts processes when first needed.
 
-    An answer that takes longer than ``time_limit_s`` is wrong, and its process is replaced.
+    A grader that takes longer than ``time_limit_s`` is killed with all it started, its process is
+    replaced, and the outcome is an abstention. Workers that take long are stood in for before they
+    are late, so responses queued behind them do not wait.
     """
 
-    def __init__(self, *, num_workers: int | None = None, time_limit_s: float = 5.0) -> None:
-        count = num_workers or max(1, min(8, (os.cpu_count() or 2) // 2))
+    def __init__(
+        self,
+        *,
+        num_workers: int | None = None,
+        time_limit_s: float = 5.0,
+        limits: Limits | None = None,
+    ) -> None:
+        self._count = num_workers or max(1, min(8, (os.cpu_count() or 2) // 2))
         self._limit = time_limit_s
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="math-worker")
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
-        for _ in range(count):
-            self._idle.put(None)
+        self._nursery = _Nursery(limits or Limits())
+        self._slots = _Slots(self._count, self._count + max(_STANDBY, 2 * self._count))
+        self._threads = ThreadPoolExecutor(self._slots.most, thread_name_prefix="grader")
+        self._idle: deque[_Worker] = deque()
 
-    async def grade(self, response: str, label: str) -> float:
-        """1 for a right answer, else 0."""
-        verdict = settle(response, label)
-        if verdict is not None:
-            return verdict
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._ask, response, label)
+    async def ask(self, question: Question) -> Verdict:
+        """The verdict on one response; never raises for what a grader does."""
+        return await asyncio.wrap_future(self.submit(question))
+
+    def submit(self, question: Question) -> "Future[Verdict]":
+        """The same for callers without an event loop."""
+        return self._threads.submit(self._ask, question)
 
     def close(self) -> None:
         """End the processes."""
         self._threads.shutdown(wait=True, cancel_futures=True)
-        while not self._idle.empty():
-            worker = self._idle.get()
-            if worker is not None:
-                worker.stop()
+        while self._idle:
+            self._idle.pop().end()
+        self._nursery.close()
 
-    def _ask(self, response: str, label: str) -> float:
-        worker = self._idle.get()
-        verdict: float | None = None
+    def _ask(self, question: Question) -> Verdict:
+        trusted = graders.is_trusted(question.grader)
+        with self._slots:
+            try:
+                worker = None if trusted else self._take()
+                worker = worker or _Worker(self._nursery, trusted=trusted)
+            except OSError as error:
+                return Verdict(outcome=Outcome.ERROR, error=f"no worker process: {error}")
+            verdict = self._grade(worker, question)
+            if worker.alive and worker.fresh and not trusted and len(self._idle) < self._count:
+                self._idle.append(worker)
+            else:
+                worker.end()
+        return verdict
+
+    def _take(self) -> "_Worker | None":
+        """An idle worker that still lives."""
+        while True:
+            try:
+                worker = self._idle.pop()
+            except IndexError:
+                return None
+            if worker.hears():
+                return worker
+            worker.end()
+
+    def _grade(self, worker: "_Worker", question: Question) -> Verdict:
+        start = time.monotonic()
         try:
-            if worker is not None and not worker.alive:
-                worker.stop()
-                worker = None
-            worker = worker or _Worker()
-            verdict = worker.ask(response, label, self._limit)
-        except (TimeoutError, OSError) as error:
-            logger.info("no verdict on an answer to %.80r: %s", label, error)
-            if worker is not None:
-                worker.stop()
-            worker = None
-        finally:
-            self._idle.put(worker)
-        return verdict or 0.0
+            answer = worker.ask(question, self._limit)
+        except TimeoutError as error:
+            worker.end()
+            outcome, message = Outcome.ABSTENTION, str(error)
+        except (OSError, ValueError) as error:
+            outcome = Outcome.ERROR
+            message = f"the process of grader {question.grader!r} {worker.end()} ({error})"
+        else:
+            seconds = answer.get("seconds", time.monotonic() - start)
+            if "error" in answer:
+                return Verdict(outcome=Outcome.ERROR, error=answer["error"], seconds=seconds)
+            return Verdict(outcome=Outcome.VALUE, reward=answer["reward"], seconds=seconds)
+        return Verdict(outcome=outcome, error=message, seconds=time.monotonic() - start)
+
+
+class _Slots:
+    """So many may grade at once; who takes long no longer counts, up to ``most`` in all."""
+
+    def __init__(self, count: int, most: int) -> None:
+        self._count = count
+        self.most = most
+        self._change = threading.Condition()
+        self._since: dict[int, float] = {}
+
+    def __enter__(self) -> None:
+        with self._change:
+            while not self._free():
+                self._change.wait(_STUCK_S / 3)
+            self._since[threading.get_ident()] = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        with self._change:
+            del self._since[threading.get_ident()]
+            self._change.notify()
+
+    def _free(self) -> bool:
+        now = time.monotonic()
+        quick = sum(now - since < _STUCK_S for since in self._since.values())
+        return quick < self._count and len(self._since) < self.most
+
+
+class _Nursery:
+    """The process that starts and ends workers; started anew when it is gone."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._generation = 0
+
+    def start(self, channel: socket.socket, *, trusted: bool) -> tuple[int, int]:
+        """Start a worker at the other end of ``channel``; its process and generation.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        message = {"do": "start", "trusted": trusted}
+        with self._lock:
+            try:
+                pid = self._request(message, channel.fileno())["pid"]
+            except OSError as error:
+                logger.warning("the process that starts graders is started again: %s", error)
+                self._stop()
+                pid = self._request(message, channel.fileno())["pid"]
+            return pid, self._generation
+
+    def end(self, pid: int, generation: int) -> int | None:
+        """Kill a worker's process group; its wait status where that is known."""
+        with self._lock:
+            if generation != self._generation or self._control is None:
+                return None  # it ended with the nursery
+            try:
+                return self._request({"do": "end", "pid": pid})["status"]
+            except OSError:
+                self._stop()
+                return None
+
+    def close(self) -> None:
+        """End it, and with it whatever worker there is."""
+        with self._lock:
+            self._stop()
+
+    def _request(self, message: dict[str, Any], descriptor: int | None = None) -> dict[str, Any]:
+        control = self._control or self._launch()
+        descriptors = [] if descriptor is None else [descriptor]
+        socket.send_fds(control, [json.dumps(message).encode()], descriptors)
+        answer = control.recv(4096)
+        if not answer:
+            raise BrokenPipeError("it has ended")
+        return json.loads(answer)
+
+    def _launch(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(_START_UP_S)
+        with theirs:
+            number = str(theirs.fileno())
+            limits = json.dumps(asdict(self._limits))
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "slime_rewards.worker", number, limits],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={"OMP_NUM_THREADS": "1", **os.environ},
+            )
+        self._control = ours
+        self._generation += 1
+        return ours
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
 
 
 class _Worker:
     """One process; used by one thread at a time."""
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "slime_rewards.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        try:
-            self.ask("1", "x", _START_UP_S)
-        except BaseException:
-            self.stop()
-            raise
+    def __init__(self, nursery: _Nursery, *, trusted: bool) -> None:
+        self._nursery = nursery
+        self._channel, theirs = socket.socketpair()
+        self._loaded: set[str] = set()
+        self.alive = False
+        self.fresh = True
+        """Whether it has its full share of the processors."""
+        with theirs:
+            try:
+                self._pid, self._generation = nursery.start(theirs, trusted=trusted)
+            except BaseException:
+                self._channel.close()
+                raise
+        self.alive = True
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process.poll() is None
-
-    def ask(self, response: str, label: str, seconds: float) -> float | None:
-        """The verdict; None where the library gave up.
+    def ask(self, question: Question, seconds: float) -> dict[str, Any]:
+        """What the grader answers.
 
         Raises:
             TimeoutError: it took too long; the process is of no more use.
             OSError: it is gone.
+            ValueError: it answered nonsense.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(json.dumps([response[-_LARGEST_BYTES:], label, seconds]).encode() + b"\n")
-        stdin.flush()
+        if question.grader not in self._loaded:
+            answer = self._exchange({"load": True, "grader": question.grader}, _LOAD_S, "loaded")
+            if "error" in answer:
+                return answer
+            self._loaded.add(question.grader)
+        request = asdict(question) | {"response": question.response[-_LARGEST_RESPONSE:]}
+        return self._exchange(request | {"load": False}, seconds, "decided")
+
+    def hears(self) -> bool:
+        """Whether the process still holds its end; an idle one says nothing."""
+        return not self._readable(0)
+
+    def end(self) -> str:
+        """Kill all of it; how it had ended."""
+        if not self.alive:
+            return "had ended"
+        self.alive = False
+        self._channel.close()
+        status = self._nursery.end(self._pid, self._generation)
+        if status is None:
+            return "was lost"
+        if os.WIFSIGNALED(status):
+            return f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        return f"ended with exit code {os.WEXITSTATUS(status)}"
+
+    def _exchange(self, request: dict[str, Any], seconds: float, done: str) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
-        answer = b""
-        while not answer.endswith(b"\n"):
-            ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimeoutError(f"not decided within {seconds:g} s")
-            read = os.read(stdout.fileno(), 4096)
-            if not read:
-                raise BrokenPipeError("the worker process ended")
-            answer += read
+        late = f"grader {request['grader']!r}: not {done} within {seconds:g} s"
+        answer = bytearray()
+        try:
+            self._channel.settimeout(seconds)
+            self._channel.sendall(json.dumps(request).encode() + b"\n")
+            while not answer.endswith(b"\n"):
+                answer += self._read(deadline)
+        except TimeoutError as error:
+            raise TimeoutError(late) from error
         return json.loads(answer)
 
-    def stop(self) -> None:
-        """End the process and wait for it."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    logger.debug("input of a worker process was lost")
+    def _read(self, deadline: float) -> bytes:
+        left = deadline - time.monotonic()
+        if not (self._readable(min(left, _STUCK_S)) or self._readable_late(deadline)):
+            raise TimeoutError
+        read = self._channel.recv(1 << 16)
+        if not read:
+            raise BrokenPipeError("without an answer")
+        return read
+
+    def _readable(self, seconds: float) -> bool:
+        readable, _, _ = select.select([self._channel], [], [], max(0.0, seconds))
+        return bool(readable)
+
+    def _readable_late(self, deadline: float) -> bool:
+        """Wait on, but leave the processors to those that are quick."""
+        self.fresh = False
+        for yielded in (_yield_in_session, _yield_in_group):
+            with contextlib.suppress(OSError):
+                yielded(self._pid)
+        return self._readable(deadline - time.monotonic())
+
+
+def _yield_in_group(pid: int) -> None:
+    os.setpriority(os.PRIO_PROCESS, pid, _YIELDED)
+
+
+def _yield_in_session(pid: int) -> None:
+    """Where the kernel shares time among sessions first, niceness is the session's."""
+    Path(f"/proc/{pid}/autogroup").write_text(str(_YIELDED))

@@ -1,0 +1,87 @@
+"""Graders by name: plain functions of a response, its label and its metadata.
+
+They run in ``workers``. One that is not here is a path, ``file.py:name`` or
+``package.module.name``, of a function ``(response, label, metadata)``.
+"""
+
+import inspect
+from typing import Any
+
+from slime_core.hooks import load_hook
+
+from slime_rewards import code, dapo, deepscaler, exact_match, f1, gpqa, ifbench, math
+from slime_rewards.boxed import last_boxed
+from slime_rewards.verdict import Grade
+
+BOXED = "boxed_"
+_PARAMETERS = ("response", "label", "metadata")
+
+
+def _labelled(grade: Any) -> Grade:
+    def labelled(response: str, label: str | None, metadata: dict[str, Any]) -> Any:
+        del metadata
+        if label is None:
+            raise ValueError(
+                "the sample has no label to compare with: name the column with --label-key"
+            )
+        return grade(response, label)
+
+    return labelled
+
+
+_NAMED: dict[str, Any] = {
+    "math": _labelled(math.grade),
+    "deepscaler": _labelled(deepscaler.grade),
+    "dapo": _labelled(dapo.grade),
+    "f1": _labelled(f1.grade),
+    "exact_match": _labelled(exact_match.grade),
+    "gpqa": gpqa.grade,
+    "ifbench": ifbench.grade,
+    "code": code.grade,
+}
+NAMES = tuple(_NAMED)
+
+
+_EXAMPLES = (
+    (r"\boxed{(x+1)^2}", "x^2+2x+1"),
+    (r"\boxed{2\sqrt{3}}", r"\sqrt{12}"),
+    (r"\boxed{\frac{3}{4}}", r"0.75 \text{ cm}"),
+    (r"\boxed{\{1, 2\}}", r"\{2, 1\}"),
+    (r"\boxed{[0, 1) \cup (2, \infty)}", r"x \in (2, \infty) \cup [0, 1)"),
+    (r"\boxed{\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}}", r"\begin{pmatrix}1&0\end{pmatrix}"),
+    (r"\boxed{x = 1, y = \sin\pi}", r"y = 2x^{2} - \log_2 3"),
+    ("the answer is 12.", "13"),
+)
+
+
+def preload() -> None:
+    """Import and learn what takes long, once for all workers."""
+    for response, label in _EXAMPLES:
+        math.verify(response, label)
+
+
+def is_trusted(name: str) -> bool:
+    """Whether a grader starts processes of its own, and sees to their confinement itself."""
+    return name.removeprefix(BOXED) == "code"
+
+
+def is_plain(function: object) -> bool:
+    """Whether a user's function is one of ``(response, label, metadata)``, not asynchronous."""
+    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+        return False
+    return tuple(inspect.signature(function).parameters)[:3] == _PARAMETERS
+
+
+def find(name: str) -> Grade:
+    """The grader called ``name``, or at that path.
+
+    Raises:
+        PluginError: there is no such function.
+    """
+    plain = name.removeprefix(BOXED)
+    if plain not in _NAMED:
+        return load_hook("custom_rm_path", name)
+    grade: Grade = _NAMED[plain]
+    if plain == name:
+        return grade
+    return lambda response, label, metadata: grade(last_boxed(response) or "", label, metadata)

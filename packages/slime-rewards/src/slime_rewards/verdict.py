@@ -1,0 +1,62 @@
+"""What became of grading one response: a value, an abstention or an error; never a silent 0."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, cast
+
+RewardValue = float | dict[str, Any]
+Grade = Callable[[str, str, dict[str, Any]], Any]
+"""(response, label, metadata) -> a number, or a dictionary with numbers."""
+
+
+class Outcome(StrEnum):
+    """How grading ended."""
+
+    VALUE = "value"
+    ABSTENTION = "abstention"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A value has a reward; an abstention (too late) and an error say why there is none."""
+
+    outcome: Outcome
+    reward: RewardValue | None = None
+    error: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of a worker: ``grader`` is a name of ``graders`` or path to a function."""
+
+    grader: str
+    response: str
+    label: str | None = None
+    metadata: dict[str, Any]
+
+
+def checked(value: object) -> RewardValue:
+    """``value`` as a reward.
+
+    Raises:
+        TypeError: it is neither a number nor a dictionary.
+        ValueError: it is not finite.
+    """
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value)
+    try:
+        number = float(cast("Any", value))
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, str):
+        raise TypeError(
+            f"a grader returned {value!r:.80}, a {type(value).__name__}: "
+            "return a number, or a dictionary with numbers"
+        )
+    if not math.isfinite(number):
+        raise ValueError(f"a grader returned {number}: rewards are finite")
+    return number
