@@ -68,6 +68,7 @@ import os, subprocess, sys, time
 from slime_train.runtime.sentinel import owned_processes
 old = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 with owned_processes() as token:
+    time.sleep(0.1)
     command = [sys.executable, "-c", {STUBBORN!r}]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, env={{}})
     child.stdout.readline()

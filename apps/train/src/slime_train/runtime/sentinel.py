@@ -111,7 +111,7 @@ def _descendants(root: int, seen: dict[int, int]) -> dict[int, int]:
         grown = not below <= family
         family |= below
     family -= {root, os.getpid()}
-    return {pid: table[pid][1] for pid in family if pid in table and table[pid][1] >= own_birth}
+    return {pid: table[pid][1] for pid in family if pid in table and table[pid][1] > own_birth}
 
 
 def _still_there(seen: dict[int, int]) -> set[int]:
