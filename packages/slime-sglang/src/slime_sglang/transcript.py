@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from slime_core.data.chat import Tokenizer, conversation, render
+from slime_core.data.conversation import UNWRITTEN
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
 
 PREFIX_CACHE = "prefix_cache"
 """Key of ``sample.metadata``: {"cached_tokens", "prompt_tokens"} summed over its requests."""
 
-UNWRITTEN = -1
-"""Version of a token that no known weights wrote: a tool's, or an environment's."""
-
-_STATUS = {"length": Status.TRUNCATED, "abort": Status.ABORTED, "stop": Status.COMPLETED}
+STATUS: Mapping[str, Status] = {
+    "length": Status.TRUNCATED,
+    "abort": Status.ABORTED,
+    "stop": Status.COMPLETED,
+}
 
 
 def prepare(sample: Sample, tokenizer: Tokenizer) -> None:
@@ -40,7 +42,7 @@ def mask_earlier(sample: Sample) -> None:
 def append(sample: Sample, answer: Mapping[str, Any]) -> None:
     """Add the tokens, log-probabilities and text of one /generate answer, and how it ended."""
     meta = answer["meta_info"]
-    tokens, log_probs = _tokens(meta)
+    tokens, log_probs = written(meta)
     known = sample.rollout_log_probs
     if known is None and sample.response_length:
         known = [0.0] * sample.response_length
@@ -56,8 +58,8 @@ def append(sample: Sample, answer: Mapping[str, Any]) -> None:
     if not sample.weight_versions or sample.weight_versions[-1] != version:
         sample.weight_versions.append(version)
     reason = (meta.get("finish_reason") or {}).get("type")
-    sample.status = _STATUS.get(str(reason), sample.status)
-    _count_cached(sample, meta)
+    sample.status = STATUS.get(str(reason), sample.status)
+    count_cached(sample, meta)
 
 
 def complete_versions(sample: Sample) -> None:
@@ -74,7 +76,8 @@ def _versions_so_far(sample: Sample) -> list[int]:
     return known + [UNWRITTEN] * (sample.response_length - len(known))
 
 
-def _tokens(meta: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+def written(meta: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+    """Tokens of an answer and their log-probabilities."""
     rows = meta.get("output_token_logprobs") or []
     completed = meta.get("completion_tokens", len(rows))
     if completed and not rows:
@@ -82,7 +85,8 @@ def _tokens(meta: Mapping[str, Any]) -> tuple[list[int], list[float]]:
     return [int(row[1]) for row in rows], [float(row[0]) for row in rows]
 
 
-def _count_cached(sample: Sample, meta: Mapping[str, Any]) -> None:
+def count_cached(sample: Sample, meta: Mapping[str, Any]) -> None:
+    """Add to what ``sample`` knows about the engine's prefix cache."""
     counts: dict[str, int] = sample.metadata.setdefault(
         PREFIX_CACHE, {"cached_tokens": 0, "prompt_tokens": 0}
     )
