@@ -1,7 +1,9 @@
 """Megatron's own command line through its own parser, strictly and without side effects."""
 
 import argparse
+import copy
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 from megatron.core.msc_utils import MultiStorageClientFeature
@@ -82,6 +84,16 @@ def _fill_unused(args: argparse.Namespace) -> None:
         args.min_lr = 0.0
 
 
+@cache
+def _megatron_parser() -> _Parser:
+    """Megatron's own; it reads the source of its configuration to build one, so one is built."""
+    parser = _Parser(prog="megatron", allow_abbrev=False, add_help=False)
+    with quiet():
+        add_megatron_arguments(parser)
+    parser.set_defaults(**REQUIRED, moe_token_dispatcher_type="alltoall")
+    return parser
+
+
 def parse(argv: Sequence[str], rank: int, world_size: int) -> argparse.Namespace:
     """Megatron's namespace for ``argv``, as rank ``rank`` of ``world_size`` sees it.
 
@@ -91,11 +103,9 @@ def parse(argv: Sequence[str], rank: int, world_size: int) -> argparse.Namespace
     Raises:
         ConfigError: with Megatron's own complaint.
     """
-    parser = _Parser(prog="megatron", allow_abbrev=False, add_help=False)
+    parser = _megatron_parser()
     with quiet():
-        add_megatron_arguments(parser)
-        parser.set_defaults(**REQUIRED, moe_token_dispatcher_type="alltoall")
-        args = parser.parse_args(list(argv))
+        args = copy.deepcopy(parser.parse_args(list(argv)))  # validation changes lists in place
     _check_required(parser, args)
     args.rank, args.world_size = rank, world_size
     args.use_cpu_initialization = args.use_cpu_initialization or cpu.is_installed()
