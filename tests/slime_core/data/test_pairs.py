@@ -115,21 +115,21 @@ def test_earlier_turns_may_be_rewritten_by_the_template(tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"prompt": "a", "rejected": "n"}, r"line 2: no key 'chosen'.*--chosen-key"),
-        ({"prompt": "a", "chosen": "n"}, r"line 2: no key 'rejected'.*--rejected-key"),
-        ({"chosen": "y", "rejected": "n"}, r"line 2: no key 'prompt'.*--input-key"),
-        ({"prompt": 3, "chosen": "y", "rejected": "n"}, r"line 2: 'prompt' is 3"),
-        ({"prompt": "a", "chosen": 3, "rejected": "n"}, r"line 2: 'chosen' is 3"),
+        ({"prompt": "a", "rejected": "n"}, r":2: no key 'chosen'.*--chosen-key"),
+        ({"prompt": "a", "chosen": "n"}, r":2: no key 'rejected'.*--rejected-key"),
+        ({"chosen": "y", "rejected": "n"}, r":2: no key 'prompt'.*--input-key"),
+        ({"prompt": 3, "chosen": "y", "rejected": "n"}, r":2: 'prompt' is 3"),
+        ({"prompt": "a", "chosen": 3, "rejected": "n"}, r":2: 'chosen' is 3"),
         (
             {"prompt": "a", "chosen": "y", "rejected": [said("user", "n")]},
-            r"line 2: 'rejected' .*assistant's",
+            r":2: 'rejected' .*assistant's",
         ),
         (
             {
                 "chosen": [said("user", "a"), said("assistant", "y")],
                 "rejected": [said("user", "b"), said("assistant", "n")],
             },
-            r"line 2: 'chosen' and 'rejected' answer different",
+            r":2: 'chosen' and 'rejected' answer different",
         ),
     ],
 )
@@ -142,8 +142,8 @@ def test_a_row_that_is_no_pair_is_named(row, words, tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"prompt": "a", "chosen": "", "rejected": "n"}, "line 1, key 'chosen': the response is"),
-        ({"prompt": "", "chosen": "y", "rejected": "n"}, "line 1, key 'chosen': the prompt is"),
+        ({"prompt": "a", "chosen": "", "rejected": "n"}, ":1, key 'chosen': the response is"),
+        ({"prompt": "", "chosen": "y", "rejected": "n"}, ":1, key 'chosen': the prompt is"),
     ],
 )
 def test_an_empty_side_is_named(row, words, tmp_path):
@@ -155,7 +155,7 @@ def test_an_empty_side_is_named(row, words, tmp_path):
 def test_a_template_that_does_not_suit_is_named_with_the_row(tmp_path):
     rewriting = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     path = write(tmp_path / "p.jsonl", {"prompt": "a", "chosen": "y", "rejected": "n"})
-    with pytest.raises(DataError, match=r"line 1, key 'chosen': the chat template"):
+    with pytest.raises(DataError, match=r":1, key 'chosen': the chat template"):
         completed(read(path), tokenizer=CharTokenizer(rewriting), apply_chat_template=True)
 
 

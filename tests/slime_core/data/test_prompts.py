@@ -40,7 +40,7 @@ def test_usual_columns_are_found(load, key, label):
 def test_given_columns_are_taken_and_missed_by_line(load):
     rows = [{"q": "a", "gold": "1", "answer": "x"}, {"q": "b"}]
     assert load(rows[0], input_key="q", label_key="gold")[0].label == "1"
-    message = r"p.jsonl, line 2: no key 'gold'; the row has \['q'\]: choose with --label-key"
+    message = r"p.jsonl:2: no key 'gold'; the row has \['q'\]: choose with --label-key"
     with pytest.raises(DataError, match=message):
         load(*rows, input_key="q", label_key="gold")
 
@@ -65,12 +65,12 @@ def test_messages_stay_messages_without_a_template(load):
 def test_metadata_and_tools_travel_along(load):
     (prompt,) = load({"prompt": "a", "metadata": '{"rm_type": "f1"}', "tools": [{"name": "t"}]})
     assert prompt.metadata == {"rm_type": "f1", "tools": [{"name": "t"}]}
-    with pytest.raises(DataError, match=r"line 1: 'metadata' is \[1\], not a dict"):
+    with pytest.raises(DataError, match=r":1: 'metadata' is \[1\], not a dict"):
         load({"prompt": "a", "metadata": [1]})
 
 
 def test_a_prompt_of_the_wrong_kind_is_shown(load):
-    with pytest.raises(DataError, match=r"line 1: 'prompt' is 5, neither a string nor a list"):
+    with pytest.raises(DataError, match=r":1: 'prompt' is 5, neither a string nor a list"):
         load({"prompt": 5})
 
 
@@ -78,11 +78,39 @@ def test_long_prompts_are_left_out_and_counted(load, caplog):
     with caplog.at_level(logging.WARNING):
         prompts = load({"prompt": "aaaa"}, {"prompt": "aa"}, max_prompt_len=3)
     assert [p.prompt for p in prompts] == ["aa"]
-    assert "left out 1 of 2 prompts longer than 3 tokens" in caplog.text
+    assert "left out 1 of 2 rows (too_long)" in caplog.text
+    assert "p.jsonl:1: longer than 3 tokens, it has 4" in caplog.text
 
 
 def test_nothing_left_is_an_error(load):
-    with pytest.raises(DataError, match="all 1 are longer than 1 tokens"):
+    with pytest.raises(DataError, match="all 1 are too long: raise the limit"):
         load({"prompt": "aa"}, max_prompt_len=1)
     with pytest.raises(DataError, match="there are no rows"):
         load()
+
+
+def test_a_system_prompt_begins_conversations_without_one(load, tmp_path):
+    rows = {"prompt": CHAT}, {"prompt": "hi"}, {"prompt": CHAT[1:]}
+    (tmp_path / "system.txt").write_text("be brief\n")
+    for given in ("be brief", str(tmp_path / "system.txt")):
+        prompts = load(*rows, apply_chat_template=True, system_prompt=given)
+        assert [p.prompt for p in prompts] == [
+            "<system>S#<user>U#<assistant>",
+            "<system>be brief#<user>hi#<assistant>",
+            "<system>be brief#<user>U#<assistant>",
+        ]
+    (kept,) = load({"prompt": CHAT[1:]}, system_prompt="S")
+    assert kept.prompt == CHAT
+    with pytest.raises(DataError, match=r":1: --system-prompt has no place in a prompt of text"):
+        load({"prompt": "hi"}, system_prompt="S")
+
+
+def test_of_several_files_each_prompt_knows_its_own(tmp_path):
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path in paths:
+        path.write_text('{"prompt": "x", "label": "1"}\n')
+    sources = [str(paths[0]), f"{paths[1]}*2"]
+    prompts = load_prompts(DataConfig(), CharTokenizer(), sources=sources)
+    assert [prompt.source for prompt in prompts] == sources
+    with pytest.raises(DataError, match=r"names a file twice: weight it instead, as in FILE\*2"):
+        load_prompts(DataConfig(), CharTokenizer(), sources=[sources[0]] * 2)

@@ -40,11 +40,13 @@ def test_parquet_and_json(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"x": 1}\n{"x": 2\n', "a.jsonl, line 2 is not JSON: .* column"),
-        ("a.jsonl", "[1]\n", "line 1 is a list, not an object"),
-        ("a.json", '{"x": 1}', "holds one dict, not an array"),
+        ("a.jsonl", '{"x": 1}\n{"x": 2\n', "a.jsonl:2 is not JSON: .* column"),
+        ("a.jsonl", "[1]\n", ":1 is a list, not an object"),
+        ("a.json", '{"x": 1}', "holds one dict, neither an array"),
         ("a.parquet", "nonsense", "not a readable parquet file"),
-        ("a.csv", "x", r"ends in '.csv'; known are .jsonl, .json and .parquet"),
+        ("a.arrow", "nonsense", "not a readable arrow file"),
+        ("a.json", '[{"x": 1}', r"a.json:1 is not JSON: .*called .jsonl"),
+        ("a.txt", "x", r"ends in '.txt'; known are .jsonl, .ndjson, .json, .csv"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, name, content, message):
@@ -56,5 +58,5 @@ def test_what_is_wrong_is_said(tmp_path, name, content, message):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.jsonl does not exist"):
         list(read_rows(f"{tmp_path}/nowhere.jsonl@[0:1]"))
-    with pytest.raises(DataError, match="is a directory"):
+    with pytest.raises(DataError, match="a folder with no data files"):
         list(read_rows(str(tmp_path)))

@@ -1,7 +1,6 @@
 """What resolving a configuration needs to know of the machine and of files; gathered once."""
 
 import os
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +13,6 @@ from slime_core.config.draft import Facts
 from slime_core.errors import CheckpointError, DataError
 
 from slime_train.sources import RawConfig
-
-_SLICE = re.compile(r"@\[[^\]]*\]$")
 
 
 def gather(raw: RawConfig) -> Facts:
@@ -66,19 +63,20 @@ def _model(raw: RawConfig, problems: list[str]) -> tuple[Mapping[str, Any], Mapp
 
 def _look_into(flag: str, path: str, raw: RawConfig, problems: list[str]) -> None:
     """Read the first prompt of a file, so that a wrong name or column costs a second."""
-    if not Path(_SLICE.sub("", path)).is_file():
-        problems.append(f"{flag} {path}: there is no such file; give a .jsonl or .parquet file")
-        return
+    from slime_core.data.file_slice import parse
     from slime_core.data.pairs import read_pairs
     from slime_core.data.prompts import read_prompts
 
     data = _columns(raw, evaluation=flag == "--eval-prompt-data")
-    prompts = read_prompts(data, sources=(path,))
-    if raw.value("loss_type") in PAIR_LOSSES:
-        names = ("chosen_key", "rejected_key")
-        given = {name: raw.value(name) for name in names if raw.value(name) is not None}
-        prompts = read_pairs(data, PreferenceConfig(**given), sources=(path,))
     try:
+        if not parse(path).path.exists():
+            problems.append(f"{flag} {path}: there is no such file; give a .jsonl or .parquet file")
+            return
+        prompts = read_prompts(data, sources=(path,))
+        if raw.value("loss_type") in PAIR_LOSSES:
+            names = ("chosen_key", "rejected_key")
+            given = {name: raw.value(name) for name in names if raw.value(name) is not None}
+            prompts = read_pairs(data, PreferenceConfig(**given), sources=(path,))
         if next(prompts, None) is None:
             problems.append(f"{flag} {path}: has no rows")
     except DataError as error:
@@ -86,9 +84,10 @@ def _look_into(flag: str, path: str, raw: RawConfig, problems: list[str]) -> Non
 
 
 def _columns(raw: RawConfig, *, evaluation: bool) -> DataConfig:
-    """Which columns hold what, as far as it is given."""
+    """How rows are read, as far as it is given."""
     given: dict[str, Any] = {}
-    for name in ("input_key", "label_key", "tool_key", "metadata_key"):
+    names = ("input_key", "label_key", "tool_key", "metadata_key")
+    for name in (*names, "system_prompt", "apply_chat_template", "data_error_policy"):
         own = raw.value(f"eval_{name}") if evaluation else None
         value = own or raw.value(name)
         if value is not None:
@@ -97,6 +96,7 @@ def _columns(raw: RawConfig, *, evaluation: bool) -> DataConfig:
 
 
 def _count(path: str) -> int:
-    from slime_core.data.prompts import read_rows
+    from slime_core.data.rows import Source
 
-    return sum(1 for _ in read_rows(path))
+    source = Source(path)
+    return source.slice.epoch_len(len(source))

@@ -15,7 +15,8 @@ class DataConfig:
     """Prompt files and the meaning of their columns."""
 
     prompt_data: tuple[str, ...] = flag(default=(), repeat=True, parse=_paths)
-    """jsonl or parquet files of prompts, each optionally with a slice of rows: path@[start:end]."""
+    """Files of prompts (jsonl, json, csv, tsv, parquet, arrow) or folders of them, each optionally
+    with a slice of its rows and how often an epoch sees them: path@[start:end]*weight."""
     input_key: str = "input"
     """Column of the prompt: a string or a list of messages. Where the flag is not given and the
     rows have no "input", the usual names are tried: prompt, question, messages, ..."""
@@ -34,32 +35,36 @@ class DataConfig:
     """Turn prompts into text with the tokenizer's chat template."""
     apply_chat_template_kwargs: dict[str, Any] = flag(factory=dict[str, Any], parse=json_object)
     """Keyword arguments of the chat template, a JSON object."""
+    system_prompt: str | None = flag(default=None, ours=True)
+    """System message of conversations that have none: text, or a file that holds it."""
+    id_key: str = flag(default="id", ours=True)
+    """Column of the rows' names, where there is one; they should differ within a file."""
+    data_duplicate_ids: Literal["keep", "skip", "stop"] = flag(default="keep", ours=True)
+    """What becomes of rows with a name that an earlier row of the file has: they are kept and
+    counted, left out and counted, or end the run before it starts."""
+    data_error_policy: Literal["stop", "skip"] = flag(default="stop", ours=True)
+    """What becomes of rows that are no prompts (malformed, not UTF-8, without a key, empty): they
+    end the run before it starts, or are left out and counted."""
     rollout_shuffle: bool = False
-    """Shuffle the prompts anew in every epoch."""
+    """Shuffle the prompts anew in every epoch; with --streaming-data inside a window of rows."""
     rollout_seed: int = 42
     """Seed of the shuffle and of the engines' sampling."""
     rollout_max_prompt_len: int | None = flag(default=None, at_least=1)
     """Leave out prompts longer than this many tokens."""
     num_epoch: int | None = flag(default=None, at_least=1)
     """Passes over the prompts; gives the number of iterations when --num-rollout is absent."""
-    data_source_path: str | None = flag(
-        default=None,
-        planned="prompts come from --prompt-data: leave it out",
-        accepts=(
-            "slime.rollout.data_source.RolloutDataSource",
-            "slime.rollout.data_source.RolloutDataSourceWithBuffer",
-        ),
-    )
-    """Class that replaces the prompt stream."""
+    data_source_path: str | None = flag(default=None, planned="leave it out")
+    """Class (args) that replaces the prompt stream: get_samples(n), add_samples(groups); see
+    slime_core.RolloutDataSource."""
+    buffer_key: str | None = flag(default=None, ours=True, planned="leave it out")
+    """Metadata key that the shipped selections for --buffer-filter-path read; "priority" for
+    priority and "source" for stratified unless given."""
     start_rollout_id: int | None = flag(default=None, at_least=0)
     """First iteration; found from the checkpoint by default."""
     rollout_global_dataset: bool = flag(
-        "--disable-rollout-global-dataset",
-        default=True,
-        negated=True,
-        planned="one prompt stream feeds the run: leave it out",
+        "--disable-rollout-global-dataset", default=True, negated=True, planned="leave it out"
     )
-    """One data set feeds the whole run."""
+    """One data set feeds the whole run; a class of --data-source-path may find prompts itself."""
     loss_mask_type: Literal["qwen", "qwen3", "qwen3_5", "distill_qwen"] = flag(
         default="qwen",
         planned={
@@ -69,11 +74,10 @@ class DataConfig:
     )
     """How supervised fine-tuning finds the assistant's turns; they are found with the model's own
     chat template, whichever of the two is given."""
-    num_data_workers: int = flag(
-        default=1, at_least=1, ours=True, planned="prompts are read in one process"
-    )
-    """Processes that read prompts."""
-    streaming_data: bool = flag(
-        default=False, ours=True, planned="prompts are read into memory before the run"
-    )
-    """Read prompt files while training instead of before."""
+    num_data_workers: int = flag(default=0, at_least=0, ours=True)
+    """Processes that render and tokenize prompts ahead; with 0 the run does it itself. The order
+    is the same for any number."""
+    streaming_data: bool = flag(default=False, ours=True, planned="leave it out")
+    """Read prompts while training, with no more than a window of rows in memory."""
+    streaming_window: int = flag(default=10_000, at_least=1, ours=True, planned="leave it out")
+    """Rows in the window of --streaming-data, in which they are shuffled."""

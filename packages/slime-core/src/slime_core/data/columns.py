@@ -1,11 +1,12 @@
 """The columns of a row: found, checked, and named in every error with their file and row."""
 
 import json
+from pathlib import Path
 from typing import Any, cast
 
 from slime_core.config.data import DataConfig
+from slime_core.data.faults import RowError
 from slime_core.data.rows import Row
-from slime_core.errors import DataError
 
 _INPUT_KEYS = ("input", "prompt", "question", "messages", "problem", "query", "instruction")
 
@@ -21,8 +22,9 @@ def input_column(row: Row, data: DataConfig) -> str:
 def required(row: Row, key: str, flag: str) -> Any:
     """The value of a column that must be there; ``flag`` chooses it."""
     if key not in row.values:
-        raise DataError(
-            f"{row.place}: no key {key!r}; the row has {sorted(row.values)}: choose with {flag}"
+        raise RowError(
+            "missing_key",
+            f"{row.place}: no key {key!r}; the row has {sorted(row.values)}: choose with {flag}",
         )
     return row.values[key]
 
@@ -34,9 +36,13 @@ def optional(row: Row, key: str, kind: type) -> Any:
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise DataError(f"{row.place}: {key!r} is not JSON: {shown(value)}") from error
+            raise RowError(
+                "wrong_type", f"{row.place}: {key!r} is not JSON: {shown(value)}"
+            ) from error
     if value is not None and not isinstance(value, kind):
-        raise DataError(f"{row.place}: {key!r} is {shown(value)}, not a {kind.__name__}")
+        raise RowError(
+            "wrong_type", f"{row.place}: {key!r} is {shown(value)}, not a {kind.__name__}"
+        )
     return value
 
 
@@ -44,11 +50,40 @@ def prompt_text(row: Row, key: str) -> str | list[dict[str, Any]]:
     """The prompt in the column --input-key: text, or messages."""
     value = required(row, key, "--input-key")
     if not isinstance(value, str) and not is_conversation(value):
-        raise DataError(
+        raise RowError(
+            "wrong_type",
             f"{row.place}: {key!r} is {shown(value)}, "
-            "neither a string nor a list of messages with a role"
+            "neither a string nor a list of messages with a role",
         )
     return cast("str | list[dict[str, Any]]", value)
+
+
+def with_system(
+    prompt: str | list[dict[str, Any]], system: str | None, row: Row, *, templated: bool
+) -> str | list[dict[str, Any]]:
+    """The prompt, begun with the system prompt where it has none of its own."""
+    if system is None:
+        return prompt
+    if isinstance(prompt, str):
+        if not templated:
+            raise RowError(
+                "wrong_type",
+                f"{row.place}: --system-prompt has no place in a prompt of text: "
+                "add --apply-chat-template",
+            )
+        prompt = [{"role": "user", "content": prompt}]
+    if prompt[0]["role"] == "system":
+        return prompt
+    return [{"role": "system", "content": system}, *prompt]
+
+
+def system_prompt(data: DataConfig) -> str | None:
+    """--system-prompt; the text in the file that it names, if it names one."""
+    given = data.system_prompt
+    if given is None or len(given) > 1000 or "\n" in given:
+        return given
+    path = Path(given).expanduser()
+    return path.read_text(encoding="utf-8").rstrip("\n") if path.is_file() else given
 
 
 def metadata_of(row: Row, data: DataConfig) -> dict[str, Any]:

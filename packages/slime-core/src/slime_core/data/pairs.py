@@ -14,10 +14,14 @@ from slime_core.data.columns import (
     prompt_text,
     required,
     shown,
+    system_prompt,
+    with_system,
 )
+from slime_core.data.faults import RowError
+from slime_core.data.loading import read
 from slime_core.data.loss_mask import MaskedTokens, mask_conversation
-from slime_core.data.prompts import Prompt
-from slime_core.data.rows import Row, numbered_rows
+from slime_core.data.reading import Prompt
+from slime_core.data.rows import Row
 from slime_core.errors import DataError
 from slime_core.types import Sample, SampleGroup, Status
 
@@ -36,22 +40,48 @@ class Pair:
     """Columns of the two."""
 
 
+@dataclass(frozen=True, slots=True)
+class PairRows:
+    """How a row becomes a prompt whose label is a ``Pair``.
+
+    The prompt is the column --input-key. Where --chosen-key and --rejected-key hold conversations
+    of more than the response, these say what was asked, and must say the same.
+    """
+
+    data: DataConfig
+    preference: PreferenceConfig
+    system: str | None = None
+
+    def columns(self, row: Row) -> str:
+        """The column of the prompt."""
+        return input_column(row, self.data)
+
+    def read(self, row: Row, columns: str) -> Prompt:
+        """Both responses to one prompt; raises ``RowError`` naming the key."""
+        prompt = _prompt(row, columns, self.data, self.preference)
+        templated = self.data.apply_chat_template
+        text = with_system(prompt.prompt, self.system, row, templated=templated)
+        return Prompt(text, prompt.label, prompt.metadata)
+
+    def prepare(self, prompt: Prompt, place: str) -> Prompt:
+        """As it is: pairs are tokenized with their responses."""
+        return prompt
+
+
+def pair_rows(data: DataConfig, preference: PreferenceConfig) -> PairRows:
+    """How rows become pairs under these sections."""
+    return PairRows(data, preference, system_prompt(data))
+
+
 def read_pairs(
     data: DataConfig, preference: PreferenceConfig, *, sources: Sequence[str]
 ) -> Iterator[Prompt]:
     """Rows of ``sources`` as prompts whose labels are ``Pair``s.
 
-    The prompt is the column --input-key. Where --chosen-key and --rejected-key hold conversations
-    of more than the response, these say what was asked, and must say the same.
-
     Raises:
         DataError: naming file, row and key of what is missing or has the wrong form.
     """
-    for source in sources:
-        key: str | None = None
-        for row in numbered_rows(source):
-            key = key or input_column(row, data)
-            yield _prompt(row, key, data, preference)
+    return read(pair_rows(data, preference), data, sources=sources)
 
 
 def complete_pair(
@@ -125,9 +155,10 @@ def _prompt(row: Row, key: str, data: DataConfig, preference: PreferenceConfig) 
     rejected = _side(row, keys[1], "--rejected-key")
     asked = [side[:-1] if isinstance(side, list) else [] for side in (chosen, rejected)]
     if asked[0] != asked[1]:
-        raise DataError(
+        raise RowError(
+            "malformed",
             f"{row.place}: {keys[0]!r} and {keys[1]!r} answer different conversations; a pair is "
-            "two responses to one prompt, and only their last messages may differ"
+            "two responses to one prompt, and only their last messages may differ",
         )
     prompt: Text = asked[0] or prompt_text(row, key)
     label = Pair(_last(chosen), _last(rejected), row.place, keys)
@@ -143,8 +174,9 @@ def _side(row: Row, key: str, flag: str) -> Text:
     if isinstance(value, str):
         return value
     if not is_conversation(value) or value[-1]["role"] != "assistant":
-        raise DataError(
+        raise RowError(
+            "wrong_type",
             f"{row.place}: {key!r} is {shown(value)}, neither a string nor a list of messages "
-            "whose last one is the assistant's"
+            "whose last one is the assistant's",
         )
     return value

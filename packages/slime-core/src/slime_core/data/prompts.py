@@ -1,33 +1,94 @@
 """Prompts: rows of files, with their columns found, templated, tokenized and checked."""
 
-import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from slime_core.config.data import DataConfig
 from slime_core.data.chat import Tokenizer, conversation, render
-from slime_core.data.columns import input_column, metadata_of, prompt_text, required
-from slime_core.data.rows import Row, numbered_rows, read_rows
-from slime_core.errors import DataError
+from slime_core.data.columns import (
+    input_column,
+    metadata_of,
+    prompt_text,
+    required,
+    system_prompt,
+    with_system,
+)
+from slime_core.data.faults import TOO_LONG, RowError
+from slime_core.data.loading import load, read
+from slime_core.data.reading import Prompt
+from slime_core.data.rows import Row, read_rows
 
-__all__ = ["Prompt", "Tokenizer", "load_prompts", "read_prompts", "read_rows"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Prompt", "PromptRows", "Tokenizer", "load_prompts", "read_prompts", "read_rows"]
 
 _LABEL_KEYS = ("label", "answer", "solution", "target", "ground_truth", "output")
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """One row of a prompt file; read once, copied into samples."""
+class Columns:
+    """Which columns hold what, in one file."""
 
-    prompt: str | list[dict[str, Any]]
-    """Text for the model, or messages where no chat template was applied."""
-    label: Any = None
-    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
-    tokens: tuple[int, ...] | None = None
-    """Ids of a prompt that is text."""
+    input: str
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRows:
+    """How a row becomes a prompt; travels to the processes that do it."""
+
+    data: DataConfig
+    tokenizer: Tokenizer | None = None
+    """None leaves prompts as they are, neither rendered nor tokenized."""
+    max_prompt_len: int | None = None
+    system: str | None = None
+
+    def columns(self, row: Row) -> Columns:
+        """Keys as given; where the row lacks the default one, the usual names are tried."""
+        key, label = input_column(row, self.data), self.data.label_key
+        if label is None:
+            label = next((k for k in _LABEL_KEYS if k in row.values and k != key), None)
+        return Columns(key, label)
+
+    def read(self, row: Row, columns: Columns) -> Prompt:
+        """The prompt of a row; raises ``RowError``."""
+        templated = self.data.apply_chat_template
+        text = prompt_text(row, columns.input)
+        text = with_system(text, self.system, row, templated=templated)
+        label = None if columns.label is None else required(row, columns.label, "--label-key")
+        return Prompt(text, label, metadata_of(row, self.data))
+
+    def prepare(self, prompt: Prompt, place: str) -> Prompt:
+        """Rendered, and tokenized without special tokens of the tokenizer's own."""
+        if self.tokenizer is None:
+            return prompt
+        text = prompt.prompt
+        if self.data.apply_chat_template:
+            text = render(
+                self.tokenizer,
+                conversation(text),
+                tools=prompt.metadata.get("tools"),
+                add_generation_prompt=True,
+                template_kwargs=self.data.apply_chat_template_kwargs,
+            )
+        if not isinstance(text, str):
+            return prompt
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RowError("not_utf8", f"{place}: the prompt is not Unicode: {error}") from error
+        tokens = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        if not tokens:
+            raise RowError("empty", f"{place}: the prompt is empty")
+        if self.max_prompt_len is not None and len(tokens) > self.max_prompt_len:
+            limit = f"longer than {self.max_prompt_len} tokens"
+            raise RowError(TOO_LONG, f"{place}: {limit}, it has {len(tokens)}")
+        return Prompt(text, prompt.label, prompt.metadata, tokens)
+
+
+def prompt_rows(
+    data: DataConfig, tokenizer: Tokenizer | None = None, *, max_prompt_len: int | None = None
+) -> PromptRows:
+    """How rows become prompts under ``data``."""
+    return PromptRows(data, tokenizer, max_prompt_len, system_prompt(data))
 
 
 def load_prompts(
@@ -39,75 +100,16 @@ def load_prompts(
 ) -> list[Prompt]:
     """Prompts of all ``sources`` in order, ready to be sampled from.
 
-    With --apply-chat-template they are rendered; whatever is text is tokenized, without special
-    tokens of the tokenizer's own. Prompts of more than ``max_prompt_len`` tokens are left out and
-    their number is logged.
+    With --apply-chat-template they are rendered; whatever is text is tokenized. Prompts of more
+    than ``max_prompt_len`` tokens are left out and their number is logged.
+
+    Raises:
+        DataError: naming the first rows that cannot be used, or nothing is left.
     """
-    prompts: list[Prompt] = []
-    num_read = 0
-    for prompt in read_prompts(data, sources=sources):
-        num_read += 1
-        prepared = _prepare(prompt, data, tokenizer)
-        tokens = prepared.tokens
-        if max_prompt_len is None or tokens is None or len(tokens) <= max_prompt_len:
-            prompts.append(prepared)
-    if num_read > len(prompts):
-        logger.warning(
-            "left out %d of %d prompts longer than %s tokens",
-            num_read - len(prompts),
-            num_read,
-            max_prompt_len,
-        )
-    if not prompts:
-        reason = f"all {num_read} are longer than {max_prompt_len} tokens: raise the limit"
-        raise DataError(
-            f"no prompts in {', '.join(sources)}: " + (reason if num_read else "there are no rows")
-        )
-    return prompts
+    rows = prompt_rows(data, tokenizer, max_prompt_len=max_prompt_len)
+    return load(rows, data, sources=sources)
 
 
 def read_prompts(data: DataConfig, *, sources: Sequence[str]) -> Iterator[Prompt]:
     """Rows of ``sources`` as prompts, neither rendered nor tokenized."""
-    for source in sources:
-        columns: _Columns | None = None
-        for row in numbered_rows(source):
-            if columns is None:
-                columns = _find_columns(row, data)
-                logger.info("%s: prompt %r, label %r", source, columns.input, columns.label)
-            yield _prompt(row, columns, data)
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    input: str
-    label: str | None
-
-
-def _find_columns(row: Row, data: DataConfig) -> _Columns:
-    """Keys as configured; where the first row lacks the default one, the usual names are tried."""
-    key, label = input_column(row, data), data.label_key
-    if label is None:
-        label = next((name for name in _LABEL_KEYS if name in row.values and name != key), None)
-    return _Columns(key, label)
-
-
-def _prompt(row: Row, columns: _Columns, data: DataConfig) -> Prompt:
-    text = prompt_text(row, columns.input)
-    label = None if columns.label is None else required(row, columns.label, "--label-key")
-    return Prompt(text, label, metadata_of(row, data))
-
-
-def _prepare(prompt: Prompt, data: DataConfig, tokenizer: Tokenizer) -> Prompt:
-    text = prompt.prompt
-    if data.apply_chat_template:
-        text = render(
-            tokenizer,
-            conversation(text),
-            tools=prompt.metadata.get("tools"),
-            add_generation_prompt=True,
-            template_kwargs=data.apply_chat_template_kwargs,
-        )
-    if not isinstance(text, str):
-        return prompt
-    tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
-    return Prompt(text, prompt.label, prompt.metadata, tokens)
+    return read(prompt_rows(data), data, sources=sources)

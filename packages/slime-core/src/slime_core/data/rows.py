@@ -1,19 +1,14 @@
-"""Rows of jsonl, json and parquet files, each with the place it came from."""
+"""Rows of prompt files, each with the place it came from."""
 
-import itertools
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-import pyarrow
-from pyarrow import parquet
-
-from slime_core.errors import DataError
-
-_SLICE = re.compile(r"(?P<path>.+)@\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
+from slime_core.data.faults import RowError
+from slime_core.data.file_slice import FileSlice, parse
+from slime_core.data.folders import open_path
+from slime_core.data.formats import JsonLines, Mark, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,80 +19,109 @@ class Row:
     place: str
 
 
-def read_rows(path: str) -> Iterator[dict[str, Any]]:
-    """The records of ``path``, a jsonl, json or parquet file, optionally ``path@[start:stop]``.
+class Place(NamedTuple):
+    """A place between two rows of a source, to go on from."""
 
-    Bounds are those of Python slices, negative ones included.
-    """
-    return (row.values for row in numbered_rows(path))
+    file: int = 0
+    mark: Mark = Mark()
+    row: int = 0
+    """Rows of all files before it."""
 
 
-def numbered_rows(path: str) -> Iterator[Row]:
+class Source:
+    """The rows that ``path@[start:stop]`` names; bounds are those of Python slices."""
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+        self.slice: FileSlice = parse(spec)
+        self._files = open_path(self.slice.path)
+        self._bounds: tuple[int, int | None] | None = None
+
+    def __len__(self) -> int:
+        """Rows in the slice; counted by reading all files once, without looking into rows."""
+        rows = range(sum(file.count() for file in self._files))
+        return len(rows[self.slice.start : self.slice.stop])
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files."""
+        return sum(file.path.stat().st_size for file in self._files)
+
+    @property
+    def first(self) -> int:
+        """The number of the first row in the slice, from 0."""
+        return self._resolved()[0]
+
+    def records(self, place: Place | None = None) -> Iterator[tuple[Record, Place]]:
+        """Records behind ``place`` (default: all of the slice), each with the place after it."""
+        start, stop = self._resolved()
+        file, mark, row = place or self._skip(start)
+        for number in range(file, len(self._files)):
+            for record, after in self._files[number].records(mark):
+                if stop is not None and row >= stop:
+                    return
+                row += 1
+                if row > start:
+                    yield record, Place(number, after, row)
+            mark = Mark()
+
+    def _resolved(self) -> tuple[int, int | None]:
+        """Bounds that are not negative."""
+        if self._bounds is None:
+            start, stop = self.slice.start or 0, self.slice.stop
+            if start < 0 or (stop or 0) < 0:
+                total = sum(file.count() for file in self._files)
+                start, stop, _ = slice(start, stop).indices(total)
+            self._bounds = start, stop
+        return self._bounds
+
+    def _skip(self, start: int) -> Place:
+        """A place at or before row ``start``, as near as is known without reading lines."""
+        number, row = 0, 0
+        while start and number + 1 < len(self._files):
+            count = self._files[number].count()
+            if row + count > start:
+                break
+            row += count
+            number += 1
+        if isinstance(self._files[number], JsonLines):
+            return Place(number, Mark(), row)
+        return Place(number, Mark(start - row), start)
+
+
+def read_rows(spec: str) -> Iterator[dict[str, Any]]:
+    """The records of ``path@[start:stop]``; raises at the first that is none."""
+    return (row.values for row in numbered_rows(spec))
+
+
+def numbered_rows(spec: str) -> Iterator[Row]:
     """``read_rows`` with the place of each record."""
-    found = _SLICE.fullmatch(path)
-    if found is None:
-        return _all_rows(Path(path))
-    rows = _all_rows(Path(found["path"]))
-    start, stop = (int(bound) if bound else None for bound in (found["start"], found["stop"]))
-    if (start or 0) < 0 or (stop or 0) < 0:
-        return iter(list(rows)[start:stop])
-    return itertools.islice(rows, start, stop)
+    return (row_of(record) for record, _ in Source(spec).records())
 
 
-def _all_rows(path: Path) -> Iterator[Row]:
-    path = path.expanduser()
-    if not path.is_file():
-        what = "is a directory, not a file" if path.is_dir() else "does not exist"
-        raise DataError(f"prompt file {path} {what}")
-    match path.suffix:
-        case ".jsonl":
-            return _json_lines(path)
-        case ".json":
-            return _json_array(path)
-        case ".parquet":
-            return _parquet(path)
-        case other:
-            raise DataError(
-                f"prompt file {path} ends in {other!r}; known are .jsonl, .json and .parquet"
-            )
+def row_of(record: Record) -> Row:
+    """The record by name of column.
+
+    Raises:
+        RowError: it is no object, or not even JSON or UTF-8.
+    """
+    if record.problem is not None:
+        raise RowError("malformed", f"{record.place} {record.problem}")
+    values = record.values if record.line is None else _parse(record.line, record)
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise RowError("malformed", f"{record.place} is a {kind}, not an object with keys")
+    return Row(cast("dict[str, Any]", values), record.place)
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                place = f"{path}, line {number}"
-                yield _row(_parse(line, place), place)
-
-
-def _json_array(path: Path) -> Iterator[Row]:
-    rows = _parse(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(rows, list):
-        raise DataError(f"{path} holds one {type(rows).__name__}, not an array of records")
-    for number, row in enumerate(cast("list[Any]", rows), 1):
-        place = f"{path}, record {number}"
-        yield _row(row, place)
-
-
-def _parquet(path: Path) -> Iterator[Row]:
+def _parse(line: bytes, record: Record) -> Any:
     try:
-        with parquet.ParquetFile(path) as file:
-            batches: Iterable[Any] = file.iter_batches()
-            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-            for number, row in enumerate(rows, 1):
-                yield Row(row, f"{path}, row {number}")
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a readable parquet file: {error}") from error
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
+        return json.loads(line.decode("utf-8-sig" if record.number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        at = f"byte {line[error.start]:#04x} at column {error.start + 1}"
+        raise RowError("not_utf8", f"{record.place} is not UTF-8: {at}") from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{place} is not JSON: {error.msg} at column {error.colno}") from error
-
-
-def _row(value: Any, place: str) -> Row:
-    if not isinstance(value, dict):
-        raise DataError(f"{place} is a {type(value).__name__}, not an object with keys")
-    return Row(cast("dict[str, Any]", value), place)
+        what = f"{error.msg} at column {error.colno}"
+        raise RowError("malformed", f"{record.place} is not JSON: {what}") from error
+    except RecursionError as error:
+        raise RowError("malformed", f"{record.place} is nested too deeply") from error

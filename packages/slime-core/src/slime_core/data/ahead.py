@@ -1,0 +1,171 @@
+"""Read rows ahead in other processes; the order is that of one process."""
+
+import contextlib
+import pickle
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NoAnswer
+from itertools import batched, count
+from types import TracebackType
+from typing import IO, Any
+
+from slime_core.data.formats import Record
+from slime_core.data.reading import Job, Outcome
+from slime_core.errors import DataError
+
+_ROWS_AT_ONCE = 32
+_CHUNKS_AHEAD = 4
+"""Of each process."""
+_ANSWER_S = 300.0
+_END_S = 5.0
+
+Task = tuple[str, Record]
+"""A source and one of its records."""
+
+
+class ReadAhead:
+    """Does a ``Job`` in ``num_processes`` others, or in this one when there are none."""
+
+    def __init__(self, job: Job, num_processes: int) -> None:
+        self._job = job
+        self._workers: list[_Worker] = []
+        try:
+            for number in range(num_processes):
+                self._workers.append(_Worker(number, job))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "ReadAhead":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def run[T](self, items: Iterable[T], task: Callable[[T], Task]) -> Iterator[tuple[T, Outcome]]:
+        """Every item with the outcome of its task, in order.
+
+        Raises:
+            DataError: a process died or did not answer.
+        """
+        if not self._workers:
+            for item in items:
+                yield item, self._job.do(*task(item))
+            return
+        waiting: deque[tuple[tuple[T, ...], Future[list[Outcome]]]] = deque()
+        chunks, turn = batched(items, _ROWS_AT_ONCE), count()
+        while True:
+            while len(waiting) < _CHUNKS_AHEAD * len(self._workers):
+                chunk = next(chunks, None)
+                if chunk is None:
+                    break
+                worker = self._workers[next(turn) % len(self._workers)]
+                waiting.append((chunk, worker.submit([task(item) for item in chunk])))
+            if not waiting:
+                return
+            chunk, future = waiting.popleft()
+            yield from zip(chunk, _result(future), strict=True)
+
+    def close(self) -> None:
+        """End the processes; what they were asked for is dropped."""
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
+
+
+def _result(future: "Future[list[Outcome]]") -> list[Outcome]:
+    try:
+        return future.result(_ANSWER_S)
+    except NoAnswer:
+        raise DataError(
+            f"a process that reads prompts did not answer for {_ANSWER_S:.0f} s: "
+            "--num-data-workers 0 reads them in the run's own"
+        ) from None
+
+
+class _Worker:
+    """One process, and the thread that talks to it."""
+
+    def __init__(self, number: int, job: Job) -> None:
+        self._name = f"data worker {number}"
+        # Not multiprocessing: that would import the main module of the run again.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, repr(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._name)
+        self._started = self._thread.submit(self._send, job)  # takes seconds, nobody waits
+
+    def submit(self, tasks: Sequence[Task]) -> "Future[list[Outcome]]":
+        """Ask; the answer is ready when it is."""
+        return self._thread.submit(self._ask, tasks)
+
+    def close(self) -> None:
+        """End the process, at work or not."""
+        self._process.kill()
+        self._process.wait(_END_S)
+        self._thread.shutdown(cancel_futures=True)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what could not be written is not wanted
+                    pipe.close()
+
+    def _ask(self, tasks: Sequence[Task]) -> list[Outcome]:
+        self._started.result()
+        self._send(list(tasks))
+        pipe = self._process.stdout
+        assert pipe is not None
+        try:
+            return pickle.load(pipe)
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise self._died(tasks) from error
+
+    def _send(self, value: Any) -> None:
+        pipe = self._process.stdin
+        assert pipe is not None
+        try:
+            pickle.dump(value, pipe)
+            pipe.flush()
+        except OSError as error:
+            raise self._died(()) from error
+
+    def _died(self, tasks: Sequence[Task]) -> DataError:
+        code = self._process.wait(_END_S)
+        ways = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        at = f" while it read {tasks[0][1].place} and the rows after it" if tasks else ""
+        return DataError(f"{self._name} (process {self._process.pid}) {ways}{at}")
+
+
+_PROGRAM = (
+    "import ast, sys; sys.path[:] = ast.literal_eval(sys.argv[1]); "
+    "from slime_core.data.ahead import serve; serve()"
+)
+
+
+def serve() -> None:
+    """Answer until the asker is gone; what a tokenizer prints goes where errors go."""
+    import os
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides when to stop
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        job: Job = pickle.load(sys.stdin.buffer)
+        _answer(job, sys.stdin.buffer, answers)
+
+
+def _answer(job: Job, questions: IO[bytes], answers: IO[bytes]) -> None:
+    while True:
+        tasks: list[Task] = pickle.load(questions)
+        pickle.dump([job.do(source, record) for source, record in tasks], answers)
+        answers.flush()

@@ -1,0 +1,100 @@
+"""Rows that cannot be used: counted, named, and either the end of the run or left out."""
+
+import logging
+from collections import Counter
+from typing import Literal
+
+from slime_core.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Policy = Literal["stop", "skip"]
+
+TOO_LONG = "too_long"
+DUPLICATE_ID = "duplicate_id"
+_ADVICE = "mend them, or leave such rows out with --data-error-policy skip"
+_NUM_NAMED = 5
+_NUM_ENOUGH = 1_000
+"""Unusable rows after which nothing more is read to count them."""
+
+
+class RowError(DataError):
+    """What is wrong with one row, and of which kind it is."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type["RowError"], tuple[str, str]]:
+        """Survive pickling between processes."""
+        return RowError, (self.kind, str(self))
+
+
+class Faults:
+    """The rows of some files that were no prompts.
+
+    Prompts that are too long are left out under either policy: how long is too long was given.
+    """
+
+    def __init__(self, policy: Policy, advice: str = _ADVICE) -> None:
+        self._policy = policy
+        self._advice = advice
+        self.counts: Counter[str] = Counter()
+        """How many rows of each kind."""
+        self.named: dict[str, list[str]] = {}
+        """The first few of each kind."""
+
+    def add(self, kind: str, message: str) -> None:
+        """Count a row; far too many of them end the reading under the policy stop."""
+        self.counts[kind] += 1
+        named = self.named.setdefault(kind, [])
+        if len(named) < _NUM_NAMED:
+            named.append(message)
+        if self._policy == "stop" and self._num_unusable() >= _NUM_ENOUGH:
+            self.settle(num_read=None)
+
+    def settle(self, *, num_read: int | None) -> None:
+        """Say what was left out.
+
+        Raises:
+            DataError: under the policy stop, with the first unusable rows and their number.
+        """
+        if self._policy == "stop" and self._num_unusable():
+            raise DataError(self._complaint(num_read))
+        for kind, count in self.counts.items():
+            logger.warning(
+                "left out %d of %s rows (%s): %s",
+                count,
+                num_read,
+                kind,
+                "; ".join(self._shown([kind], count)),
+            )
+
+    def metrics(self) -> dict[str, float]:
+        """Rows left out so far, by kind."""
+        return {f"rollout/data_left_out/{kind}": float(n) for kind, n in self.counts.items()}
+
+    def _num_unusable(self) -> int:
+        return self.counts.total() - self.counts[TOO_LONG]
+
+    def _complaint(self, num_read: int | None) -> str:
+        kinds = [kind for kind in self.counts if kind != TOO_LONG]
+        total = self._num_unusable()
+        if total == 1:
+            head = "1 row of the prompt files cannot be used:"
+        elif num_read is None:
+            head = f"{total} rows of the prompt files cannot be used, and the rest was not read:"
+        else:
+            head = f"{total} of {num_read} rows of the prompt files cannot be used:"
+        return "\n  ".join(
+            [
+                head,
+                *self._shown(kinds, total),
+                self._advice,
+            ]
+        )
+
+    def _shown(self, kinds: list[str], total: int) -> list[str]:
+        lines = [line for kind in kinds for line in self.named[kind]][:_NUM_NAMED]
+        rest = total - len(lines)
+        return [*lines, f"and {rest} more"] if rest else lines
