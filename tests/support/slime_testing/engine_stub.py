@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
+from slime_core.data.chat import Tokenizer
 from slime_core.types import Sample
 from slime_sglang.generation import Generation, GenerationSpec
 from slime_sglang.sampling_params import Sampling
@@ -60,6 +61,40 @@ def answered(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     return 200, {"text": "h", "meta_info": meta}
 
 
+class Script:
+    """A model that says what the test says, in the tokens it says, each with another log-prob.
+
+    ``ids`` maps what it was asked (a text) to the tokens of its answer.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, ids: Callable[[str], Sequence[int]], *, reason: str = "stop"
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._ids = ids
+        self._reason = reason
+        self.said: list[tuple[list[int], list[float]]] = []
+        self._num_tokens = 0
+
+    def __call__(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        asked = self._tokenizer.decode(body["input_ids"], skip_special_tokens=False)
+        ids = list(self._ids(asked))
+        numbers = range(self._num_tokens, self._num_tokens + len(ids))
+        self._num_tokens += len(ids)
+        log_probs = [-(number % 997) / 1000 - 0.001 for number in numbers]
+        self.said.append((ids, log_probs))
+        reason: dict[str, Any] = {"type": self._reason}
+        if self._reason == "stop" and ids:
+            reason["matched"] = ids[-1]
+        meta = {
+            "output_token_logprobs": [[p, i, None] for p, i in zip(log_probs, ids, strict=True)],
+            "completion_tokens": len(ids),
+            "finish_reason": reason,
+            "weight_version": "3",
+        }
+        return 200, {"text": "", "meta_info": meta}
+
+
 def run(
     server: Server,
     samples: Sequence[Sample],
@@ -67,6 +102,7 @@ def run(
     check_alive: Callable[[], None] = lambda: None,
     evaluation: bool = False,
     abort_first: bool = False,
+    tokenizer: Tokenizer | None = None,
     call: Callable[[Generation, Sample], Any] = lambda generation, sample: generation(sample),
     **changes: Any,
 ) -> list[Any]:
@@ -81,7 +117,7 @@ def run(
         }
         try:
             spec = GenerationSpec(**fields)
-            async with Generation(spec, None, check_alive) as generation:
+            async with Generation(spec, tokenizer, check_alive) as generation:
                 generation.begin(1)
                 if evaluation:
                     generation.begin_evaluation("set", Sampling(temperature=0, max_response_len=5))

@@ -172,9 +172,16 @@ def _require(spec: str, fn: Callable[..., Any], *forms: Sequence[str]) -> None:
     raise PluginError(f"plugin {spec!r} must be callable as {shapes}, but is {signature}")
 
 
-def custom_generate(spec: str, flat: Flat) -> GenerateFunction:
-    """``async f(args, sample, sampling_params[, evaluation])``, or ``f(args, samples)``."""
+def custom_generate(
+    spec: str, flat: Flat, *, given: Mapping[str, Any] | None = None
+) -> GenerateFunction:
+    """``async f(args, sample, sampling_params[, evaluation])``, or ``f(args, samples)``.
+
+    Names of ``given`` that the file uses and does not define mean what is given.
+    """
     fn = load_hook("custom_generate_function_path", spec)
+    for name, value in (given or {}).items():
+        getattr(fn, "__globals__", {}).setdefault(name, value)
     _require(spec, fn, ("args", "sample", "sampling_params"), ("args", "samples"))
     call = bind(fn, flat)
     takes_list = "samples" in inspect.signature(fn).parameters
@@ -223,7 +230,8 @@ def _reward_object(spec: str, cls: type) -> RewardFunction:
         inspect.signature(cls).bind()
     except TypeError as error:
         raise PluginError(
-            f"plugin {spec!r} must be constructible without arguments: {error}"
+            f"plugin {spec!r} must be constructible without arguments, or with a path given as "
+            f"--reward-model-path: {error}"
         ) from error
     model: Any = cls()
 

@@ -1,21 +1,27 @@
 """Turn pending samples into finished ones: one request per sample, through the router."""
 
 import asyncio
+import copy
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 from uuid import uuid4
 
 import aiohttp
-from slime_core.data.chat import Tokenizer
-from slime_core.errors import EngineError
+from slime_core.data.chat import Message, Tokenizer
+from slime_core.data.template_certificate import TemplateDriftError
+from slime_core.errors import ConfigError, EngineError
 from slime_core.hooks import GenerateFunction, custom_generate
 from slime_core.types import Sample, Status
 
+from slime_sglang.agents.endpoints import Endpoints
+from slime_sglang.agents.reply import Reply
+from slime_sglang.agents.session import AbortedError, Backend, Session
+from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.sampling_params import Sampling, sample_seed
 from slime_sglang.transcript import append, mask_earlier, prepare
 
@@ -26,7 +32,7 @@ _ATTEMPTS = 3
 _RETRY_S = 0.5
 _ABORT_S = 10.0
 
-_active: ContextVar["tuple[Generation, _Turn] | None"] = ContextVar("_active", default=None)
+_active: ContextVar["Execution | None"] = ContextVar("_active", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +52,8 @@ class GenerationSpec:
     """User function that completes one sample."""
     flat: Mapping[str, Any] | None = None
     """Configuration as user functions see it."""
+    agents: AgentSettings = field(default_factory=AgentSettings)
+    """How conversations go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,15 @@ class _Turn:
     sampling: Sampling
     evaluation: bool
     label: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Execution:
+    """One call of a user function."""
+
+    generation: "Generation"
+    turn: _Turn
+    session: Session
 
 
 class Generation:
@@ -75,6 +92,8 @@ class Generation:
         self._limit = asyncio.Semaphore(spec.concurrency)
         self._aborting = False
         self._custom: dict[str, GenerateFunction] = {}
+        self._sessions: set[Session] = set()
+        self._endpoints: Endpoints | None = None
         self._http: aiohttp.ClientSession | None = None
         if spec.custom_generate is not None:
             self._load(spec.custom_generate)
@@ -93,6 +112,9 @@ class Generation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._endpoints is not None:
+            await self._endpoints.stop()
+            self._endpoints = None
         if self._http is not None:
             await self._http.close()
             self._http = None
@@ -123,22 +145,35 @@ class Generation:
                 return sample
             if sample.session_id is None:
                 sample.session_id = uuid4().hex
-            token = _active.set((self, turn))
+            path = sample.generate_function_path or self.spec.custom_generate
+            if path is None:
+                return await self.request(sample, turn.sampling)
+            session = Session(sample, self._backend(turn))
+            token = _active.set(Execution(self, turn, session))
+            self._sessions.add(session)
             try:
-                return await self._complete(sample, turn)
+                return await self._complete(path, sample, turn, session)
             finally:
+                self._sessions.discard(session)
                 _active.reset(token)
 
-    async def _complete(self, sample: Sample, turn: _Turn) -> Sample | list[Sample]:
-        path = sample.generate_function_path or self.spec.custom_generate
-        if path is None:
-            return await self.request(sample, turn.sampling)
+    async def _complete(
+        self, path: str, sample: Sample, turn: _Turn, session: Session
+    ) -> Sample | list[Sample]:
+        """Let a user function complete a sample; one that is aborted is as it was before."""
+        prompt = copy.deepcopy(sample.prompt)
         params = turn.sampling.request(sample, seed=self._seed(sample, turn))
         try:
-            return await self._load(path)(sample, params, evaluation=turn.evaluation)
-        except (EngineError, asyncio.CancelledError):
+            made = await self._load(path)(sample, params, evaluation=turn.evaluation)
+            return session.settle(made)
+        except AbortedError:
+            sample.prompt, sample.status = prompt, Status.ABORTED
+            return sample
+        except (EngineError, TemplateDriftError, ConfigError, asyncio.CancelledError):
             raise
         except Exception as error:  # the boundary to user code
+            if session.problem is not None:
+                raise session.problem from error
             logger.exception("%s failed for sample %s", path, sample.index)
             sample.status = Status.FAILED
             sample.metadata["error"] = f"{path}: {type(error).__name__}: {error}"
@@ -146,8 +181,25 @@ class Generation:
 
     def _load(self, path: str) -> GenerateFunction:
         if path not in self._custom:
-            self._custom[path] = custom_generate(path, self.spec.flat or {})
+            given = {"generate_single": generate_single}
+            self._custom[path] = custom_generate(path, self.spec.flat or {}, given=given)
         return self._custom[path]
+
+    def _backend(self, turn: _Turn) -> Backend:
+        return Backend(
+            ask=self._post,
+            tokenizer=self._tokenizer,
+            sampling=turn.sampling,
+            settings=self.spec.agents,
+            seed=lambda sample, number: self._seed(sample, turn, number),
+        )
+
+    async def endpoints(self) -> Endpoints:
+        """The OpenAI and Anthropic endpoints, started when first asked for."""
+        if self._endpoints is None:
+            self._endpoints = Endpoints(self.spec.agents)
+            await self._endpoints.start()
+        return self._endpoints
 
     async def request(self, sample: Sample, sampling: Sampling) -> Sample:
         """Continue ``sample`` by one request to an engine."""
@@ -164,8 +216,9 @@ class Generation:
             append(sample, answer)
         return sample
 
-    def _seed(self, sample: Sample, turn: _Turn) -> int:
-        return sample_seed(self.spec.seed, turn.label, sample.index)
+    def _seed(self, sample: Sample, turn: _Turn, number: int = 0) -> int:
+        parts = (sample.index, number) if number else (sample.index,)
+        return sample_seed(self.spec.seed, turn.label, *parts)
 
     async def _post(self, body: Mapping[str, Any], sample: Sample) -> dict[str, Any] | None:
         """The engine's answer; None when it refused this sample, which is then ``FAILED``."""
@@ -209,6 +262,8 @@ class Generation:
     async def abort(self) -> None:
         """Abort what runs and let nothing new start until the next ``begin``."""
         self._aborting = True
+        for session in self._sessions:
+            session.aborted.set()
         await asyncio.gather(*(self._abort_engine(url) for url in self.spec.engine_urls))
 
     async def _abort_engine(self, url: str) -> None:
@@ -224,25 +279,69 @@ class Generation:
             raise EngineError(f"{url} did not abort its requests: {error}") from error
 
 
+@overload
+async def generate_single(
+    conversation: Sequence[Message] | str,
+    sampling_params: Mapping[str, Any] | None = None,
+    *,
+    tools: Sequence[Any] | None = None,
+) -> Reply: ...
+@overload
 async def generate_single(
     args: Any, sample: Sample, sampling_params: Mapping[str, Any] | None = None
-) -> Sample:
-    """What a custom generate function calls to have an engine continue ``sample``.
+) -> Sample: ...
+async def generate_single(*given: Any, **named: Any) -> Any:
+    """What a custom generate function calls to have the model say something.
+
+    ``await generate_single(conversation)`` returns the model's next turn as text. What the
+    conversation repeats of earlier turns keeps the tokens it was made of, and the returned sample
+    gets them all. ``await generate_single(args, sample)`` continues the tokens of ``sample``.
 
     ``sampling_params`` may change temperature, top_p, top_k, max_new_tokens, stop and
     stop_token_ids of this request. Works only while slime is generating.
     """
+    execution = active()
+    if "sample" in named or any(isinstance(value, Sample) for value in given[:2]):
+        return await _continued(execution, *given, **named)
+    return await _next_turn(execution, *given, **named)
+
+
+async def _continued(
+    execution: Execution,
+    args: Any,
+    sample: Sample,
+    sampling_params: Mapping[str, Any] | None = None,
+) -> Sample:
+    sampling = _changed(execution.turn.sampling, sample.response_length, sampling_params or {})
+    return await execution.generation.request(sample, sampling)
+
+
+async def _next_turn(
+    execution: Execution,
+    conversation: Sequence[Message] | str,
+    sampling_params: Mapping[str, Any] | None = None,
+    *,
+    tools: Sequence[Any] | None = None,
+) -> Reply:
+    session, params = execution.session, sampling_params or {}
+    sampling = _changed(execution.turn.sampling, None, params)
+    extra = {"max_new_tokens": params.get("max_new_tokens")}
+    offered = session.sample.metadata.get("tools") if tools is None else tools
+    return Reply.of(await session.reply(conversation, offered, sampling, extra))
+
+
+def active() -> Execution:
+    """The execution that the caller is part of."""
     found = _active.get()
     if found is None:
         raise EngineError("generate_single works only inside a custom generate function")
-    generation, turn = found
-    return await generation.request(sample, _changed(turn.sampling, sample, sampling_params or {}))
+    return found
 
 
-def _changed(sampling: Sampling, sample: Sample, params: Mapping[str, Any]) -> Sampling:
+def _changed(sampling: Sampling, length: int | None, params: Mapping[str, Any]) -> Sampling:
     names = ("temperature", "top_p", "top_k", "stop", "stop_token_ids")
     changes: dict[str, Any] = {name: params[name] for name in names if name in params}
-    if params.get("max_new_tokens") is not None:
-        longest = sample.response_length + int(params["max_new_tokens"])
+    if length is not None and params.get("max_new_tokens") is not None:
+        longest = length + int(params["max_new_tokens"])
         changes["max_response_len"] = min(sampling.max_response_len, longest)
     return replace(sampling, **changes)

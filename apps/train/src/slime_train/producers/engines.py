@@ -16,6 +16,7 @@ from slime_core.interfaces import Metrics
 from slime_core.types import SampleGroup
 from slime_rewards.select import make_reward
 from slime_sglang.driver import Collected, CollectSpec, collect
+from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.engines import Engines, FleetSpec
 from slime_sglang.evaluate import EvalSet, evaluate
 from slime_sglang.generation import Generation, GenerationSpec
@@ -245,6 +246,7 @@ def _generation(config: RunConfig, engines: Engines) -> GenerationSpec:
         custom_generate=config.rollout.custom_generate_function_path,
         flat={**config.flat, **_router_address(engines.router_url)},
     )
+        agents=AgentSettings.of(config.rollout, config.sglang, config.data),
 
 
 def _router_address(url: str) -> dict[str, Any]:

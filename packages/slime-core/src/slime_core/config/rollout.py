@@ -11,6 +11,8 @@ BUILT_IN_ROLLOUTS = (
 )
 """Upstream's own rollout functions; which of them is meant follows from --loss-type."""
 
+TemplateDrift = Literal["refuse", "keep", "fork"]
+
 _NO_LOG_FUNCTION = "every metric is in metrics.jsonl of the output directory"
 _NO_RESTART = (
     "a lost engine ends the run with the end of its log, and the same command continues from the "
@@ -97,7 +99,17 @@ class RolloutConfig:
     )
     """How training data travels from the rollout to the trainer."""
     max_turns: int | None = flag(default=None, at_least=1, ours=True)
-    """Turns of a conversation; read by custom generate functions as args.max_turns."""
+    """Turns of a conversation: custom generate functions read args.max_turns, agents are refused
+    further requests."""
+    template_drift: TemplateDrift = flag(default="refuse", ours=True)
+    """Where a chat template rewrites what a model was shown or wrote in earlier turns: stop with
+    the example, keep the tokens as they were, or fork: go on in a new segment rendered anew."""
+    agent_host: str = flag(default="127.0.0.1", ours=True)
+    """Address on which agents reach the OpenAI and Anthropic endpoints."""
+    agent_port: int = flag(default=0, at_least=0, at_most=65535, ours=True)
+    """Port of these endpoints; 0 finds a free one."""
+    agent_timeout_s: float = flag(default=3600.0, above=0, ours=True)
+    """Seconds an agent may take for one sample."""
     async_buffer_size: int | None = flag(
         default=None,
         at_least=1,

@@ -1,0 +1,1 @@
+"""Conversations of many turns: what was said, in tokens, whoever asks for it."""

@@ -1,0 +1,207 @@
+"""A local HTTP server through which agents talk to the model as to any other."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+from aiohttp import web
+from slime_core.data.template_certificate import TemplateDriftError
+from slime_core.errors import ConfigError, EngineError, SlimeError
+
+from slime_sglang.agents import anthropic_messages, openai_chat
+from slime_sglang.agents.chat_request import ChatRequest
+from slime_sglang.agents.reply import Said
+from slime_sglang.agents.session import AbortedError, RequestError, Session
+from slime_sglang.agents.settings import AgentSettings
+
+logger = logging.getLogger(__name__)
+
+_BIGGEST_REQUEST = 256 * 1024**2
+_PING_S = 10.0
+_BASES = ("", "/v1", "/v1/v1")
+"""Clients differ in whether they add /v1 to the address they are given."""
+
+
+class Endpoints:
+    """OpenAI and Anthropic interfaces; lives in the event loop of the rollout.
+
+    A request belongs to the session that its path (/session/{key}/v1/...) or its API key names.
+    """
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self._sessions: dict[str, Session] = {}
+        self._runner: web.AppRunner | None = None
+        self.url = ""
+        """Address of the server, without a path."""
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: the address cannot be had.
+        """
+        app = web.Application(client_max_size=_BIGGEST_REQUEST)
+        for prefix in ("", "/session/{session}"):
+            for base in _BASES:
+                path = prefix + base
+                app.router.add_get(f"{path}/models", self._models)
+                app.router.add_post(f"{path}/chat/completions", _speaking(openai_chat, self._chat))
+                speaking = _speaking(anthropic_messages, self._chat)
+                app.router.add_post(f"{path}/messages", speaking)
+                counting = _speaking(anthropic_messages, self._count)
+                app.router.add_post(f"{path}/messages/count_tokens", counting)
+        app.router.add_get("/health", _healthy)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        await self._runner.setup()
+        host, port = self._settings.host, self._settings.port
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            raise ConfigError(
+                f"agents cannot be served at --agent-host {host} --agent-port {port}: {error}"
+            ) from error
+        port = self._runner.addresses[0][1]
+        self.url = f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def open(self, session: Session) -> str:
+        """Answer requests of ``session``; its key."""
+        key = f"slime-{uuid4().hex}"
+        self._sessions[key] = session
+        return key
+
+    def close(self, key: str) -> None:
+        """Refuse further requests of a session."""
+        self._sessions.pop(key, None)
+
+    def address(self, key: str) -> str:
+        """Base URL of one session's endpoints."""
+        return f"{self.url}/session/{key}/v1"
+
+    def _session(self, request: web.Request) -> Session | None:
+        words = request.headers.get("Authorization", "").split()
+        given = (request.match_info.get("session"), request.headers.get("x-api-key"), *words[1:2])
+        found = (self._sessions[key] for key in given if key in self._sessions)
+        return next(found, None)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        model = {"id": "slime", "object": "model", "created": 0, "owned_by": "slime"}
+        return web.json_response({"object": "list", "data": [model]})
+
+    async def _chat(self, request: web.Request, session: Session, api: Any) -> web.StreamResponse:
+        chat: ChatRequest = api.read(await _json(request))
+        most = self._settings.max_turns
+        if most is not None and session.num_requests >= most:
+            raise TooManyTurnsError(f"the conversation has had its {most} turns (--max-turns)")
+        if chat.tools and self._settings.tool_call_parser is None:
+            session.problem = ConfigError(
+                "an agent has tools, so --sglang-tool-call-parser must say how the model writes "
+                "calls (qwen25, llama3, glm45, deepseekv3, kimi_k2, ...)"
+            )
+            raise session.problem
+        answer = asyncio.ensure_future(_ask(session, chat))
+        if chat.stream:
+            return await _stream(request, answer, chat, api)
+        return web.json_response(api.write(await answer, chat))
+
+    async def _count(self, request: web.Request, session: Session, api: Any) -> web.StreamResponse:
+        chat: ChatRequest = api.read({**await _json(request), "max_tokens": 1})
+        template = session.template(chat.tools)
+        tokens = template.ids(template.text(chat.messages, begin_turn=True))
+        return web.json_response({"input_tokens": len(tokens)})
+
+
+class TooManyTurnsError(RequestError):
+    """A session has made as many requests as it may."""
+
+
+async def _ask(session: Session, chat: ChatRequest) -> Said:
+    return (await session.reply(chat.messages, chat.tools, extra=chat.extra)).said
+
+
+async def _json(request: web.Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise RequestError(f"the request is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise RequestError("the request is not a JSON object")
+    return body
+
+
+Handler = Callable[[web.Request, Session, Any], Awaitable[web.StreamResponse]]
+
+
+def _speaking(
+    api: ModuleType, handler: Handler
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """``handler`` for the session of a request, with errors in the words of ``api``."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        endpoints: Any = getattr(handler, "__self__")  # noqa: B009 -- a bound method's owner
+        session: Session | None = endpoints._session(request)
+        if session is None:
+            message = "no session has this key, or it has ended"
+            return web.json_response(api.error(message, "authentication_error"), status=401)
+        try:
+            return await handler(request, session, api)
+        except (SlimeError, AbortedError) as error:
+            status, kind, message = _refusal(session, error)
+            return web.json_response(api.error(message, kind), status=status)
+
+    return answer
+
+
+def _refusal(session: Session, error: BaseException) -> tuple[int, str, str]:
+    """HTTP status, kind and message of an error; what must stop the run is noted."""
+    match error:
+        case AbortedError():
+            return 503, "overloaded_error", "the rollout has ended"
+        case TooManyTurnsError():
+            return 429, "rate_limit_error", str(error)
+        case EngineError():
+            session.problem = error
+            return 502, "api_error", str(error)
+        case TemplateDriftError() | RequestError() | ConfigError():
+            return 400, "invalid_request_error", str(error)
+        case _:
+            return 500, "api_error", str(error)
+
+
+async def _stream(
+    request: web.Request, answer: "asyncio.Future[Said]", chat: ChatRequest, api: Any
+) -> web.StreamResponse:
+    """Comments until the turn is there, so that clients do not give up; then the turn."""
+    done, _ = await asyncio.wait([answer], timeout=_PING_S)
+    if done:
+        answer.result()  # what fails at once is an ordinary error
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    try:
+        while not done:
+            await response.write(b": thinking\n\n")
+            done, _ = await asyncio.wait([answer], timeout=_PING_S)
+        for event in api.stream(answer.result(), chat):
+            await response.write(event.encode())
+    except (SlimeError, AbortedError) as error:
+        logger.warning("a streamed answer failed: %s", error)
+        text = json.dumps(api.error(str(error), "api_error"))
+        await response.write(f"event: error\ndata: {text}\n\n".encode())
+    finally:
+        answer.cancel()
+    await response.write_eof()
+    return response
+
+
+async def _healthy(request: web.Request) -> web.Response:
+    return web.Response()

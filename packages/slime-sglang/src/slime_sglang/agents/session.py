@@ -1,0 +1,268 @@
+"""One execution: every request it makes of the model, and the samples that become of it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from slime_core.data.chat import Message, Tokenizer
+from slime_core.data.conversation import TokenLog
+from slime_core.data.template_certificate import (
+    ADVICE,
+    THINK_END,
+    Template,
+    TemplateDriftError,
+    continuation,
+    next_tokens,
+)
+from slime_core.errors import SlimeError
+from slime_core.types import Sample, Status
+
+from slime_sglang.agents.reply import Said, Turn, plain
+from slime_sglang.agents.settings import AgentSettings
+from slime_sglang.agents.trajectory import Trajectories, tell
+from slime_sglang.sampling_params import Sampling
+from slime_sglang.transcript import count_cached, written
+
+Ask = Callable[[Mapping[str, Any], Sample], Awaitable[dict[str, Any] | None]]
+"""(body of a /generate request, sample it is for) -> answer; None if the sample says why not."""
+Tools = Sequence[Any] | None
+
+
+class AbortedError(BaseException):
+    """The rollout has enough samples: ends an execution, past its ``except Exception``."""
+
+
+class RequestError(SlimeError, ValueError):
+    """A request of an agent that cannot be answered; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """Who answers the requests of a session."""
+
+    ask: Ask
+    tokenizer: Tokenizer
+    sampling: Sampling
+    settings: AgentSettings
+    seed: Callable[[Sample, int], int]
+    """(sample, number of the request) -> seed of its sampling."""
+
+
+class Session:
+    """Answers requests for one sample and keeps every token of them."""
+
+    def __init__(self, sample: Sample, backend: Backend) -> None:
+        self.sample = sample
+        self.problem: SlimeError | None = None
+        """What must stop the run, although an agent was told of it."""
+        self.aborted = asyncio.Event()
+        """Set when nothing more is wanted of this execution."""
+        self.num_requests = 0
+        self._backend = backend
+        self._trajectories = Trajectories()
+        self._full = False
+
+    async def reply(
+        self,
+        prompt: str | Sequence[Message],
+        tools: Tools = None,
+        sampling: Sampling | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Turn:
+        """Let the model go on from ``prompt``: continue the history it repeats, or begin anew.
+
+        ``extra`` are entries of SGLang's sampling_params that replace the run's.
+
+        Raises:
+            AbortedError: the rollout ends without this sample.
+            TemplateDriftError: the chat template rewrites the history.
+            RequestError: the engine refused the request.
+        """
+        if self.aborted.is_set():
+            raise AbortedError
+        number, self.num_requests = self.num_requests, self.num_requests + 1
+        parent, log = self._continue(prompt, tools)
+        so_far = Sample(tokens=log.tokens, response_length=log.response_length)
+        limits = sampling or self._backend.sampling
+        params = limits.request(so_far, seed=self._backend.seed(self.sample, number))
+        params |= _at_most(params, extra or {})
+        if params["max_new_tokens"] <= 0:
+            self._full = True
+            said = Said("", "length", num_prompt_tokens=len(so_far.tokens))
+            return Turn(parent.log if parent else log, said, parent, prompt=prompt)
+        body = {"input_ids": so_far.tokens, "sampling_params": params, "return_logprob": True}
+        meta = await self._meta(body)
+        tokens, log_probs = written(meta)
+        said = await self._said(tokens, log_probs, meta, len(so_far.tokens), tools)
+        log = log.add_model(tokens, log_probs, str(meta.get("weight_version", "")))
+        place = 0 if isinstance(prompt, str) else len(prompt)
+        kept = prompt if isinstance(prompt, str) else tuple(plain(dict(m)) for m in prompt)
+        turn = Turn(log, said, parent, place, kept)
+        if tokens:
+            self._trajectories.add(turn, tools)
+        return turn
+
+    def settle(self, made: Any) -> Any:
+        """What an execution returned, completed by what was recorded.
+
+        A returned sample without tokens of its own gets the recorded ones; if the conversation
+        branched, its branches are segments that share its ``rollout_id``.
+        """
+        if self.problem is not None:
+            raise self.problem
+        made = list(made) if isinstance(made, list | tuple) else made
+        for sample in made if isinstance(made, list) else [made]:
+            sample.response = plain(sample.response)
+            sample.prompt = plain(sample.prompt)
+            sample.metadata = plain(sample.metadata)
+        origin = made[0] if isinstance(made, list) and len(made) == 1 else made
+        if isinstance(origin, list) or origin.response_length:
+            return made
+        segments = self.samples(origin)
+        return segments[0] if len(segments) == 1 else segments
+
+    def samples(self, origin: Sample) -> list[Sample]:
+        """``origin`` with the tokens recorded, and one more sample per further branch."""
+        tokenizer = self._backend.tokenizer
+        leaves = self._trajectories.leaves()
+        if not leaves:
+            if self._full and origin.status is Status.PENDING:
+                origin.status = Status.TRUNCATED
+            return [origin]
+        if origin.rollout_id is None:
+            origin.rollout_id = origin.index
+        response, status = origin.response, origin.status
+        segments = self._trajectories.samples(origin)
+        for segment, leaf in zip(segments, leaves, strict=True):
+            tell(segment, leaf)
+            if self._full and len(leaves) == 1:
+                segment.status = Status.TRUNCATED
+            if status in (Status.FAILED, Status.ABORTED):
+                segment.status = status
+            if len(leaves) > 1 or not response:
+                segment.response = leaf.log.text(tokenizer)
+        return segments
+
+    @property
+    def last(self) -> Turn | None:
+        """The newest turn that nothing followed."""
+        leaves = self._trajectories.leaves()
+        return leaves[-1] if leaves else None
+
+    def template(self, tools: Tools) -> Template:
+        """How this session's conversations are rendered."""
+        kwargs = self._backend.settings.template_kwargs
+        own = self.sample.apply_chat_template_kwargs
+        return Template(self._backend.tokenizer, tools or None, {**kwargs, **own})
+
+    def _continue(
+        self, prompt: str | Sequence[Message], tools: Tools
+    ) -> tuple[Turn | None, TokenLog]:
+        """The turn that ``prompt`` goes on from, and all tokens before the next one."""
+        template = self.template(tools)
+        if isinstance(prompt, str):
+            parent, length = self._trajectories.find_text(prompt)
+            ids = template.ids(prompt[length:])
+            log = TokenLog(tuple(ids)) if parent is None else parent.log.add_environment(ids)
+            return parent, log
+        messages = list(prompt)
+        parent, length = self._trajectories.find(messages, tools)
+        if parent is None:
+            return None, self._begin(template, messages)
+        path = self._trajectories.path(parent)
+        known = _with_reasoning(messages[:length], path)
+        try:
+            found = continuation(
+                template, known[:-1], known[-1], messages[length:], written=parent.said.text
+            )
+            if found.drift is None or self._backend.settings.template_drift == "keep":
+                ids = next_tokens(template, found, parent.log.spans[-1].tokens[-1])
+                return parent, parent.log.add_environment(ids)
+            drift = TemplateDriftError(f"the chat template rewrites history: {found.drift}")
+        except TemplateDriftError as error:
+            drift = error
+        if self._backend.settings.template_drift == "fork":
+            return None, self._begin(template, messages)
+        self.problem = TemplateDriftError(f"{drift}. {ADVICE}")
+        raise self.problem
+
+    def _begin(self, template: Template, messages: Sequence[Message]) -> TokenLog:
+        own = self.sample.prompt
+        same = len(self._trajectories) == 0 and isinstance(own, list) and own == list(messages)
+        tokens = self.sample.tokens[: self.sample.prompt_length] if same else []
+        return TokenLog(tuple(tokens or template.ids(template.text(messages, begin_turn=True))))
+
+    async def _meta(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        asked = Sample(index=self.sample.index, session_id=self.sample.session_id)
+        answer = await self._backend.ask(body, asked)
+        if answer is None and asked.status is not Status.ABORTED:
+            raise RequestError(str(asked.metadata.get("error")))
+        meta: Mapping[str, Any] = {} if answer is None else answer["meta_info"]
+        if answer is None or (meta.get("finish_reason") or {}).get("type") == "abort":
+            self.aborted.set()
+            raise AbortedError
+        count_cached(self.sample, meta)
+        return meta
+
+    async def _said(
+        self,
+        tokens: Sequence[int],
+        log_probs: Sequence[float],
+        meta: Mapping[str, Any],
+        num_prompt_tokens: int,
+        tools: Tools,
+    ) -> Said:
+        decode = partial(self._backend.tokenizer.decode, skip_special_tokens=False)
+        reason: Mapping[str, Any] = meta.get("finish_reason") or {}
+        matched = reason.get("matched")
+        ends = {matched, self._backend.tokenizer.eos_token_id}
+        ended = bool(tokens) and reason.get("type") == "stop" and tokens[-1] in ends
+        text = decode(list(tokens[:-1] if ended else tokens))
+        said = Said(
+            text,
+            "length" if reason.get("type") == "length" else "stop",
+            matched if isinstance(matched, str) else None,
+            content=text,
+            num_prompt_tokens=num_prompt_tokens,
+            num_tokens=len(tokens),
+            log_probs=tuple(log_probs),
+            token_texts=tuple(decode([token]) for token in tokens),
+        )
+        return await self._parsed(said, tools)
+
+    async def _parsed(self, said: Said, tools: Tools) -> Said:
+        settings = self._backend.settings
+        calls_parser = settings.tool_call_parser if tools else None
+        if calls_parser is None and settings.reasoning_parser is None:
+            return said
+        parser = await asyncio.to_thread(import_module, "slime_sglang.server.tool_parser")
+        content, reasoning = said.text, ""
+        if settings.reasoning_parser is not None:
+            reasoning, content = parser.split_reasoning(said.text, settings.reasoning_parser)
+        calls: Sequence[dict[str, Any]] = ()
+        if calls_parser is not None:
+            first = self._trajectories.num_calls
+            content, calls = parser.parse(content, tools, calls_parser, first=first)
+        return replace(said, content=content, reasoning=reasoning, tool_calls=tuple(calls))
+
+
+def _with_reasoning(messages: Sequence[Message], path: Sequence[Turn]) -> list[Message]:
+    """``messages`` with the reasoning that the model wrote where a client left it out."""
+    known = list(messages)
+    for turn in path:
+        message, text = known[turn.place], turn.said.text
+        content = str(message.get("content") or "")
+        if THINK_END in text and THINK_END not in content and not message.get("reasoning_content"):
+            thought = text[: text.index(THINK_END) + len(THINK_END)]
+            known[turn.place] = {**message, "content": f"{thought}\n\n{content.lstrip()}"}
+    return known
+
+
+def _at_most(params: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    changed = {key: value for key, value in extra.items() if value is not None}
+    if "max_new_tokens" in changed:
+        changed["max_new_tokens"] = min(params["max_new_tokens"], changed["max_new_tokens"])
+    return changed
