@@ -1,6 +1,8 @@
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
+from slime_core.config.eval_sets import EvalDataset, eval_datasets
 from slime_core.data.prompts import Prompt
 from slime_core.types import Sample, Status
 from slime_sglang.evaluate import EvalSet, evaluate
@@ -36,18 +38,55 @@ async def every_second(samples: Sequence[Sample]) -> None:
         sample.reward = float((sample.index or 0) % 2 == 0)
 
 
+def dataset(name: str, **settings: Any) -> EvalDataset:
+    run = {
+        "rollout_stop": None,
+        "rollout_stop_token_ids": None,
+        "rollout_skip_special_tokens": False,
+        "eval_input_key": "input",
+        "eval_label_key": None,
+        "eval_tool_key": "tools",
+        "eval_max_prompt_len": None,
+        "eval_temperature": 1.0,
+        "eval_top_p": 1.0,
+        "eval_top_k": -1,
+        "eval_max_response_len": 1,
+        "eval_max_context_len": None,
+        "eval_min_new_tokens": 0,
+        "eval_reward_key": None,
+        "metadata_key": "metadata",
+        "apply_chat_template": False,
+        "apply_chat_template_kwargs": {},
+        "n_samples_per_eval_prompt": 1,
+    }
+    file = {"eval": {"datasets": [{"name": name, "path": "rows.jsonl", **settings}]}}
+    found = eval_datasets((), file, run)
+    assert found.problems == ()
+    return found.datasets[0]
+
+
+def test_a_set_says_how_its_samples_are_generated_and_scored() -> None:
+    prompt = Prompt(prompt="p", tokens=(1,), metadata={"source": "book"})
+    each = EvalSet(
+        dataset(
+            "hard",
+            rm_type="gpqa",
+            custom_generate_function_path="tools.py:answer",
+            metadata_overrides={"level": 5},
+        ),
+        [prompt],
+    )
+    (group,) = each.groups()
+    assert group.samples[0].metadata == {"source": "book", "level": 5, "rm_type": "gpqa"}
+    assert group.samples[0].generate_function_path == "tools.py:answer"
+    assert prompt.metadata == {"source": "book"}
+
+
 def test_sets_are_scored_under_their_names_with_unbiased_pass_rates() -> None:
     prompts = [Prompt(prompt="p", tokens=(1,)) for _ in range(3)]
     sets = [
-        EvalSet(
-            name="sums",
-            prompts=prompts,
-            num_samples=4,
-            sampling=Sampling(temperature=0.0, max_response_len=1),
-        ),
-        EvalSet(
-            name="one", prompts=prompts[:1], num_samples=1, sampling=Sampling(max_response_len=1)
-        ),
+        EvalSet(dataset("sums", n_samples_per_eval_prompt=4, temperature=0.0), prompts),
+        EvalSet(dataset("one"), prompts[:1]),
     ]
     desk = Desk()
     shown: list[tuple[int, int]] = []

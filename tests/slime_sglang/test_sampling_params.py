@@ -1,4 +1,3 @@
-from slime_core.config.evaluation import EvalConfig
 from slime_core.config.rollout import SamplingConfig
 from slime_core.types import Sample
 from slime_sglang.sampling_params import Sampling, sample_seed
@@ -33,14 +32,6 @@ def test_what_is_written_already_counts_against_both_limits() -> None:
     assert Sampling(max_response_len=50).request(sample, seed=0)["max_new_tokens"] == 30
     tight = Sampling(max_response_len=50, max_context_len=33)
     assert tight.request(sample, seed=0)["max_new_tokens"] == 3
-
-
-def test_an_evaluation_falls_back_to_the_rollouts_values() -> None:
-    rollout = SamplingConfig(rollout_temperature=0.7, rollout_max_response_len=100)
-    greedy = Sampling.of_evaluation(EvalConfig(eval_temperature=0.0), rollout)
-    assert greedy.temperature == 0.0
-    assert greedy.max_response_len == 100
-    assert Sampling.of_evaluation(EvalConfig(), rollout).temperature == 0.7
 
 
 def test_a_seed_is_a_fixed_function_of_its_parts() -> None:

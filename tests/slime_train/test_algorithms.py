@@ -77,7 +77,7 @@ def groups(iteration: int) -> list[SampleGroup]:
 
 def prepare(root: Path) -> None:
     """Models, dumps, data and functions, under the names the page uses."""
-    from slime_train.rollout_dump import write_dump
+    from slime_core.data.dump import write_dump
 
     make_qwen3(root / "model")
     make_qwen3(root / "teacher", seed=3)

@@ -3,13 +3,13 @@
 import json
 
 import pytest
+from slime_core.data.dump import read_dump, write_dump
 from slime_core.errors import ConfigErrors
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 from slime_testing.tiny import make_qwen3
 from slime_train.facts import gather
 from slime_train.resolve import resolve
-from slime_train.rollout_dump import read_dump, write_dump
 from slime_train.rollout_host import RolloutHost
 from slime_train.sources import read_sources
 

@@ -1,11 +1,11 @@
 """PPO through the command line: two groups of ranks, one checkpoint."""
 
 import pytest
+from slime_core.data.dump import write_dump
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 from slime_testing.runs import run, series
 from slime_testing.tiny import make_qwen3
-from slime_train.rollout_dump import write_dump
 
 pytestmark = pytest.mark.slow
 

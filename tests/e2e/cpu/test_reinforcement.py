@@ -41,7 +41,17 @@ def reward(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(inputs, reward, tmp_path_factory):
     directory = tmp_path_factory.mktemp("finished")
-    run(*command(inputs, directory, *reward))
+    sets = directory / "sets.yaml"
+    sets.write_text(
+        f"""
+eval:
+  defaults: {{n_samples_per_eval_prompt: 2, temperature: 0, max_response_len: 3}}
+  datasets:
+    - {{name: few, path: "{inputs[1]}@[:4]", metadata_overrides: {{level: easy}}}}
+    - {{name: one, path: "{inputs[1]}@[:1]", n_samples_per_eval_prompt: 1, top_p: 0.5}}
+"""
+    )
+    run(*command(inputs, directory, *reward, "--eval-config", sets))
     return directory
 
 
@@ -62,7 +72,15 @@ def test_the_first_iteration_starts_at_the_reference(finished):
 
 
 def test_it_is_evaluated_before_and_after(finished):
-    assert set(series(finished / "out", "eval/sums")) == {0, 2}
+    for name in ("sums", "few", "one"):
+        assert set(series(finished / "out", f"eval/{name}")) == {0, 2}, name
+
+
+def test_a_set_of_the_file_is_answered_as_the_file_says(finished):
+    out = finished / "out"
+    assert set(series(out, "eval/few/response_len/max").values()) == {3.0}
+    assert series(out, "eval/few-pass@2").keys() == {0, 2}
+    assert series(out, "eval/one-pass@2") == {}
 
 
 def test_a_seed_gives_the_same_losses_again(finished, inputs, reward, tmp_path):

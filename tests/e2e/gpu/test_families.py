@@ -80,7 +80,7 @@ def mean_difference(model, samples, dtype):
 
 @pytest.mark.parametrize("family", MODELS)
 def test_engines_serve_what_was_trained_within_the_rounding_of_bfloat16(family, tmp_path):
-    from slime_train.rollout_dump import read_dump
+    from slime_core.data.dump import read_dump
 
     model = make_family(tmp_path / "model", family, **MODELS[family])
     reward = tmp_path / "even.py"

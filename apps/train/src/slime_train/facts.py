@@ -10,7 +10,9 @@ from slime_convert.families import find, read_config
 from slime_core.config.algorithm import PAIR_LOSSES, PreferenceConfig
 from slime_core.config.data import DataConfig
 from slime_core.config.draft import Facts
-from slime_core.errors import CheckpointError, DataError
+from slime_core.config.eval_sets import dataset_paths
+from slime_core.config.yaml_file import load_yaml
+from slime_core.errors import CheckpointError, ConfigError, DataError
 
 from slime_train.sources import RawConfig
 
@@ -24,6 +26,7 @@ def gather(raw: RawConfig) -> Facts:
         _look_into("--prompt-data", path, raw, problems)
     for _, path in raw.value("eval_prompt_data", ()):
         _look_into("--eval-prompt-data", path, raw, problems)
+    eval_file = _eval_file(raw, problems)
     counted = raw.value("num_epoch") is not None and not problems
     return Facts(
         hf_config=hf_config,
@@ -32,6 +35,7 @@ def gather(raw: RawConfig) -> Facts:
         in_cluster="RAY_ADDRESS" in os.environ,
         now=datetime.now(),
         num_prompts=sum(_count(path) for path in prompts) if counted else None,
+        eval_file=eval_file,
         tensorboard_dir=os.environ.get("TENSORBOARD_DIR"),
         problems=tuple(problems),
     )
@@ -61,13 +65,34 @@ def _model(raw: RawConfig, problems: list[str]) -> tuple[Mapping[str, Any], Mapp
         return {}, {}
 
 
-def _look_into(flag: str, path: str, raw: RawConfig, problems: list[str]) -> None:
+def _eval_file(raw: RawConfig, problems: list[str]) -> Mapping[str, Any] | None:
+    """What --eval-config holds, its sets looked into."""
+    path = raw.value("eval_config")
+    if path is None:
+        return None
+    try:
+        content = load_yaml("--eval-config", Path(path))
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
+    for data, row in dataset_paths(content):
+        _look_into("--eval-config", data, raw, problems, row)
+    return content
+
+
+def _look_into(
+    flag: str,
+    path: str,
+    raw: RawConfig,
+    problems: list[str],
+    row: Mapping[str, Any] | None = None,
+) -> None:
     """Read the first prompt of a file, so that a wrong name or column costs a second."""
     from slime_core.data.file_slice import parse
     from slime_core.data.pairs import read_pairs
     from slime_core.data.prompts import read_prompts
 
-    data = _columns(raw, evaluation=flag == "--eval-prompt-data")
+    data = _columns(raw, row or {}, evaluation=flag.startswith("--eval"))
     try:
         if not parse(path).path.exists():
             problems.append(f"{flag} {path}: there is no such file; give a .jsonl or .parquet file")
@@ -83,13 +108,13 @@ def _look_into(flag: str, path: str, raw: RawConfig, problems: list[str]) -> Non
         problems.append(f"{flag} {error}")
 
 
-def _columns(raw: RawConfig, *, evaluation: bool) -> DataConfig:
+def _columns(raw: RawConfig, row: Mapping[str, Any], *, evaluation: bool) -> DataConfig:
     """How rows are read, as far as it is given."""
     given: dict[str, Any] = {}
     names = ("input_key", "label_key", "tool_key", "metadata_key")
     for name in (*names, "system_prompt", "apply_chat_template", "data_error_policy"):
         own = raw.value(f"eval_{name}") if evaluation else None
-        value = own or raw.value(name)
+        value = row.get(name) or own or raw.value(name)
         if value is not None:
             given[name] = value
     return DataConfig(**given)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from slime_core.config.draft import Draft, Facts
-from slime_core.config.flags import has_flag
 from slime_core.config.flat import flatten
 from slime_core.config.rules import (
     advantages,
@@ -111,8 +110,8 @@ def _run_config(draft: Draft, raw: RawConfig, facts: Facts) -> RunConfig:
 
 
 def _section(kind: Any, draft: Draft) -> Any:
-    fields = filter(has_flag, dataclasses.fields(kind))
-    return kind(**{field.name: draft[field.name] for field in fields})
+    names = {field.name for field in dataclasses.fields(kind)} & set(draft.own.values)
+    return kind(**{name: draft[name] for name in names})
 
 
 def _server_argv(raw: RawConfig) -> tuple[str, ...]:

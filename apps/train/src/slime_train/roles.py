@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from slime_core.config.flags import Flag
+from slime_core.config.yaml_file import load_yaml
+from slime_core.errors import ConfigError
 from slime_megatron.config import OWNER as MEGATRON
 
 from slime_train.run_config import RunConfig
-from slime_train.sources import RawConfig, load_yaml, take_yaml, yaml_keys
+from slime_train.sources import RawConfig, take_yaml, yaml_keys
 
 CRITICS_OWN = frozenset(
     {
@@ -68,7 +70,11 @@ def _copy(raw: RawConfig) -> RawConfig:
 
 def _entries(raw: RawConfig, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(role, overrides) of every entry that can be read."""
-    content = load_yaml(raw, "--megatron-config-path", path)
+    try:
+        content = load_yaml("--megatron-config-path", path)
+    except ConfigError as error:
+        raw.problems.append(str(error))
+        return
     entries: Any = content.get("megatron", [])
     unknown: Iterable[Any] = [key for key in content if key != "megatron"]
     if unknown or not isinstance(entries, list):

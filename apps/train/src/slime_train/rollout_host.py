@@ -9,6 +9,7 @@ from slime_core import metrics as statistics
 from slime_core.batch import TrainBatch
 from slime_core.collate import collate, num_stale_tokens
 from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
+from slime_core.data.dump import write_dump
 from slime_core.errors import CheckpointError
 from slime_core.hooks import reward_post_process
 from slime_core.interfaces import Metrics
@@ -21,7 +22,6 @@ from slime_sglang.weights.session import EngineTarget
 from slime_train.producers.interface import Producer
 from slime_train.producers.select import make_producer
 from slime_train.progress import Progress
-from slime_train.rollout_dump import write_dump
 from slime_train.run_config import RunConfig
 
 STATE_FILE = "rollout.pt"

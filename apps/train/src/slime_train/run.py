@@ -11,6 +11,7 @@ from types import FrameType
 
 from slime_core.errors import SlimeError
 from slime_core.interfaces import Metrics
+from slime_core.sentinel import owned_processes
 
 from slime_train.compose import Screen, compose
 from slime_train.console import Console
@@ -18,7 +19,6 @@ from slime_train.logs import log_to_file
 from slime_train.loop import train
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import cluster
-from slime_train.runtime.sentinel import owned_processes
 from slime_train.trackers import open_trackers
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,6 +11,8 @@ from typing import Any
 from slime_core.config.arguments import Given, Parsed, by_name, parse
 from slime_core.config.draft import DEFAULT, REDEFAULT, Draft
 from slime_core.config.flags import Flag, flags_of, has_flag
+from slime_core.config.yaml_file import load_yaml, read_value
+from slime_core.errors import ConfigError
 from slime_megatron.config import MEGATRON_DEFAULTS, REFUSED, megatron_flags
 from slime_megatron.config import OWNER as MEGATRON
 from slime_sglang.config import (
@@ -102,26 +103,15 @@ def _planned(flag: Flag, value: Any) -> str | None:
     return planned.get(value)
 
 
-def load_yaml(raw: RawConfig, flag: str, path: Path) -> Mapping[str, Any]:
-    """A YAML mapping; an empty one, and a complaint, if the file holds none."""
-    import yaml
-
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raw.problems.append(f"{flag} {path} cannot be read: {error}")
-        return {}
-    if not isinstance(content, Mapping):
-        raw.problems.append(f"{flag} {path} must hold a mapping of flags to values")
-        return {}
-    found: Mapping[str, Any] = content
-    return found
-
-
 def _read_yaml(raw: RawConfig, path: Path) -> None:
     """Merge a YAML mapping whose keys are flags without dashes, or the user's own."""
     keys = yaml_keys()
-    for key, value in load_yaml(raw, "--custom-config-path", path).items():
+    try:
+        content = load_yaml("--custom-config-path", path)
+    except ConfigError as error:
+        raw.problems.append(str(error))
+        return
+    for key, value in content.items():
         flag = keys.get(str(key).replace("-", "_"))
         if flag is None:
             raw.extra[str(key)] = value
@@ -150,31 +140,9 @@ def _flags_by_section() -> Iterator[tuple[Any, dict[str, Flag]]]:
 
 def take_yaml(raw: RawConfig, flag: Flag, value: Any, source: str) -> None:
     """File a YAML value for ``flag``; raises ``ValueError`` when it is none of its values."""
-    name = flag.names[0]
-    if value is None:
-        return
-    if flag.arity == "none":
-        if not isinstance(value, bool):
-            raise ValueError(f"{name} expects true or false, got {value!r}")
-        raw.given[flag.key] = Given(flag, value, (f"{flag.dest}: {str(value).lower()}",))
-    else:
-        words = _words_of(flag, value)
-        taken = parse((name, *words), {name: flag})
-        if taken.problems:
-            raise ValueError("; ".join(taken.problems))
-        raw.given |= taken.given
-    raw.sources[flag.key] = source
-
-
-def _words_of(flag: Flag, value: Any) -> list[str]:
-    """A YAML value as the words that would follow the flag."""
-    if flag.type_name.lower().startswith("json"):
-        return [value if isinstance(value, str) else json.dumps(value)]
-    if isinstance(value, Mapping):
-        return [str(word) for pair in value.items() for word in pair]
-    if isinstance(value, list):
-        return [str(item) for item in value]
-    return [str(value)]
+    if value is not None:
+        raw.given[flag.key] = read_value(flag, value)
+        raw.sources[flag.key] = source
 
 
 def draft_of(raw: RawConfig) -> Draft:

@@ -25,10 +25,19 @@ _PATHS = (
 
 def problems(config: RunConfig) -> Iterator[str]:
     """A complaint for every user function that does not load."""
+    for name, spec in _given(config):
+        try:
+            load_hook(name, spec)
+        except PluginError as error:
+            yield f"--{name.replace('_', '-')} {spec}: {error}"
+
+
+def _given(config: RunConfig) -> Iterator[tuple[str, str]]:
     for section, name in _PATHS:
         given: str | tuple[str, ...] | None = getattr(getattr(config, section), name)
         for spec in (given,) if isinstance(given, str) else given or ():
-            try:
-                load_hook(name, spec)
-            except PluginError as error:
-                yield f"--{name.replace('_', '-')} {spec}: {error}"
+            yield name, spec
+    for each in config.evaluation.eval_datasets:
+        for name in ("custom_generate_function_path", "custom_rm_path"):
+            if spec := getattr(each, name):
+                yield name, spec

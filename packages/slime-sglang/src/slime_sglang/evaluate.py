@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from slime_core.config.eval_sets import EvalDataset
 from slime_core.data.prompts import Prompt
 from slime_core.data.stream import make_group
 from slime_core.metrics import merge, pass_rates, sample_metrics
@@ -18,16 +19,29 @@ from slime_sglang.sampling_params import Sampling
 _CHECK_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class EvalSet:
-    """One set of prompts and how it is answered."""
+    """A set and its prompts."""
 
-    name: str
+    dataset: EvalDataset
     prompts: Sequence[Prompt]
-    num_samples: int
-    """Responses per prompt."""
-    sampling: Sampling
-    reward_key: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What its metrics are called."""
+        return self.dataset.name
+
+    def groups(self) -> list[SampleGroup]:
+        """Every prompt's samples, with what the set says of them."""
+        count = self.dataset.n_samples_per_eval_prompt
+        groups = [make_group(prompt, index, count) for index, prompt in enumerate(self.prompts)]
+        for sample in (sample for group in groups for sample in group.samples):
+            sample.generate_function_path = self.dataset.custom_generate_function_path
+            sample.custom_rm_path = self.dataset.custom_rm_path
+            sample.metadata |= self.dataset.metadata_overrides
+            if self.dataset.rm_type is not None:
+                sample.metadata["rm_type"] = self.dataset.rm_type
+        return groups
 
 
 class EvalGeneration(Abortable, Protocol):
@@ -75,9 +89,9 @@ async def _answer(
     iteration: int,
     show: ShowProgress | None,
 ) -> list[Sample]:
-    generation.begin_evaluation(each.name, each.sampling)
+    generation.begin_evaluation(each.name, Sampling.of_evaluation(each.dataset))
     began = time.monotonic()
-    groups = [make_group(p, index, each.num_samples) for index, p in enumerate(each.prompts)]
+    groups = each.groups()
     tasks = [
         asyncio.create_task(worker.finish(group, iteration=iteration, evaluation=True))
         for group in groups
@@ -104,8 +118,8 @@ async def _answer(
 
 def set_metrics(each: EvalSet, samples: Sequence[Sample]) -> dict[str, float]:
     """The numbers of one set under its name."""
-    found = sample_metrics(samples, reward_key=each.reward_key)
-    rates = pass_rates(samples, reward_key=each.reward_key)
+    found = sample_metrics(samples, reward_key=each.dataset.reward_key)
+    rates = pass_rates(samples, reward_key=each.dataset.reward_key)
     metrics = merge([(f"eval/{each.name}/", found), (f"eval/{each.name}-", rates)])
     metrics[f"eval/{each.name}"] = found.get("raw_reward", 0.0)
     metrics[f"eval/{each.name}-truncated_ratio"] = found.get("truncated_ratio", 0.0)

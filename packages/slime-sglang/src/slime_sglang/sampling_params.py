@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from slime_core.config.evaluation import EvalConfig
+from slime_core.config.eval_sets import EvalDataset
 from slime_core.config.rollout import SamplingConfig
 from slime_core.types import Sample
 
@@ -22,9 +22,12 @@ class Sampling:
     max_context_len: int | None = None
     """Longest prompt plus response."""
     min_new_tokens: int | None = None
+    repetition_penalty: float | None = None
     skip_special_tokens: bool = False
     stop: Sequence[str] | None = None
     stop_token_ids: Sequence[int] | None = None
+    no_stop_trim: bool = True
+    """Keep the text that ended the response."""
 
     @classmethod
     def of_rollout(cls, config: SamplingConfig) -> "Sampling":
@@ -41,19 +44,10 @@ class Sampling:
         )
 
     @classmethod
-    def of_evaluation(cls, config: EvalConfig, rollout: SamplingConfig) -> "Sampling":
-        """For evaluation: what is not given falls back to the rollout's value."""
-        return cls(
-            temperature=_given(config.eval_temperature, rollout.rollout_temperature),
-            top_p=_given(config.eval_top_p, rollout.rollout_top_p),
-            top_k=_given(config.eval_top_k, rollout.rollout_top_k),
-            max_response_len=_given(config.eval_max_response_len, rollout.rollout_max_response_len),
-            max_context_len=_given(config.eval_max_context_len, rollout.rollout_max_context_len),
-            min_new_tokens=config.eval_min_new_tokens,
-            skip_special_tokens=rollout.rollout_skip_special_tokens,
-            stop=rollout.rollout_stop,
-            stop_token_ids=rollout.rollout_stop_token_ids,
-        )
+    def of_evaluation(cls, dataset: EvalDataset) -> "Sampling":
+        """For evaluation on one set."""
+        shared = {field.name for field in fields(cls)} & {field.name for field in fields(dataset)}
+        return cls(**{name: getattr(dataset, name) for name in shared})
 
     def request(self, sample: Sample, *, seed: int) -> dict[str, Any]:
         """SGLang's ``sampling_params``; ``max_new_tokens`` may be 0 or less: nothing to do."""
@@ -68,12 +62,14 @@ class Sampling:
             "stop": list(self.stop) if self.stop else None,
             "stop_token_ids": list(self.stop_token_ids) if self.stop_token_ids else None,
             "skip_special_tokens": self.skip_special_tokens,
-            "no_stop_trim": True,
+            "no_stop_trim": self.no_stop_trim,
             "spaces_between_special_tokens": False,
             "sampling_seed": seed,
         }
         if self.min_new_tokens is not None:
             params["min_new_tokens"] = min(self.min_new_tokens, left)
+        if self.repetition_penalty is not None:
+            params["repetition_penalty"] = self.repetition_penalty
         return params
 
 
@@ -81,7 +77,3 @@ def sample_seed(*parts: object) -> int:
     """A 62-bit seed that depends on every part and on nothing else."""
     text = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 2
-
-
-def _given[T](value: T | None, fallback: T) -> T:
-    return fallback if value is None else value

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from slime_core import hooks
+from slime_core.config.eval_sets import EvalDataset
 from slime_core.data.buffer import oldest_first
 from slime_core.data.chat import Tokenizer
 from slime_core.data.prompts import load_prompts
@@ -15,8 +16,8 @@ from slime_core.data.stream import PromptStream
 from slime_core.interfaces import Metrics
 from slime_core.types import SampleGroup
 from slime_rewards.select import make_reward
-from slime_sglang.driver import Collected, CollectSpec, collect
 from slime_sglang.agents.settings import AgentSettings
+from slime_sglang.driver import Collected, CollectSpec, collect
 from slime_sglang.engines import Engines, FleetSpec
 from slime_sglang.evaluate import EvalSet, evaluate
 from slime_sglang.generation import Generation, GenerationSpec
@@ -62,6 +63,7 @@ class EngineProducer:
         self._engines.start()
         if self._teacher_engines is not None:
             self._teacher_engines.start()
+        self._reward.connect(self._engines.router_url)
         generation = Generation(
             _generation(self._config, self._engines), self._tokenizer, self._check_alive
         )
@@ -80,7 +82,7 @@ class EngineProducer:
             self._filter(lists)
         if self._process is not None:
             self._process([list(group.samples) for group in collected.every_group], self._stream)
-        return collected.groups, collected.metrics
+        return collected.groups, collected.metrics | self._reward.metrics("rollout/")
 
     def evaluate(self, version: int) -> Metrics:
         """Answer and score every evaluation set."""
@@ -89,7 +91,7 @@ class EngineProducer:
         show = self._shower(f"evaluating v{version}")
         done = evaluate(self._sets, worker, generation, iteration=version, show=show)
         try:
-            return self._run(done).metrics
+            return self._run(done).metrics | self._reward.metrics("eval/")
         finally:
             self.progress = None
 
@@ -185,24 +187,23 @@ def _stream(config: RunConfig, tokenizer: Tokenizer) -> PromptStream:
 
 
 def _eval_sets(config: RunConfig, tokenizer: Tokenizer) -> list[EvalSet]:
-    evaluation = config.evaluation
-    data = replace(
-        config.data,
-        input_key=evaluation.eval_input_key or config.data.input_key,
-        label_key=evaluation.eval_label_key or config.data.label_key,
-        tool_key=evaluation.eval_tool_key or config.data.tool_key,
-    )
-    limit = evaluation.eval_max_prompt_len or config.data.rollout_max_prompt_len
-    return [
-        EvalSet(
-            name=name,
-            prompts=load_prompts(data, tokenizer, sources=[path], max_prompt_len=limit),
-            num_samples=evaluation.n_samples_per_eval_prompt,
-            sampling=Sampling.of_evaluation(evaluation, config.sampling),
-            reward_key=config.reward.eval_reward_key or config.reward.reward_key,
-        )
-        for name, path in evaluation.eval_prompt_data
-    ]
+    return [_eval_set(each, config, tokenizer) for each in config.evaluation.eval_datasets]
+
+
+def _eval_set(each: EvalDataset, config: RunConfig, tokenizer: Tokenizer) -> EvalSet:
+    data = replace(config.data, **{name: getattr(each, name) for name in _COLUMNS})
+    limit = each.max_prompt_len
+    return EvalSet(each, load_prompts(data, tokenizer, sources=[each.path], max_prompt_len=limit))
+
+
+_COLUMNS = (
+    "input_key",
+    "label_key",
+    "tool_key",
+    "metadata_key",
+    "apply_chat_template",
+    "apply_chat_template_kwargs",
+)
 
 
 def _fleet(config: RunConfig, directory: Path) -> FleetSpec:
@@ -245,8 +246,8 @@ def _generation(config: RunConfig, engines: Engines) -> GenerationSpec:
         mask_earlier_weights=config.rollout.mask_offpolicy_in_partial_rollout,
         custom_generate=config.rollout.custom_generate_function_path,
         flat={**config.flat, **_router_address(engines.router_url)},
-    )
         agents=AgentSettings.of(config.rollout, config.sglang, config.data),
+    )
 
 
 def _router_address(url: str) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from slime_core.data.dump import read_dump
 from slime_core.interfaces import Metrics
 from slime_core.types import SampleGroup
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.progress import Progress
-from slime_train.rollout_dump import read_dump
 
 
 class Replay:

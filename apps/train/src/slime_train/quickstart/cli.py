@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slime_core.errors import ConfigError, SlimeError
+from slime_core.sentinel import owned_processes
 
 from slime_train.quickstart import commands
 from slime_train.quickstart.report import Durations, read_curves, write_summary
 from slime_train.quickstart.task import write_task
-from slime_train.runtime.sentinel import owned_processes
 from slime_train.trackers import METRICS_FILE
 
 MARKER = ".slime-quickstart"

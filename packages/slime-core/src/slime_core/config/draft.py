@@ -87,6 +87,8 @@ class Facts:
     now: datetime = datetime(2000, 1, 1)
     num_prompts: int | None = None
     """Rows of --prompt-data, counted only where --num-epoch asks for them."""
+    eval_file: Mapping[str, Any] | None = None
+    """What --eval-config holds."""
     tensorboard_dir: str | None = None
     problems: tuple[str, ...] = ()
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from slime_core.config.flags import flag
+from slime_core.config.eval_sets import EvalDataset
+from slime_core.config.flags import derived, flag
 from slime_core.config.rollout import BUILT_IN_ROLLOUTS
 
 
@@ -32,10 +33,10 @@ class EvalConfig:
     """Iterations between evaluations."""
     eval_prompt_data: tuple[tuple[str, str], ...] = flag(default=(), repeat=True, parse=named_sets)
     """Sets as name path [name path ...]; may be given several times."""
-    eval_config: str | None = flag(
-        default=None, planned="give the sets with --eval-prompt-data name path"
-    )
-    """YAML file that describes the sets."""
+    eval_config: str | None = None
+    """YAML file of sets, each with settings of its own: eval: {defaults: ..., datasets: [...]}."""
+    eval_datasets: tuple[EvalDataset, ...] = derived(default=())
+    """Every set with all its settings."""
     skip_eval_before_train: bool = False
     """Do not evaluate before the first iteration."""
     eval_input_key: str | None = None

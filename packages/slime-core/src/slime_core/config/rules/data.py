@@ -2,6 +2,7 @@
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
+from slime_core.config.eval_sets import eval_datasets
 
 
 def replayed_rollouts(draft: Draft, facts: Facts) -> None:
@@ -75,11 +76,15 @@ def reward(draft: Draft, facts: Facts) -> None:
         draft.problem("--rm-type remote_rm needs the address of the reward server: give --rm-url")
     if draft["eval_reward_key"] is None:
         draft.derive("eval_reward_key", draft["reward_key"], "--reward-key")
-    if draft["group_rm"] and draft["eval_prompt_data"]:
+    if draft["group_rm"] and _evaluates(draft):
         draft.problem(
             "--group-rm scores the responses of a prompt together, which evaluation does not do: "
             "leave out --eval-prompt-data or --group-rm"
         )
+
+
+def _evaluates(draft: Draft) -> bool:
+    return bool(draft["eval_prompt_data"]) or draft["eval_config"] is not None
 
 
 _FROM_ROLLOUT = {
@@ -102,20 +107,20 @@ def evaluation(draft: Draft, facts: Facts) -> None:
             draft.derive(name, draft[fallback], "--" + fallback.replace("_", "-"))
     draft.derive("eval_min_new_tokens", draft["eval_min_new_tokens"] or 0, "none asked for")
     engineless = draft["loss_type"] in OFFLINE_LOSSES or draft["debug_train_only"]
-    if draft["eval_prompt_data"] and engineless:
+    if _evaluates(draft) and engineless:
         offline = f"--loss-type {draft['loss_type']}"
         why = "--debug-train-only" if draft["debug_train_only"] else offline
         draft.problem(
             f"--eval-prompt-data needs engines, and {why} runs without: leave it out, and evaluate "
             "saved weights in a run with --num-rollout 0 --hf-checkpoint DIR"
         )
-    if draft["eval_interval"] is not None and not draft["eval_prompt_data"]:
+    if draft["eval_interval"] is not None and not _evaluates(draft):
         draft.notice(
             f"--eval-interval {draft['eval_interval']} has nothing to evaluate: "
             "give --eval-prompt-data NAME PATH; evaluation is off"
         )
         draft.derive("eval_interval", None, "no --eval-prompt-data")
-    if draft["num_rollout"] == 0 and not draft["eval_prompt_data"]:
+    if draft["num_rollout"] == 0 and not _evaluates(draft):
         draft.problem("--num-rollout 0 only evaluates: give --eval-prompt-data NAME PATH")
 
 
@@ -127,6 +132,13 @@ def prompt_length(draft: Draft, facts: Facts) -> None:
             draft.derive(f"{side}_max_prompt_len", context - 1, f"--{side}-max-context-len")
 
 
+def eval_sets(draft: Draft, facts: Facts) -> None:
+    """Every evaluation set with what holds for it."""
+    found = eval_datasets(draft["eval_prompt_data"], facts.eval_file, draft.own.values)
+    draft.problems += found.problems
+    draft.own.put("eval_datasets", found.datasets, "derived: --eval-prompt-data, --eval-config")
+
+
 RULES = (
     replayed_rollouts,
     prompts,
@@ -134,4 +146,5 @@ RULES = (
     reward,
     evaluation,
     prompt_length,
+    eval_sets,
 )

@@ -5,7 +5,7 @@ process outside the run's tree waits for the driver to end (a pipe that the driv
 open closes even when it is killed) and then ends whatever still carries that value, or was seen
 to descend from the driver: a process that writes a title over its environment carries nothing.
 
-The sentinel is started with ``python -S -E`` and imports nothing but the standard library, so it
+The sentinel is started with ``python -I -S`` and imports nothing but the standard library, so it
 is there within some 20 ms and costs no memory to speak of.
 """
 
@@ -34,7 +34,7 @@ def owned_processes() -> Generator[str]:
     reader, writer = os.pipe()
     os.set_inheritable(writer, False)
     sentinel = subprocess.Popen(
-        [sys.executable, "-S", "-E", __file__, token],
+        [sys.executable, "-I", "-S", __file__, token],
         stdin=reader,
         env={name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE},
         start_new_session=True,

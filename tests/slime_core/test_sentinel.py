@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from slime_train.runtime.sentinel import TOKEN_VARIABLE, carriers, end_processes, owned_processes
+from slime_core.sentinel import TOKEN_VARIABLE, carriers, end_processes, owned_processes
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
@@ -15,7 +15,7 @@ STUBBORN = (
 
 DRIVER = f"""
 import subprocess, sys, time
-from slime_train.runtime.sentinel import owned_processes
+from slime_core.sentinel import owned_processes
 with owned_processes() as token:
     command = [sys.executable, "-c", {STUBBORN!r}]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
@@ -65,7 +65,7 @@ def test_a_killed_driver_leaves_nothing_and_touches_nobody_else(bystander):
 
 FORGETFUL = f"""
 import os, subprocess, sys, time
-from slime_train.runtime.sentinel import owned_processes
+from slime_core.sentinel import owned_processes
 old = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 with owned_processes() as token:
     time.sleep(0.1)

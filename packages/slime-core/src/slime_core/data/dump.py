@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
 from slime_core.data.buffer import group_from_plain, plain_group
 from slime_core.errors import DataError
 from slime_core.types import SampleGroup
