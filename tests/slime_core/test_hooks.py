@@ -60,6 +60,21 @@ def test_reward_classes_are_understood(plugin):
         hooks.custom_reward(needy, FLAT, group=False)
 
 
+def test_a_reward_class_is_given_the_path_of_its_model_once(plugin):
+    spec = plugin(
+        "class CustomRewardModel:\n"
+        "    def __init__(self, model_path):\n"
+        "        self.paths = [model_path]\n"
+        "    def compute_reward(self, prompts, responses):\n"
+        "        return [float(self.paths == ['m'])] * len(responses)\n"
+    )
+    fn = hooks.custom_reward(spec, {"reward_model_path": "m"}, group=False)
+    assert asyncio.run(fn([make_sample(), make_sample()])) == [1.0, 1.0]
+    short = plugin("class M:\n    def compute_reward(self, p, r):\n        return [1]\n", "m.py")
+    with pytest.raises(PluginError, match="1 rewards for 2 samples"):
+        asyncio.run(hooks.custom_reward(short, FLAT, group=False)([make_sample(), make_sample()]))
+
+
 def test_generate_functions_of_both_shapes(plugin):
     one = plugin(
         "async def generate(args, sample, sampling_params, evaluation=False):\n"

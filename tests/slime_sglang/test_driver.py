@@ -111,6 +111,24 @@ def test_an_error_of_one_group_is_raised_and_the_others_are_cancelled() -> None:
     asyncio.run(scenario())
 
 
+def test_another_group_takes_the_place_of_one_that_could_not_be_graded() -> None:
+    async def refuse_first(samples: Sequence[Sample]) -> None:
+        await index_reward(samples)
+        for sample in samples:
+            if sample.group_index == 0:
+                sample.status, sample.reward = Status.FAILED, None
+                sample.metadata["reward_outcome"] = "error"
+
+    async def scenario() -> None:
+        desk = Desk()
+        spec = CollectSpec(iteration=0, num_groups=2, num_groups_at_once=2)
+        found = await collect(make_source(), GroupWorker(desk, refuse_first), desk, spec)
+        assert [group.group_index for group in found.groups] == [1, 2]
+        assert found.metrics["rollout/dynamic_filter/drop_ungraded"] == 1.0
+
+    asyncio.run(scenario())
+
+
 def test_progress_counts_accepted_groups_and_shows_running_means() -> None:
     readings: list[tuple[int, int, Mapping[str, float]]] = []
     run(Desk(slow_first), make_source(), show=lambda *reading: readings.append(reading))

@@ -7,7 +7,7 @@ is called without. Keyword arguments a function does not know are left out. Func
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -198,22 +198,30 @@ def custom_generate(
     return generate
 
 
-def custom_reward(spec: str, flat: Flat, *, group: bool) -> RewardFunction:
+async def _run_here(fn: Callable[..., Any], *arguments: Any) -> Any:
+    return await settle(fn(*arguments))
+
+
+def custom_reward(
+    spec: str, flat: Flat, *, group: bool, run: Callable[..., Awaitable[Any]] = _run_here
+) -> RewardFunction:
     """``f(args, sample, **kw)`` once per sample, or once per ``group`` with a list of samples.
 
-    A class with ``compute_reward(prompts, responses)`` is instantiated without arguments.
+    A class with ``compute_reward(prompts, responses)`` is instantiated once, with the value of
+    --reward-model-path where it takes an argument. ``run(fn, *arguments)`` calls the function and
+    awaits what it returns, wherever it likes.
     """
     fn = load_hook("custom_rm_path", spec)
     if inspect.isclass(fn):
-        return _reward_object(spec, fn)
+        return _reward_object(spec, fn, flat.get("reward_model_path"), run)
     _require(spec, fn, ("args", "sample"), ("sample",))
     call = bind(fn, flat)
 
     async def per_sample(samples: Sequence[Sample]) -> list[RewardValue]:
-        return [await settle(call(sample)) for sample in samples]
+        return [await run(call, sample) for sample in samples]
 
     async def per_group(samples: Sequence[Sample]) -> list[RewardValue]:
-        rewards = list(await settle(call(list(samples))))
+        rewards = list(await run(call, list(samples)))
         if len(rewards) != len(samples):
             raise PluginError(
                 f"plugin {spec!r} returned {len(rewards)} rewards for {len(samples)} samples"
@@ -223,21 +231,32 @@ def custom_reward(spec: str, flat: Flat, *, group: bool) -> RewardFunction:
     return per_group if group else per_sample
 
 
-def _reward_object(spec: str, cls: type) -> RewardFunction:
+def _reward_object(
+    spec: str, cls: type, model_path: str | None, run: Callable[..., Awaitable[Any]]
+) -> RewardFunction:
     if not hasattr(cls, "compute_reward"):
         raise PluginError(f"plugin {spec!r} is a class without compute_reward(prompts, responses)")
+    arguments = () if model_path is None else (model_path,)
+    signature = inspect.signature(cls)
+    if not signature.parameters:
+        arguments = ()
     try:
-        inspect.signature(cls).bind()
+        signature.bind(*arguments)
     except TypeError as error:
         raise PluginError(
             f"plugin {spec!r} must be constructible without arguments, or with a path given as "
             f"--reward-model-path: {error}"
         ) from error
-    model: Any = cls()
+    model: Any = cls(*arguments)
 
     async def per_group(samples: Sequence[Sample]) -> list[RewardValue]:
         prompts, responses = [s.prompt for s in samples], [s.response for s in samples]
-        return list(await settle(model.compute_reward(prompts, responses)))
+        rewards = list(await run(model.compute_reward, prompts, responses))
+        if len(rewards) != len(samples):
+            raise PluginError(
+                f"plugin {spec!r} returned {len(rewards)} rewards for {len(samples)} samples"
+            )
+        return rewards
 
     return per_group
 

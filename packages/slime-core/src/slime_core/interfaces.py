@@ -38,10 +38,10 @@ class Generate(Protocol):
 
 
 class Reward(Protocol):
-    """Scores finished samples of one group; never raises, failures become ``Status.FAILED``."""
+    """Scores finished samples of one group; what cannot be graded becomes ``Status.FAILED``."""
 
     async def __call__(self, samples: Sequence[Sample]) -> None:
-        """Set ``reward`` on every sample."""
+        """Set ``reward`` on every sample that has none; raises where too many cannot be graded."""
         ...
 
 

@@ -1,14 +1,24 @@
 """What a sample scored; without torch, because filters and metrics read it too."""
 
 import math
+from collections.abc import Sequence
 
 from slime_core.errors import SampleError
 from slime_core.types import Sample, Status
+
+REWARD_OUTCOME = "reward_outcome"
+"""Key of the metadata of a response that could not be graded: why there is no reward."""
 
 
 def is_broken(sample: Sample) -> bool:
     """Whether it failed or was aborted, so that nothing can be learnt, whatever it was given."""
     return sample.status in (Status.FAILED, Status.ABORTED)
+
+
+def is_ungraded(samples: Sequence[Sample]) -> bool:
+    """Whether nothing of a group is left to learn from because responses could not be graded."""
+    failed = all(sample.status is Status.FAILED for sample in samples)
+    return failed and any(REWARD_OUTCOME in sample.metadata for sample in samples)
 
 
 def reward_value(sample: Sample, reward_key: str | None) -> float | None:

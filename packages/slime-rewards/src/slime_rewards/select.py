@@ -1,21 +1,29 @@
 """Which reward scores which sample."""
 
 import asyncio
+import dataclasses
+import inspect
 import json
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from slime_core.errors import ConfigError
-from slime_core.hooks import RewardFunction, RewardValue, custom_reward, load_hook
+from slime_core.hooks import RewardFunction, custom_reward, load_hook
 from slime_core.types import Sample, Status
 
 from slime_rewards import graders, math
 from slime_rewards.boxed import last_boxed
+from slime_rewards.calls import Calls
+from slime_rewards.classifier import LocalClassifier, ServedClassifier
 from slime_rewards.config import RewardConfig
-from slime_rewards.remote import RemoteReward
-from slime_rewards.verdict import Outcome, Question
+from slime_rewards.judge import Judge
+from slime_rewards.policy import Books, attempted, failure, settle
+from slime_rewards.remote import Server, remote_payload
+from slime_rewards.sandbox import Limits
+from slime_rewards.verdict import Outcome, Question, RewardValue, Verdict, checked
 from slime_rewards.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -24,21 +32,16 @@ _BOXED = graders.BOXED
 _DEFAULT = "math"
 _SETTLED_AT_ONCE = 20_000
 """Characters of a response up to which plain answers are compared without a process."""
+_SKIPPED = (Status.ABORTED, Status.FAILED)
 
-
-class GradingError(RuntimeError):
-    """A grader failed; its message has the traceback."""
-
-
-class AbstentionError(RuntimeError):
-    """A grader gave no answer in time."""
+Score = Callable[[Sample], Awaitable[RewardValue]]
 
 
 def make_reward(config: RewardConfig, flat: Mapping[str, Any]) -> "SampleRewards":
     """The reward of a run; wrong paths and types are found here, not while generating.
 
     Raises:
-        ConfigError: an unknown --rm-type, or remote_rm without --rm-url.
+        ConfigError: an unknown --rm-type, or one that lacks an address, a model or a prompt.
         PluginError: --custom-rm-path cannot be loaded or has the wrong shape.
     """
     if config.rm_type is None and config.custom_rm_path is None:
@@ -55,29 +58,39 @@ class SampleRewards:
     In this order: the path a sample carries, --custom-rm-path, the type in a
     sample's metadata, --rm-type, math.
 
-    Samples that already have a reward, or were not finished, are left alone. What goes wrong is
-    written on the sample: ``Status.FAILED`` and ``metadata["error"]``.
+    Samples that already have a reward, or were not finished, are left alone. What becomes of
+    those that cannot be graded is --reward-failure-policy's to say.
     """
 
     def __init__(self, config: RewardConfig, flat: Mapping[str, Any]) -> None:
         self._config = config
         self._flat = flat
-        self._workers = Workers()
+        self._books = Books(config.reward_max_failures)
+        self._workers = Workers(
+            num_workers=config.reward_num_workers,
+            time_limit_s=config.reward_timeout_s,
+            limits=Limits(memory_bytes=config.reward_memory_mb << 20),
+        )
+        self._calls = Calls(config.reward_call_timeout_s)
+        self._server = Server(timeout_s=config.reward_call_timeout_s)
+        self._judge = Judge(config, self._server)
+        self._classifier: Score | None = None
         self._custom: dict[str, RewardFunction] = {}
-        self._isolated: dict[str, bool] = {}
-        self._errors: set[str] = set()
-        self._builtin: dict[str, Callable[[Sample], Awaitable[RewardValue]]] = {
+        self._kinds: dict[str, str] = {}
+        self._direct: dict[str, Score] = {
             "random": _random,
             "zero": _zero,
             "remote_rm": self._remote,
+            "sequence_classification": self._classified,
+            "judge": self._judge,
         }
-        if config.custom_rm_path is not None and not self._is_isolated(config.custom_rm_path):
+        if config.custom_rm_path is not None and self._kind(config.custom_rm_path) != "plain":
             self._load(config.custom_rm_path)
 
     def check(self, rm_type: str) -> None:
-        """Raise ``ConfigError`` unless ``rm_type`` can be used."""
+        """Raise ``ConfigError`` unless ``rm_type`` can be used; load the model it needs."""
         plain = rm_type.removeprefix(_BOXED)
-        known = {*self._builtin, *graders.NAMES}
+        known = {*self._direct, *graders.NAMES}
         if plain not in known:
             raise ConfigError(
                 f"--rm-type {rm_type} is unknown; there are {', '.join(sorted(known))}, "
@@ -85,100 +98,141 @@ class SampleRewards:
             )
         if plain == "remote_rm" and self._config.rm_url is None:
             raise ConfigError("--rm-type remote_rm needs the server's address: --rm-url")
+        if plain == "sequence_classification" and self._classifier is None:
+            self._classifier = self._make_classifier()
+
+    def connect(self, router_url: str) -> None:
+        """Where a judge is found unless it has an address of its own."""
+        self._judge.router_url = router_url
 
     async def __call__(self, samples: Sequence[Sample]) -> None:
-        """Set ``reward`` on every sample; never raises."""
-        skipped = (Status.ABORTED, Status.FAILED)
-        waiting = [s for s in samples if s.reward is None and s.status not in skipped]
-        if self._config.group_rm:
-            await self._score_group(waiting)
+        """Set ``reward`` on every sample.
+
+        Raises:
+            GradingError: more failures than --reward-max-failures.
+        """
+        waiting = [s for s in samples if s.reward is None and s.status not in _SKIPPED]
+        if not waiting:
+            return
+        if self._in_one_call(waiting):
+            verdicts = await self._try(lambda: self._group_verdicts(waiting))
         else:
-            await asyncio.gather(*(self._score(sample) for sample in waiting))
+            found = await asyncio.gather(
+                *(self._try(lambda sample=sample: self._verdict(sample)) for sample in waiting)
+            )
+            verdicts = [verdict for (verdict,) in found]
+        for verdict in verdicts:
+            self._books.count(verdict)
+        settle(waiting, verdicts, self._config, group=samples)
+        self._books.check()
+
+    def metrics(self, prefix: str = "rollout/") -> dict[str, float]:
+        """Numbers by outcome since the last call, which starts the books anew."""
+        found = self._books.metrics(prefix)
+        self._books.clear()
+        return found
 
     def close(self) -> None:
         """End the worker processes."""
         self._workers.close()
+        self._calls.close()
 
-    async def _score(self, sample: Sample) -> None:
-        try:
-            sample.reward = await self._reward(sample)
-        except Exception as error:
-            self._fail([sample], error)
+    async def _try(self, grade: Callable[[], Awaitable[Sequence[Verdict]]]) -> Sequence[Verdict]:
+        return await attempted(grade, self._config, self._books)
 
-    async def _score_group(self, samples: Sequence[Sample]) -> None:
-        """One call for all samples, where they share a custom function."""
+    def _in_one_call(self, samples: Sequence[Sample]) -> bool:
+        """Whether they share a function that is given all of them."""
         path = self._config.custom_rm_path
-        if path is None or not samples or any(sample.custom_rm_path for sample in samples):
-            await asyncio.gather(*(self._score(sample) for sample in samples))
-            return
-        try:
-            rewards = await self._load(path)(samples)
-            for sample, reward in zip(samples, rewards, strict=True):
-                sample.reward = reward
-        except Exception as error:
-            self._fail(samples, error)
+        if path is None or any(sample.custom_rm_path for sample in samples):
+            return False
+        return self._config.group_rm or self._kind(path) == "class"
 
-    async def _reward(self, sample: Sample) -> RewardValue:
+    async def _group_verdicts(self, samples: Sequence[Sample]) -> Sequence[Verdict]:
+        assert self._config.custom_rm_path is not None, "asked before"
+        start = time.monotonic()
+        try:
+            rewards = await self._load(self._config.custom_rm_path)(samples)
+            found = [Verdict(outcome=Outcome.VALUE, reward=checked(reward)) for reward in rewards]
+        except Exception as error:
+            return [failure(error, time.monotonic() - start)] * len(samples)
+        return found
+
+    async def _verdict(self, sample: Sample) -> Sequence[Verdict]:
+        """One, in a list; the boundary to everything that may fail."""
+        start = time.monotonic()
+        try:
+            found = await self._reward(sample)
+            if isinstance(found, Verdict):
+                return [found]
+            reward = checked(found)
+        except Exception as error:
+            return [failure(error, time.monotonic() - start)]
+        seconds = time.monotonic() - start
+        return [Verdict(outcome=Outcome.VALUE, reward=reward, seconds=seconds)]
+
+    async def _reward(self, sample: Sample) -> RewardValue | Verdict:
         path = sample.custom_rm_path or self._config.custom_rm_path
-        if path is not None and self._is_isolated(path):
+        if path is not None and self._kind(path) == "plain":
             return await self._graded(path, sample)
         if path is not None:
             return (await self._load(path)([sample]))[0]
         rm_type = sample.metadata.get("rm_type") or self._config.rm_type or _DEFAULT
         self.check(rm_type)
         plain = rm_type.removeprefix(_BOXED)
-        if plain in self._builtin:
-            return await self._builtin[plain](sample)
+        if plain in self._direct:
+            return await self._direct[plain](_boxed(sample) if plain != rm_type else sample)
         if plain == "math" and len(sample.response) <= _SETTLED_AT_ONCE:
             settled = _settled(sample, boxed=plain != rm_type)
             if settled is not None:
                 return settled
         return await self._graded(rm_type, sample)
 
-    async def _graded(self, grader: str, sample: Sample) -> RewardValue:
-        """The reward a worker process gives."""
-        verdict = await self._workers.ask(
-            Question(
-                grader=grader,
-                response=sample.response,
-                label=None if sample.label is None else _text(sample.label),
-                metadata=_plain(sample.metadata),
-            )
+    async def _graded(self, grader: str, sample: Sample) -> Verdict:
+        """What a worker process says."""
+        question = Question(
+            grader=grader,
+            response=sample.response,
+            label=None if sample.label is None else _text(sample.label),
+            metadata=_plain(sample.metadata),
         )
-        if verdict.outcome is Outcome.VALUE:
-            assert verdict.reward is not None, "values have a reward"
-            return verdict.reward
-        failure = AbstentionError if verdict.outcome is Outcome.ABSTENTION else GradingError
-        raise failure(verdict.error)
+        return await self._workers.ask(question)
 
-    def _is_isolated(self, path: str) -> bool:
-        """Whether it is a plain function of a response: those run in worker processes."""
-        if path not in self._isolated:
+    def _kind(self, path: str) -> str:
+        """``plain`` functions of a response run in worker processes, others beside the loop."""
+        if path not in self._kinds:
             function = load_hook("custom_rm_path", path)
-            self._isolated[path] = graders.is_plain(function)
-        return self._isolated[path]
+            kind = "class" if inspect.isclass(function) else "function"
+            self._kinds[path] = "plain" if graders.is_plain(function) else kind
+        return self._kinds[path]
 
     def _load(self, path: str) -> RewardFunction:
         if path not in self._custom:
             group = self._config.group_rm and path == self._config.custom_rm_path
-            self._custom[path] = custom_reward(path, self._flat, group=group)
+            self._custom[path] = custom_reward(path, self._flat, group=group, run=self._calls.run)
         return self._custom[path]
 
-    def _fail(self, samples: Sequence[Sample], error: Exception) -> None:
-        message = f"{type(error).__name__}: {error}"
-        outcome = Outcome.ABSTENTION if isinstance(error, AbstentionError) else Outcome.ERROR
-        for sample in samples:
-            sample.reward = None
-            sample.status = Status.FAILED
-            sample.metadata["error"] = message
-            sample.metadata["reward_outcome"] = outcome.value
-        if message not in self._errors:
-            self._errors.add(message)
-            logger.warning("a reward failed, its sample is not trained on: %s", message)
+    def _make_classifier(self) -> Score:
+        if self._config.rm_url is not None:
+            return ServedClassifier(self._config, self._server)
+        if self._config.reward_model_path is None:
+            raise ConfigError(
+                "--rm-type sequence_classification needs a model: its directory as "
+                "--reward-model-path, or the address of SGLang with it as --rm-url"
+            )
+        return LocalClassifier(self._config.reward_model_path, self._calls)
+
+    async def _classified(self, sample: Sample) -> RewardValue:
+        assert self._classifier is not None, "made by check"
+        return await self._classifier(sample)
 
     async def _remote(self, sample: Sample) -> RewardValue:
         assert self._config.rm_url is not None, "checked before"
-        return (await RemoteReward(self._config.rm_url)([sample]))[0]
+        return await self._server.ask(self._config.rm_url, remote_payload(sample))
+
+
+def _boxed(sample: Sample) -> Sample:
+    """The sample as one whose response is its last box."""
+    return dataclasses.replace(sample, response=last_boxed(sample.response) or "")
 
 
 def _settled(sample: Sample, *, boxed: bool) -> float | None:

@@ -11,6 +11,7 @@ from slime_core.data.buffer import restarted
 from slime_core.data.filters import DynamicFilterOutput
 from slime_core.errors import EngineError
 from slime_core.interfaces import PromptSource
+from slime_core.scores import is_ungraded
 from slime_core.types import Sample, SampleGroup
 
 from slime_sglang.groups import GroupWorker
@@ -18,6 +19,7 @@ from slime_sglang.transcript import PREFIX_CACHE
 
 _CHECK_S = 1.0
 _ABORT_S = 120.0
+_UNGRADED = "ungraded"
 _STARTED = "start_rollout_id"
 
 Verdict = Callable[[Sequence[Sample]], DynamicFilterOutput]
@@ -116,6 +118,9 @@ async def _next(tasks: Tasks, generation: Abortable) -> list[SampleGroup]:
     generation.check_alive()
     for task in done:
         del tasks[task]
+    failures = [error for task in done if (error := task.exception()) is not None]
+    if failures:
+        raise failures[0]
     return sorted((task.result() for task in done), key=lambda group: group.group_index)
 
 
@@ -126,6 +131,9 @@ def _judge(state: _State, group: SampleGroup, worker: GroupWorker, spec: Collect
     state.every.append(group)
     if len(state.accepted) >= spec.num_groups:
         state.num_surplus += 1
+        return
+    if is_ungraded(group.samples):
+        state.drops[_UNGRADED] += 1
         return
     verdict = DynamicFilterOutput(keep=True) if spec.keep is None else spec.keep(group.samples)
     reason = verdict.reason or "filtered"

@@ -104,7 +104,8 @@ class GroupWorker:
         for sample in samples:
             complete_versions(sample)
             sample.validate()
-        await self._reward([sample for sample in samples if sample.reward is None])
+        if any(sample.reward is None for sample in samples):
+            await self._reward(samples)
 
     async def _one(
         self, sample: Sample, generate: Generate, iteration: int | None, evaluation: bool

@@ -1,0 +1,36 @@
+"""A prompt and its response as other models read them."""
+
+from typing import Any
+
+from slime_core.types import Sample
+
+
+def as_text(prompt: str | list[dict[str, Any]]) -> str:
+    """A prompt for readers; roles are named where there is more than one message."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return _content(prompt[0])
+    return "\n\n".join(f"{message.get('role', 'user')}: {_content(message)}" for message in prompt)
+
+
+def scored_text(sample: Sample, tokenizer: Any | None) -> str:
+    """Prompt and response as a reward model reads them.
+
+    Messages are put into the reward model's own chat template; a prompt that is text already, into
+    which a template may have been rendered, is followed by the response as it is.
+    """
+    if isinstance(sample.prompt, str):
+        return sample.prompt + sample.response
+    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
+        return f"{as_text(sample.prompt)}\n\n{sample.response}"
+    messages = [*sample.prompt, {"role": "assistant", "content": sample.response}]
+    return tokenizer.apply_chat_template(messages, tokenize=False)
+
+
+def _content(message: dict[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = [part.get("text", "") for part in content if isinstance(part, dict)]
+        return "".join(map(str, parts))
+    return "" if content is None else str(content)
