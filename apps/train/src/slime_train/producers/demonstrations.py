@@ -2,8 +2,8 @@
 
 from slime_core.data import sft
 from slime_core.data.chat import Tokenizer
-from slime_core.data.prompts import read_prompts
-from slime_core.data.stream import PromptStream
+from slime_core.data.opening import open_stream
+from slime_core.data.prompts import prompt_rows
 from slime_core.types import SampleGroup
 
 from slime_train.producers.recorded import Recorded
@@ -24,10 +24,5 @@ def demonstrations(config: RunConfig, tokenizer: Tokenizer) -> Recorded:
             )
         return group
 
-    stream = PromptStream(
-        list(read_prompts(data, sources=data.prompt_data)),
-        config.rollout.n_samples_per_prompt,
-        shuffle=data.rollout_shuffle,
-        seed=data.rollout_seed,
-    )
+    stream = open_stream(prompt_rows(data), data, config.rollout.n_samples_per_prompt)
     return Recorded(stream, config.rollout.rollout_batch_size, complete)

@@ -11,7 +11,8 @@ from slime_core import hooks
 from slime_core.config.eval_sets import EvalDataset
 from slime_core.data.buffer import oldest_first
 from slime_core.data.chat import Tokenizer
-from slime_core.data.prompts import load_prompts
+from slime_core.data.opening import open_stream
+from slime_core.data.prompts import load_prompts, prompt_rows
 from slime_core.data.stream import PromptStream
 from slime_core.interfaces import Metrics
 from slime_core.types import SampleGroup
@@ -111,6 +112,7 @@ class EngineProducer:
         if self._teacher is not None:
             self._run(self._teacher.close())
         self._loop.close()
+        self._stream.close()
         self._reward.close()
         self._engines.stop()
         if self._teacher_engines is not None:
@@ -174,14 +176,10 @@ def _sample_hooks(config: RunConfig) -> list[hooks.SampleHook]:
 
 def _stream(config: RunConfig, tokenizer: Tokenizer) -> PromptStream:
     data, path = config.data, config.rollout.buffer_filter_path
-    prompts = load_prompts(
-        data, tokenizer, sources=data.prompt_data, max_prompt_len=data.rollout_max_prompt_len
-    )
-    return PromptStream(
-        prompts,
+    return open_stream(
+        prompt_rows(data, tokenizer, max_prompt_len=data.rollout_max_prompt_len),
+        data,
         config.rollout.n_samples_per_prompt,
-        shuffle=data.rollout_shuffle,
-        seed=data.rollout_seed,
         select=oldest_first if path is None else hooks.buffer_filter(path, config.flat),
     )
 

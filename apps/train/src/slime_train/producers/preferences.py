@@ -1,8 +1,8 @@
 """Preference learning: rows with a chosen and a rejected answer; a batch counts pairs."""
 
 from slime_core.data.chat import Tokenizer
-from slime_core.data.pairs import complete_pair, read_pairs
-from slime_core.data.stream import PromptStream
+from slime_core.data.opening import open_stream
+from slime_core.data.pairs import complete_pair, pair_rows
 from slime_core.types import SampleGroup
 
 from slime_train.producers.recorded import Recorded
@@ -21,10 +21,5 @@ def preferences(config: RunConfig, tokenizer: Tokenizer) -> Recorded:
             template_kwargs=data.apply_chat_template_kwargs,
         )
 
-    stream = PromptStream(
-        list(read_pairs(data, config.preference, sources=data.prompt_data)),
-        2,
-        shuffle=data.rollout_shuffle,
-        seed=data.rollout_seed,
-    )
+    stream = open_stream(pair_rows(data, config.preference), data, 2)
     return Recorded(stream, config.rollout.rollout_batch_size, complete)

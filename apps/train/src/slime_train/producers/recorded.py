@@ -48,4 +48,5 @@ class Recorded:
         self._stream.load_state_dict(state)
 
     def stop(self) -> None:
-        """Nothing was started."""
+        """End the processes that read ahead."""
+        self._stream.close()

@@ -77,7 +77,7 @@ class DataConfig:
     num_data_workers: int = flag(default=0, at_least=0, ours=True)
     """Processes that render and tokenize prompts ahead; with 0 the run does it itself. The order
     is the same for any number."""
-    streaming_data: bool = flag(default=False, ours=True, planned="leave it out")
+    streaming_data: bool = flag(default=False, ours=True)
     """Read prompts while training, with no more than a window of rows in memory."""
-    streaming_window: int = flag(default=10_000, at_least=1, ours=True, planned="leave it out")
+    streaming_window: int = flag(default=10_000, at_least=1, ours=True)
     """Rows in the window of --streaming-data, in which they are shuffled."""

@@ -103,7 +103,7 @@ class _Worker:
             stdout=subprocess.PIPE,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._name)
-        self._started = self._thread.submit(self._send, job)  # takes seconds, nobody waits
+        self._started = self._thread.submit(self._send_job, job)  # takes seconds, nobody waits
 
     def submit(self, tasks: Sequence[Task]) -> "Future[list[Outcome]]":
         """Ask; the answer is ready when it is."""
@@ -128,6 +128,15 @@ class _Worker:
             return pickle.load(pipe)
         except (EOFError, pickle.UnpicklingError) as error:
             raise self._died(tasks) from error
+
+    def _send_job(self, job: Job) -> None:
+        try:
+            self._send(job)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise DataError(
+                f"the tokenizer cannot be sent to other processes ({error}): "
+                "give --num-data-workers 0"
+            ) from error
 
     def _send(self, value: Any) -> None:
         pipe = self._process.stdin

@@ -26,6 +26,10 @@ class GroupBuffer:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def indices(self) -> list[int]:
+        """Which groups wait."""
+        return [group.group_index for group in self._waiting]
+
     def add(self, groups: Sequence[SampleGroup]) -> None:
         """Append ``groups``."""
         self._waiting.extend(groups)

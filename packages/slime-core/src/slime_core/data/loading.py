@@ -57,22 +57,26 @@ def load(reader: RowReader, data: DataConfig, *, sources: Sequence[str]) -> list
     return prompts
 
 
-def check(job: Job, data: DataConfig, sources: Sequence[Source]) -> int:
-    """Look into every row without keeping any; how many there are.
+def check(job: Job, data: DataConfig, sources: Sequence[Source]) -> dict[str, int]:
+    """Look into every row without keeping any; how many there are in each source.
 
     Raises:
         DataError: naming the first rows that cannot be used.
     """
     faults = Faults(data.data_error_policy)
+    counts = {source.spec: 0 for source in sources}
     num_read = 0
     for num_read, (source, record) in enumerate(_records(sources), 1):
+        counts[source] += 1
         outcome = job.do(source, record, prepare=False)
         if outcome.prompt is None:
             faults.add(outcome.kind, outcome.message)
         if not num_read % 1_000_000:
             logger.info("%d rows checked; --data-error-policy skip starts without", num_read)
+    for source in (source for source, number in counts.items() if not number):
+        faults.add("empty", f"{source} has no rows")
     faults.settle(num_read=num_read)
-    return num_read
+    return counts
 
 
 def _records(sources: Sequence[Source]) -> Iterator[tuple[str, Record]]:

@@ -42,6 +42,15 @@ def prompts(draft: Draft, facts: Facts) -> None:
         )
 
 
+def streaming(draft: Draft, facts: Facts) -> None:
+    """What is not in memory cannot be compared."""
+    if draft["streaming_data"] and draft["data_duplicate_ids"] != "keep":
+        draft.problem(
+            f"--data-duplicate-ids {draft['data_duplicate_ids']} compares all rows, and "
+            "--streaming-data holds a window of them: leave out one of the two"
+        )
+
+
 def length_of_run(draft: Draft, facts: Facts) -> None:
     """--num-rollout, or from --num-epoch and the number of prompts."""
     if draft["num_rollout"] is not None:
@@ -142,6 +151,7 @@ def eval_sets(draft: Draft, facts: Facts) -> None:
 RULES = (
     replayed_rollouts,
     prompts,
+    streaming,
     length_of_run,
     reward,
     evaluation,
