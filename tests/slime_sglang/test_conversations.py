@@ -12,6 +12,7 @@ from slime_core.data.template_certificate import TemplateDriftError
 from slime_core.types import Sample, Status
 from slime_sglang import generate_single
 from slime_sglang.agents.settings import AgentSettings
+from slime_sglang.generation import Generation
 from slime_sglang.sampling_params import Sampling
 from slime_testing.engine_stub import Script, Server, run
 from slime_testing.templates import MergingTokenizer
@@ -285,6 +286,36 @@ def test_a_conversation_that_is_aborted_is_left_as_it_was(tmp_path: Path) -> Non
     assert made.status is Status.ABORTED
     assert made.prompt == [USER]
     assert (made.tokens, made.response_length, made.reward) == ([], 0, None)
+
+
+def test_a_tool_that_is_not_waited_for_ends_with_the_rollout(tmp_path: Path) -> None:
+    code = """
+import asyncio
+
+async def custom_generate(args, sample, sampling_params):
+    await generate_single(sample.prompt)
+    try:
+        await asyncio.sleep(60)
+    except Exception:
+        sample.reward = 1.0
+"""
+    tokenizer = MergingTokenizer("qwen2")
+
+    async def abort_soon(generation: Generation, sample: Sample) -> Sample | list[Sample]:
+        task = asyncio.create_task(generation(sample))
+        await asyncio.sleep(0.3)
+        await generation.abort()
+        return await task
+
+    (tmp_path / "mine.py").write_text(code)
+    (made,) = run(
+        Server(answering(tokenizer, ["one"])),
+        [chat_sample()],
+        tokenizer=tokenizer,
+        custom_generate=str(tmp_path / "mine.py"),
+        call=abort_soon,
+    )
+    assert (made.status, made.reward, made.tokens) == (Status.ABORTED, None, [])
 
 
 def test_a_name_that_a_file_defines_is_not_replaced(tmp_path: Path) -> None:

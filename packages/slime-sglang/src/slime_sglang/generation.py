@@ -164,8 +164,8 @@ class Generation:
         prompt = copy.deepcopy(sample.prompt)
         params = turn.sampling.request(sample, seed=self._seed(sample, turn))
         try:
-            made = await self._load(path)(sample, params, evaluation=turn.evaluation)
-            return session.settle(made)
+            work = self._load(path)(sample, params, evaluation=turn.evaluation)
+            return session.settle(await session.watch(work))
         except AbortedError:
             sample.prompt, sample.status = prompt, Status.ABORTED
             return sample

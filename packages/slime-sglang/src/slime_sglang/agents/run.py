@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from slime_core.types import Sample, Status
 
-from slime_sglang.agents.session import AbortedError
 from slime_sglang.generation import active
 
 Agent = Callable[[str, str, Sample], Awaitable[Any]]
@@ -51,7 +50,8 @@ async def run_agent(
     work = agent(address, key, sample) if callable(agent) else _command(agent, address, key, sample)
     late = False
     try:
-        await _note(sample, await _finish(work, session.aborted, timeout_s or settings.timeout_s))
+        result = await session.watch(work, timeout_s or settings.timeout_s)
+        _note(sample, result)
     except TimeoutError:
         late = True
     finally:
@@ -65,26 +65,7 @@ async def run_agent(
     return segments[0] if len(segments) == 1 else segments
 
 
-async def _finish(work: Awaitable[Any], aborted: asyncio.Event, timeout_s: float) -> Any:
-    """What ``work`` returns; ended when it is late or no longer wanted."""
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(aborted.wait())
-    try:
-        done, _ = await asyncio.wait(
-            [task, watch], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
-        if watch in done:
-            raise AbortedError
-        if task not in done:
-            raise TimeoutError(f"the agent took more than {timeout_s:.0f} s")
-        return task.result()
-    finally:
-        for future in (task, watch):
-            future.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def _note(sample: Sample, result: Any) -> None:
+def _note(sample: Sample, result: Any) -> None:
     if isinstance(result, str):
         sample.response = result
     elif isinstance(result, bool | int | float):

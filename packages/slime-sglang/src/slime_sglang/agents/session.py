@@ -105,6 +105,30 @@ class Session:
             self._trajectories.add(turn, tools)
         return turn
 
+    async def watch(self, work: Awaitable[Any], timeout_s: float | None = None) -> Any:
+        """What ``work`` returns; it is ended when it is late or when nothing more is wanted.
+
+        Work that continues a sample by itself, without this session, is never ended.
+
+        Raises:
+            TimeoutError: it took longer than ``timeout_s``.
+            AbortedError: the rollout ends without this sample.
+        """
+        task = asyncio.ensure_future(work)
+        aborted = asyncio.ensure_future(self.aborted.wait())
+        try:
+            waiting, first = [task, aborted], asyncio.FIRST_COMPLETED
+            done, _ = await asyncio.wait(waiting, timeout=timeout_s, return_when=first)
+            if not done:
+                raise TimeoutError(f"took more than {timeout_s} s")
+            if task not in done and (self.num_requests or timeout_s is not None):
+                raise AbortedError
+            return await task
+        finally:
+            for future in (task, aborted):
+                future.cancel()
+            await asyncio.gather(task, aborted, return_exceptions=True)
+
     def settle(self, made: Any) -> Any:
         """What an execution returned, completed by what was recorded.
 
