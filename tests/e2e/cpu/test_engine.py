@@ -349,3 +349,70 @@ def test_a_dead_engine_is_noticed_at_once(engines: Engines, reference: Any) -> N
     engines.stop()
     with pytest.raises(EngineError):
         EngineClient(target.url).generate({"input_ids": [1]}, timeout_s=2)
+
+
+CONVERSE = """
+from slime_sglang import generate_single, run_agent
+
+async def custom_generate(args, samples, evaluation=False):
+    for sample in samples:
+        for turn in range(args.max_turns):
+            response = await generate_single(sample.prompt, {"max_new_tokens": 5})
+            sample.prompt.append({"role": "assistant", "content": response})
+            sample.prompt.append({"role": "tool", "content": f"result {turn}"})
+    return samples
+
+async def agent(base_url, api_key, sample):
+    import httpx
+    async with httpx.AsyncClient(trust_env=False) as client:
+        messages = list(sample.prompt)
+        for answer in ("go on", "and?", None):
+            body = {"messages": messages, "max_tokens": 5}
+            reply = await client.post(base_url + "/chat/completions", json=body, timeout=60)
+            messages.append(reply.json()["choices"][0]["message"])
+            messages.append({"role": "user", "content": answer})
+
+async def by_agent(args, sample, sampling_params):
+    return await run_agent(args, sample, sampling_params, agent=agent)
+"""
+
+
+@pytest.mark.parametrize("name", ["custom_generate", "by_agent"])
+def test_conversations_carry_the_models_own_log_probabilities(
+    engines: Engines, reference: Any, model_path: Path, tmp_path: Path, name: str
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "mine.py").write_text(CONVERSE)
+
+    async def converse() -> list[Any]:
+        spec = GenerationSpec(
+            router_url=engines.router_url,
+            engine_urls=engines.urls,
+            sampling=Sampling(max_response_len=400),
+            concurrency=8,
+            custom_generate=f"{tmp_path}/mine.py:{name}",
+            flat={"max_turns": 4},
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
+        async with Generation(spec, tokenizer, engines.check_alive) as generation:
+            generation.begin(0)
+            prompts = [[{"role": "user", "content": text}] for text in ("1+2", "look up x")]
+            samples = [Sample(index=i, prompt=prompt) for i, prompt in enumerate(prompts)]
+            return list(await asyncio.gather(*(generation(sample) for sample in samples)))
+
+    for sample in asyncio.run(converse()):
+        sample.validate()
+        # The random model may end a turn early, never late.
+        num_turns = 4 if name == "custom_generate" else 3
+        assert num_turns <= sample.effective_response_length <= 5 * num_turns
+        pairs = zip(sample.token_versions, sample.loss_mask, strict=True)
+        expected = [n if mask else -1 for n, mask in pairs]
+        assert sample.token_versions == expected
+        with torch.no_grad():
+            logits = reference(torch.tensor([sample.tokens])).logits[0].log_softmax(-1)
+        table = logits[sample.prompt_length - 1 : -1]
+        picked = table.gather(1, torch.tensor(sample.tokens[sample.prompt_length :])[:, None])[:, 0]
+        mask = torch.tensor(sample.loss_mask, dtype=torch.bool)
+        found = torch.tensor(sample.rollout_log_probs)
+        assert float((picked - found)[mask].abs().max()) < 1e-4
+        assert sample.metadata["prefix_cache"]["cached_tokens"] > 0

@@ -94,6 +94,7 @@ class Generation:
         self._custom: dict[str, GenerateFunction] = {}
         self._sessions: set[Session] = set()
         self._endpoints: Endpoints | None = None
+        self._starting = asyncio.Lock()
         self._http: aiohttp.ClientSession | None = None
         if spec.custom_generate is not None:
             self._load(spec.custom_generate)
@@ -196,9 +197,11 @@ class Generation:
 
     async def endpoints(self) -> Endpoints:
         """The OpenAI and Anthropic endpoints, started when first asked for."""
-        if self._endpoints is None:
-            self._endpoints = Endpoints(self.spec.agents)
-            await self._endpoints.start()
+        async with self._starting:
+            if self._endpoints is None:
+                endpoints = Endpoints(self.spec.agents)
+                await endpoints.start()
+                self._endpoints = endpoints
         return self._endpoints
 
     async def request(self, sample: Sample, sampling: Sampling) -> Sample:
