@@ -1,5 +1,7 @@
 import asyncio
 import logging
+import os
+import time
 
 import httpx
 import pytest
@@ -60,6 +62,39 @@ def test_groups_are_scored_in_one_call(plugin):
         "    return [float(len(samples))] * len(samples)\n"
     )
     assert score(answered("a"), answered("b"), custom_rm_path=spec, group_rm=True) == [2.0, 2.0]
+
+
+def test_a_class_is_given_the_responses_of_a_prompt_at_once(plugin):
+    spec = plugin(
+        "class CustomRewardModel:\n"
+        "    def __init__(self, model_path):\n"
+        "        self.path = model_path\n"
+        "    def compute_reward(self, prompts, responses):\n"
+        "        return [{'score': float(len(prompts)), 'path': self.path} for _ in responses]\n"
+    )
+    flat = {"reward_model_path": "m"}
+    reward = {"score": 2.0, "path": "m"}
+    assert score(answered("a"), answered("b"), flat=flat, custom_rm_path=spec) == [reward] * 2
+
+
+def test_a_custom_function_is_late_alone(plugin):
+    spec = plugin(
+        "import time\n\n\n"
+        "def custom_rm(args, sample):\n"
+        "    time.sleep(60 if sample.response == 'slow' else 0)\n"
+        "    return 1\n"
+    )
+    slow, quick = answered("slow"), answered("quick")
+    start = time.monotonic()
+    assert score(slow, quick, custom_rm_path=spec, reward_call_timeout_s=0.3) == [None, 1.0]
+    assert time.monotonic() - start < 1.3
+    assert slow.metadata["reward_outcome"] == "abstention"
+
+
+def test_plain_functions_are_graded_in_worker_processes(plugin):
+    spec = plugin("import os\n\n\ndef rm(response, label, metadata):\n    return os.getpid()\n")
+    [pid] = score(answered("a"), custom_rm_path=spec)
+    assert pid != os.getpid()
 
 
 def test_failures_become_data(plugin, caplog):

@@ -29,9 +29,7 @@ class RewardConfig:
     """Reward function: package.module.name, file.py:name or file.py."""
     custom_reward_post_process_path: str | None = None
     """Function (args, samples) that returns raw rewards and rewards to train on."""
-    custom_convert_samples_to_train_data_path: str | None = flag(
-        default=None, planned="samples become a batch in slime_core.collate: leave it out"
-    )
+    custom_convert_samples_to_train_data_path: str | None = None
     """Function (args, samples) that builds the training data."""
 
     reward_timeout_s: float = flag(default=5.0, above=0.0, ours=True)

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any, cast
 
 from slime_rewards.boxed import last_boxed
+from slime_rewards.symbols import spelled
 
 _TAIL = 3_000
 """Characters of a response without a box in which an answer is looked for."""
@@ -20,6 +21,7 @@ _DECIMAL = re.compile(rf"([-+]?)({_INTEGER}(?:\.\d*)?|\.\d+)")
 _RATIO = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\frac\{?(\d+)\}?\{?(\d+)\}?)")
 _NOISE = re.compile(r"\\(?:left|right|!|,|;|displaystyle|mathrm|rm)(?![a-zA-Z])|[$\s]")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it))\{([^{}]*)\}")
+_PERCENT = re.compile(r"(?<=\d)\\?%$")
 _ASSIGNED = re.compile(r"[a-zA-Z]=(?=[^=])")
 
 
@@ -30,7 +32,7 @@ def settle(response: str, label: str) -> float | None:
     boxed, too.
     """
     boxed = last_boxed(response)
-    answer = _normalized(response if boxed is None else boxed)
+    answer = _normalized(final(response) if boxed is None else boxed)
     expected = _normalized(target(label))
     if answer == expected:
         return 1.0
@@ -46,6 +48,11 @@ def target(label: str) -> str:
     return label if boxed is None else boxed
 
 
+def final(response: str) -> str:
+    """What stands behind the thoughts."""
+    return response.rpartition("</think>")[2]
+
+
 def verify(response: str, label: str) -> float:
     """1 where math-verify finds response and label equal; may take for ever.
 
@@ -55,11 +62,11 @@ def verify(response: str, label: str) -> float:
     import math_verify
 
     parse = functools.partial(cast("Any", math_verify.parse), parsing_timeout=None)
-    expected = target(label)
+    expected = spelled(target(label))
     gold = parse(f"${expected}$") or parse(expected)
     boxed = last_boxed(response)
-    text = response[-_TAIL:] if boxed is None else f"$\\boxed{{{boxed}}}$"
-    found = parse(text)
+    text = final(response)[-_TAIL:] if boxed is None else f"$\\boxed{{{boxed}}}$"
+    found = parse(spelled(text))
     if not gold or not found:
         return 0.0
     if _is_number(gold[0]) and not _is_number(found[0]):
@@ -75,9 +82,9 @@ def _is_number(expression: Any) -> bool:
 
 
 def _normalized(text: str) -> str:
-    text = _TEXT.sub(r"\1", text)
+    text = _TEXT.sub(r"\1", spelled(text))
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("{,}", ",")
-    text = _NOISE.sub("", text).rstrip(".")
+    text = _PERCENT.sub("", _NOISE.sub("", text).rstrip("."))
     return _ASSIGNED.sub("", text, count=1) if _ASSIGNED.match(text) else text
 
 

@@ -1,0 +1,92 @@
+import json
+
+import pytest
+from slime_rewards import code
+from slime_rewards.verdict import Outcome, Question
+from slime_rewards.workers import Workers
+
+
+@pytest.fixture(scope="module")
+def workers():
+    made = Workers(num_workers=2, time_limit_s=8.0)
+    yield made
+    made.close()
+
+
+ADD = "a, b = map(int, input().split())\nprint(a + b)"
+ADDED = [{"input": "1 2\n", "output": "3\n"}, {"input": "5 5", "output": "10"}]
+
+
+def verdict(workers, program, tests=None, *, label=None, **metadata):
+    if tests is not None:
+        metadata["tests"] = tests
+    response = f"Here it is:\n```python\n{program}\n```\n"
+    question = Question(grader="code", response=response, label=label, metadata=metadata)
+    return workers.submit(question).result()
+
+
+@pytest.mark.parametrize(
+    ("program", "tests", "reward"),
+    [
+        (ADD, ADDED, 1.0),
+        (ADD.replace("+", "-"), ADDED, 0.0),
+        (ADD, {"inputs": ["1 2"], "outputs": ["3"]}, 1.0),
+        ("def f(x):\n    return x + 1", ["assert f(1) == 2", "assert f(2) == 3"], 1.0),
+        ("def f(x):\n    return x + 2", {"asserts": ["assert f(1) == 2"]}, 0.0),
+        ("def f(:", "assert True", 0.0),
+        ("print(0.1 + 0.2)", [{"input": "", "output": "0.3"}], 1.0),
+        ("import sys\nprint(1)\nsys.exit(0)", [{"input": "", "output": "1"}], 1.0),
+        ("import sys\nprint(1)\nsys.exit(1)", [{"input": "", "output": "1"}], 0.0),
+    ],
+)
+def test_programs_pass_all_tests_or_none_counts(workers, program, tests, reward):
+    assert verdict(workers, program, tests).reward == reward
+
+
+def test_tests_may_be_the_label(workers):
+    assert verdict(workers, ADD, label=json.dumps(ADDED)).reward == 1.0
+    assert verdict(workers, "x = 1", label="assert x == 1\nassert x < 2").reward == 1.0
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import os\nos._exit(0)",
+        "import sys\nsys.exit(0)",
+        "raise SystemExit",
+        "import builtins\nbuiltins.AssertionError = ValueError\nf = None",
+        "import os\nos.kill(os.getppid(), 9)",
+        "import os\nwhile True: os.fork()",
+        "import socket\nsocket.socket()",
+        "open('/tmp/slime-was-here', 'w')",
+        "import os\nos.remove('/etc/hostname')",
+        "import subprocess\nsubprocess.run(['true'])",
+        "x = bytearray(10 << 30)",
+        "import ctypes\nctypes.string_at(0)",
+        "while True: print('x' * 10000)",
+        "import ctypes\nctypes.CDLL(None).sleep(60)",
+    ],
+)
+def test_a_hostile_program_scores_zero_and_changes_nothing(workers, program):
+    found = verdict(workers, program, "assert f(1) == 2", timeout=0.5)
+    assert (found.outcome, found.reward) == (Outcome.VALUE, 0.0)
+
+
+def test_a_program_that_is_late_scores_zero_within_the_time_of_a_test(workers):
+    found = verdict(workers, "while True: pass", ADDED, timeout=0.3)
+    assert found.reward == 0.0
+    assert found.seconds < 2.0
+
+
+def test_without_tests_there_is_an_error(workers):
+    found = verdict(workers, ADD)
+    assert found.outcome is Outcome.ERROR
+    assert "no tests in None" in found.error
+
+
+def test_the_last_block_behind_the_thoughts_is_the_program():
+    text = "<think>```python\n1\n```</think>\n```py\n2\n```\nor\n```python\n3\n```"
+    assert code.extract(text) == "3\n"
+    assert code.extract("```\n4\n```") == "4\n"
+    assert code.extract("```python\n5") == "5"
+    assert code.extract("x = 6") == "x = 6"
