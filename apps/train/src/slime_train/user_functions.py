@@ -14,6 +14,7 @@ _PATHS = (
     ("rollout", "rollout_sample_filter_path"),
     ("rollout", "rollout_all_samples_process_path"),
     ("rollout", "buffer_filter_path"),
+    ("data", "data_source_path"),
     ("reward", "custom_rm_path"),
     ("reward", "custom_reward_post_process_path"),
     ("advantage", "custom_advantage_function_path"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from slime_core.config.flat import FlatArgs
+from slime_core.data import selection
 from slime_core.data.filters import DynamicFilterOutput
 from slime_core.errors import PluginError
 from slime_core.plugins import load_plugin
@@ -320,16 +321,14 @@ def samples_process(spec: str, flat: Flat) -> Callable[[list[list[Sample]], Any]
 
 
 def buffer_filter(spec: str, flat: Flat) -> Callable[[list[Any], int], list[Any]]:
-    """--buffer-filter-path: ``f(args, rollout_id, buffer, num_samples)``, removes what it takes."""
-    fn = load_hook("buffer_filter_path", spec)
-    _require(spec, fn, ("args", "rollout_id", "buffer", "num_samples"))
-    call = bind(fn, flat)
+    """--buffer-filter-path: ``f(args, rollout_id, buffer, num_samples)`` or without the id."""
+    chosen = selection.as_select(load_hook("buffer_filter_path", spec), spec)
 
     def select(waiting: list[Any], num_groups: int) -> list[Any]:
         lists = [list(group.samples) for group in waiting]
         by_samples = {id(samples): group for samples, group in zip(lists, waiting, strict=True)}
-        taken = [by_samples[id(samples)] for samples in call(None, lists, num_groups)]
+        found = selection.take(chosen, lists, num_groups, args=FlatArgs(flat), rollout_id=None)
         waiting[:] = [by_samples[id(samples)] for samples in lists]
-        return taken
+        return [by_samples[id(samples)] for samples in found]
 
     return select

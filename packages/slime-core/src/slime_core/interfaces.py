@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
+from slime_core.data.ledger import PromptLedger
 from slime_core.types import Sample, SampleGroup
 
 if TYPE_CHECKING:
@@ -45,8 +46,13 @@ class Reward(Protocol):
         ...
 
 
+@runtime_checkable
 class PromptSource(Protocol):
     """Where groups of pending samples come from, and where unfinished ones go back to."""
+
+    def begin(self, iteration: int) -> None:
+        """Groups are taken for this iteration from now on."""
+        ...
 
     def take(self, num_groups: int) -> list[SampleGroup]:
         """The next groups; starts another epoch when the data is used up."""
@@ -62,6 +68,19 @@ class PromptSource(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``'s position."""
+        ...
+
+    @property
+    def ledger(self) -> PromptLedger:
+        """What became of the prompts given out; whoever takes them reports it there."""
+        ...
+
+    def settle(self) -> None:
+        """Check that every prompt given out is accounted for; raises ``DataError``."""
+        ...
+
+    def metrics(self) -> Metrics:
+        """The books, and what was left out of the data."""
         ...
 
 

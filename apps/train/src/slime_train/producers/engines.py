@@ -11,8 +11,8 @@ from slime_core import hooks
 from slime_core.config.eval_sets import EvalDataset
 from slime_core.data.buffer import oldest_first
 from slime_core.data.chat import Tokenizer
-from slime_core.data.opening import open_stream
 from slime_core.data.prompts import load_prompts, prompt_rows
+from slime_core.data.source import UserSource, open_source
 from slime_core.data.stream import PromptStream
 from slime_core.interfaces import Metrics
 from slime_core.types import SampleGroup
@@ -174,13 +174,14 @@ def _sample_hooks(config: RunConfig) -> list[hooks.SampleHook]:
     ]
 
 
-def _stream(config: RunConfig, tokenizer: Tokenizer) -> PromptStream:
+def _stream(config: RunConfig, tokenizer: Tokenizer) -> PromptStream | UserSource:
     data, path = config.data, config.rollout.buffer_filter_path
-    return open_stream(
+    return open_source(
         prompt_rows(data, tokenizer, max_prompt_len=data.rollout_max_prompt_len),
         data,
         config.rollout.n_samples_per_prompt,
         select=oldest_first if path is None else hooks.buffer_filter(path, config.flat),
+        flat=config.flat,
     )
 
 

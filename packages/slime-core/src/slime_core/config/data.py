@@ -53,16 +53,16 @@ class DataConfig:
     """Leave out prompts longer than this many tokens."""
     num_epoch: int | None = flag(default=None, at_least=1)
     """Passes over the prompts; gives the number of iterations when --num-rollout is absent."""
-    data_source_path: str | None = flag(default=None, planned="leave it out")
+    data_source_path: str | None = None
     """Class (args) that replaces the prompt stream: get_samples(n), add_samples(groups); see
     slime_core.RolloutDataSource."""
-    buffer_key: str | None = flag(default=None, ours=True, planned="leave it out")
+    buffer_key: str | None = flag(default=None, ours=True)
     """Metadata key that the shipped selections for --buffer-filter-path read; "priority" for
     priority and "source" for stratified unless given."""
     start_rollout_id: int | None = flag(default=None, at_least=0)
     """First iteration; found from the checkpoint by default."""
     rollout_global_dataset: bool = flag(
-        "--disable-rollout-global-dataset", default=True, negated=True, planned="leave it out"
+        "--disable-rollout-global-dataset", default=True, negated=True
     )
     """One data set feeds the whole run; a class of --data-source-path may find prompts itself."""
     loss_mask_type: Literal["qwen", "qwen3", "qwen3_5", "distill_qwen"] = flag(

@@ -28,22 +28,32 @@ class PromptLedger:
         self.stale = 0
         self.aborted = 0
         """Given back unfinished, and then dropped by the source instead of being given out."""
+        self.added = 0
+        """Of those given out, how many a hook put into the buffer."""
         self.failed = 0
         """Groups without a sample that can be trained on."""
-        self._returned: set[int] = set()
+        self._returned: Counter[int] = Counter()
         """Groups that should be in the buffer."""
 
     def take(self, groups: Iterable[SampleGroup]) -> None:
         """They were given out, some of them again."""
         for group in groups:
-            if group.group_index in self._returned:
-                self._returned.remove(group.group_index)
+            if self._returned[group.group_index]:
+                self._returned[group.group_index] -= 1
             else:
                 self.given_out += 1
+        self._returned = +self._returned
 
     def give_back(self, groups: Iterable[SampleGroup]) -> None:
         """They are to be given out again."""
         self._returned.update(group.group_index for group in groups)
+
+    def add(self, groups: Iterable[SampleGroup]) -> None:
+        """They are to be given out too: somebody else's, or finished ones once more."""
+        groups = list(groups)
+        self.given_out += len(groups)
+        self.added += len(groups)
+        self.give_back(groups)
 
     def train(self, groups: Iterable[SampleGroup]) -> None:
         """They make up a batch; without a usable sample they count as failed."""
@@ -55,21 +65,22 @@ class PromptLedger:
 
     def filter(self, reasons: Mapping[str, int]) -> None:
         """So many were finished and not wanted."""
-        self.filtered.update(reasons)
+        self.filtered.update({reason: n for reason, n in reasons.items() if n})
 
-    def settle(self, waiting: Collection[int], *, num_made: int | None = None) -> None:
+    def settle(self, waiting: Iterable[int], *, num_made: int | None = None) -> None:
         """Compare with the groups that wait in the buffer, and the number made.
 
         Raises:
             DataError: the books do not balance, naming by how much.
         """
-        lost = self._returned.difference(waiting)
-        self.aborted += len(lost)
+        lost = self._returned - Counter(waiting)
+        self.aborted += lost.total()
         self._returned -= lost
-        if num_made is not None and num_made != self.given_out:
+        known = self.given_out - self.added
+        if num_made is not None and num_made != known:
             raise DataError(
-                f"the source made {num_made} groups and the ledger has {self.given_out} given out: "
-                f"{abs(num_made - self.given_out)} groups are not accounted for"
+                f"the source made {num_made} groups and the ledger has {known} given out: "
+                f"{abs(num_made - known)} groups are not accounted for"
             )
         accounted = sum(self.counts().values()) - self.given_out
         if accounted != self.given_out:
@@ -89,8 +100,13 @@ class PromptLedger:
             "stale": self.stale,
             "aborted": self.aborted,
             "failed": self.failed,
-            "buffered": len(self._returned),
+            "buffered": self._returned.total(),
         }
+
+    @property
+    def returned(self) -> list[int]:
+        """Groups that should be in the buffer."""
+        return list(self._returned.elements())
 
     def metrics(self) -> dict[str, float]:
         """``counts`` as rollout/prompts_*, and the reasons of filters."""
@@ -103,15 +119,16 @@ class PromptLedger:
         return {
             **self.counts(),
             "filtered": dict(self.filtered),
-            "buffered": sorted(self._returned),
+            "added": self.added,
+            "buffered": sorted(self._returned.elements()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the books of ``state_dict``."""
-        for name in ("given_out", "trained", "stale", "aborted", "failed"):
+        for name in ("given_out", "trained", "stale", "aborted", "failed", "added"):
             setattr(self, name, state[name])
         self.filtered = Counter(state["filtered"])
-        self._returned = set(state["buffered"])
+        self._returned = Counter(state["buffered"])
 
 
 def opened(num_made: int, waiting: Collection[int]) -> PromptLedger:

@@ -166,9 +166,20 @@ class PromptStream:
         self.ledger.take(groups)
         return groups
 
-    def sample(self, num_samples: int) -> list[list[Sample]]:
-        """The next groups as lists, for data sources in the style of upstream's."""
+    def get_samples(self, num_samples: int) -> list[list[Sample]]:
+        """The next groups as lists, for functions and data sources in upstream's style."""
         return [list(group.samples) for group in self.take(num_samples)]
+
+    sample = get_samples
+
+    def add_samples(self, samples: Sequence[list[Sample]]) -> None:
+        """Put groups into the buffer that did not come from ``take``, or are done with."""
+        groups = [SampleGroup(_index_of(group), tuple(group)) for group in samples]
+        self.ledger.add(groups)
+        self._buffer.add(groups)
+
+    def begin(self, iteration: int) -> None:
+        """Nothing depends on the iteration."""
 
     def give_back(self, groups: Sequence[SampleGroup]) -> None:
         """Return groups to be taken again first, as they are."""
@@ -210,6 +221,13 @@ class PromptStream:
         group = make_group(self._cursor.next(), self._num_groups, self._n_samples)
         self._num_groups += 1
         return group
+
+
+def _index_of(group: Sequence[Sample]) -> int:
+    index = group[0].group_index if group else None
+    if index is None:
+        raise DataError("add_samples: a group needs samples with a group_index")
+    return index
 
 
 def make_group(prompt: Prompt, group_index: int, n_samples: int) -> SampleGroup:

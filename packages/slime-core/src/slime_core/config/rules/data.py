@@ -36,6 +36,13 @@ def replayed_rollouts(draft: Draft, facts: Facts) -> None:
 def prompts(draft: Draft, facts: Facts) -> None:
     """There are prompts, unless the run only evaluates or replays."""
     replays = draft["load_debug_rollout_data"] is not None
+    if not draft["rollout_global_dataset"]:
+        if draft["data_source_path"] is None:
+            draft.problem(
+                "--disable-rollout-global-dataset reads no --prompt-data: give --data-source-path "
+                "CLASS, which finds prompts itself"
+            )
+        return
     if not draft["prompt_data"] and not replays and draft["num_rollout"] != 0:
         draft.problem(
             "--prompt-data is missing: give a .jsonl or .parquet file with one prompt per row"

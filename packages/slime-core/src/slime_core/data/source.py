@@ -1,0 +1,330 @@
+"""Data sources in the style of upstream: classes that users derive from, or write anew.
+
+The run asks a ``UserSource``, which asks the class given with --data-source-path.
+"""
+
+import inspect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+from slime_core.config.data import DataConfig
+from slime_core.config.flat import FlatArgs
+from slime_core.data import selection
+from slime_core.data.buffer import Selection, from_plain, plain
+from slime_core.data.ledger import PromptLedger
+from slime_core.data.opening import open_stream
+from slime_core.data.prompts import prompt_rows
+from slime_core.data.reading import RowReader
+from slime_core.data.selection import Groups
+from slime_core.data.stream import PromptStream
+from slime_core.errors import DataError, PluginError
+from slime_core.plugins import load_plugin
+from slime_core.types import Sample, SampleGroup
+
+_FIRST_NUMBER = 1 << 40
+"""Of groups and samples that a class leaves unnumbered: beyond those of the prompt files."""
+
+
+class RolloutDataSource:
+    """Groups of pending samples from --prompt-data; what is added back is dropped.
+
+    Derive from it and give the class with --data-source-path. ``dataset`` is the stream of the
+    prompt files; ``dataset.sample(n)`` are its next n groups.
+    """
+
+    def __init__(self, args: Any = None) -> None:
+        self.args = args
+        self.metadata: dict[str, Any] = {}
+        """Kept in checkpoints."""
+
+    @property
+    def dataset(self) -> Any:
+        """The stream of the prompt files, or what was assigned."""
+        if "_dataset" not in self.__dict__:
+            args = self.__dict__.get("args")
+            stream = getattr(args, "prompt_stream", None)
+            self.__dict__["_dataset"] = _stream_of(args) if stream is None else stream
+        return self.__dict__["_dataset"]
+
+    @dataset.setter
+    def dataset(self, value: Any) -> None:
+        self.__dict__["_dataset"] = value
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def get_samples(self, num_samples: int) -> Groups:
+        """That many groups, each of --n-samples-per-prompt samples of one prompt."""
+        return self.dataset.sample(num_samples)
+
+    def add_samples(self, samples: Groups) -> None:
+        """Groups that were not finished, or that a hook returns; dropped."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, ``metadata``, and ``buffer`` where there is one, as plain data."""
+        state: dict[str, Any] = {"metadata": getattr(self, "metadata", {})}
+        if isinstance(self.dataset, PromptStream):
+            state["stream"] = self.dataset.state_dict()
+        if isinstance(getattr(self, "buffer", None), list):
+            state["buffer"] = plain_lists(cast("Any", self).buffer)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self.metadata = state["metadata"]
+        if "stream" in state:
+            self.dataset.load_state_dict(state["stream"])
+        if "buffer" in state:
+            self.buffer = lists_from_plain(state["buffer"])
+
+    def save(self, rollout_id: int) -> None:
+        """Write ``state_dict`` below --save; a run keeps it in its checkpoints anyway."""
+        import torch
+
+        path = _state_file(self.args.save, rollout_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(self.state_dict(), path)
+
+    def load(self, rollout_id: int | None = None) -> None:
+        """Read what ``save`` wrote, from below --load."""
+        import torch
+
+        if rollout_id is not None:
+            path = _state_file(self.args.load, rollout_id)
+            self.load_state_dict(torch.load(path, weights_only=True))
+
+
+class RolloutDataSourceWithBuffer(RolloutDataSource):
+    """The same, and what is added back is given out first.
+
+    Override ``buffer_filter(self, args, buffer, num_samples)``, or upstream's form with
+    ``rollout_id`` before ``buffer``, to choose; what it returns leaves the buffer.
+    """
+
+    def __init__(self, args: Any = None) -> None:
+        super().__init__(args)
+        self.buffer: Groups = []
+
+    def get_samples(self, num_samples: int) -> Groups:
+        """Groups of the buffer that ``buffer_filter`` chooses, then new ones."""
+        select = selection.as_select(self.buffer_filter, f"{type(self).__name__}.buffer_filter")
+        args, rollout_id = getattr(self, "args", None), getattr(self, "rollout_id", None)
+        taken = selection.take(select, self.buffer, num_samples, args=args, rollout_id=rollout_id)
+        missing = num_samples - len(taken)
+        return taken + (super().get_samples(missing) if missing else [])
+
+    def add_samples(self, samples: Groups) -> None:
+        """Keep groups to be given out again."""
+        self.buffer.extend(samples)
+
+    def buffer_filter(
+        self, args: Any, rollout_id: int | None, buffer: Groups, num_samples: int
+    ) -> Groups:
+        """What --buffer-filter-path chooses; the oldest unless it is given."""
+        path = getattr(args, "buffer_filter_path", None)
+        if path is None:
+            return selection.oldest_first(args, rollout_id, buffer, num_samples)
+        select = selection.as_select(load_plugin(path), path)
+        return select(args, rollout_id, buffer, num_samples)
+
+
+class UserSource:
+    """A ``PromptSource`` that asks an object with get_samples and add_samples."""
+
+    def __init__(self, source: Any, name: str) -> None:
+        self.source = source
+        self._name = name
+        self.ledger = PromptLedger()
+        self._num_made = 0
+        self._iteration: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.source) if hasattr(self.source, "__len__") else 0
+
+    def begin(self, iteration: int) -> None:
+        """The iteration that groups are taken for from now on: the class's ``rollout_id``."""
+        self._iteration = iteration
+        self.source.rollout_id = iteration
+
+    def take(self, num_groups: int) -> list[SampleGroup]:
+        """What the class returns, numbered where it left that out."""
+        groups = [self._group(samples) for samples in self.get_samples(num_groups)]
+        repeated = [i for i, n in Counter(g.group_index for g in groups).items() if n > 1]
+        if not groups or repeated:
+            what = f"group_index {repeated[0]} twice" if repeated else "no samples"
+            raise DataError(f"{self._name}: get_samples({num_groups}) returned {what}")
+        self.ledger.take(groups)
+        return groups
+
+    def give_back(self, groups: Sequence[SampleGroup]) -> None:
+        """Hand them to the class, which may keep them or not."""
+        self.ledger.give_back(groups)
+        self.add_samples([list(group.samples) for group in groups])
+
+    def get_samples(self, num_samples: int) -> Groups:
+        """What the class returns, checked."""
+        found = self.source.get_samples(num_samples)
+        for group in found:
+            if not isinstance(group, list) or not group or not _all_samples(cast("Any", group)):
+                raise DataError(
+                    f"{self._name}: get_samples must return a list of groups, each a list of "
+                    f"slime_core.Sample that is not empty; one of them is {group!r:.200}"
+                )
+        return list(found)
+
+    def add_samples(self, samples: Groups) -> None:
+        """Hand groups to the class."""
+        self.source.add_samples(samples)
+
+    def settle(self) -> None:
+        """Check that every prompt given out is accounted for; raises ``DataError``.
+
+        A class without a list called ``buffer`` is believed to keep what it was given.
+        """
+        buffer: Any = getattr(self.source, "buffer", None)
+        waiting = self.ledger.returned if buffer is None else [g[0].group_index for g in buffer]
+        if getattr(type(self.source), "add_samples", None) is RolloutDataSource.add_samples:
+            waiting = ()
+        self.ledger.settle(waiting)
+
+    def metrics(self) -> dict[str, float]:
+        """The books."""
+        return self.ledger.metrics()
+
+    def close(self) -> None:
+        """End the processes that read ahead, and the class where it wants to be closed."""
+        for each in (self.source, getattr(self.source, "dataset", None)):
+            if hasattr(each, "close"):
+                cast("Any", each).close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the class says of itself, its buffer, and the books.
+
+        A ``save`` of the class's own is called as well, with the iteration.
+        """
+        state: dict[str, Any] = {
+            "num_made": self._num_made,
+            "iteration": self._iteration,
+            "ledger": self.ledger.state_dict(),
+        }
+        if hasattr(self.source, "state_dict"):
+            state["source"] = self.source.state_dict()
+        elif isinstance(getattr(self.source, "buffer", None), list):
+            state["buffer"] = plain_lists(self.source.buffer)
+        if self._has_own("save"):
+            self.source.save(self._iteration)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``; a ``load`` of the class's own is called last."""
+        self._num_made = state["num_made"]
+        self._iteration = state["iteration"]
+        self.ledger.load_state_dict(state["ledger"])
+        if "source" in state:
+            self.source.load_state_dict(state["source"])
+        if "buffer" in state:
+            self.source.buffer = lists_from_plain(state["buffer"])
+        if self._has_own("load"):
+            self.source.load(self._iteration)
+
+    def _has_own(self, name: str) -> bool:
+        method = getattr(type(self.source), name, None)
+        return method is not None and method is not getattr(RolloutDataSource, name)
+
+    def _group(self, samples: list[Sample]) -> SampleGroup:
+        index = samples[0].group_index
+        if index is None:
+            index = _FIRST_NUMBER + self._num_made
+        for sample in samples:
+            sample.group_index = index
+            number = _FIRST_NUMBER + self._num_made
+            self._num_made += 1
+            sample.index = number if sample.index is None else sample.index
+            sample.rollout_id = sample.index if sample.rollout_id is None else sample.rollout_id
+        return SampleGroup(index, tuple(samples))
+
+
+def open_source(
+    reader: RowReader,
+    data: DataConfig,
+    n_samples_per_prompt: int,
+    *,
+    select: Selection,
+    flat: Mapping[str, Any],
+) -> PromptStream | UserSource:
+    """The stream of the prompt files, or the class of --data-source-path around it.
+
+    Raises:
+        DataError: rows that cannot be used, or no prompts at all.
+        PluginError: the class cannot be used.
+    """
+    stream = None
+    if data.rollout_global_dataset or data.data_source_path is None:
+        stream = open_stream(reader, data, n_samples_per_prompt, select=select)
+        if data.data_source_path is None:
+            return stream
+    return user_source(str(data.data_source_path), flat, stream)
+
+
+def user_source(spec: str, flat: Mapping[str, Any], stream: PromptStream | None) -> UserSource:
+    """The class that ``spec`` names, made with ``args``; ``args.prompt_stream`` is ``stream``.
+
+    Raises:
+        PluginError: it is no class with get_samples and add_samples, or wants other arguments.
+    """
+    cls = load_plugin(spec)
+    missing = [name for name in ("get_samples", "add_samples") if not hasattr(cls, name)]
+    if not inspect.isclass(cls) or missing:
+        raise PluginError(
+            f"--data-source-path {spec} must be a class with get_samples(num_samples) and "
+            f"add_samples(samples), but {f'has no {missing[0]}' if missing else 'is a function'}"
+        )
+    args = FlatArgs({**flat, "prompt_stream": stream})
+    source = cls(*_arguments(spec, cls, args))
+    if isinstance(source, RolloutDataSource) and "args" not in vars(source):
+        source.args = args  # its __init__ did not call ours
+    return UserSource(source, spec)
+
+
+def plain_lists(groups: Groups) -> list[list[dict[str, Any]]]:
+    """Groups as plain data."""
+    return [[plain(sample) for sample in group] for group in groups]
+
+
+def lists_from_plain(groups: Sequence[Sequence[Mapping[str, Any]]]) -> Groups:
+    """The groups that ``plain_lists`` was given."""
+    return [[from_plain(sample) for sample in group] for group in groups]
+
+
+def _arguments(spec: str, cls: type, args: FlatArgs) -> tuple[FlatArgs, ...]:
+    signature = inspect.signature(cls)
+    for arguments in ((args,), ()):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return arguments
+    raise PluginError(f"--data-source-path {spec} must be made as C(args), but is C{signature}")
+
+
+def _all_samples(group: list[Any]) -> bool:
+    return all(isinstance(sample, Sample) for sample in group)
+
+
+def _stream_of(args: Any) -> PromptStream:
+    """The prompt files that ``args`` names, for a data source outside a run: no tokens."""
+    given = {f.name: getattr(args, f.name) for f in fields(DataConfig) if hasattr(args, f.name)}
+    data = DataConfig(**given)
+    if not data.prompt_data or data.apply_chat_template:
+        raise DataError(
+            "a data source outside a run needs prompt_data in its args, without "
+            "apply_chat_template: assign `dataset` for anything else"
+        )
+    return open_stream(prompt_rows(data), data, getattr(args, "n_samples_per_prompt", 1))
+
+
+def _state_file(directory: str, rollout_id: int) -> Path:
+    return Path(directory) / "rollout" / f"global_dataset_state_dict_{rollout_id}.pt"

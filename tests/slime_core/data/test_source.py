@@ -1,0 +1,236 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+from slime_core import RolloutDataSource, RolloutDataSourceWithBuffer, Sample
+from slime_core.config.data import DataConfig
+from slime_core.data.buffer import oldest_first
+from slime_core.data.prompts import prompt_rows
+from slime_core.data.source import UserSource, open_source, user_source
+from slime_core.data.stream import PromptStream
+from slime_core.errors import DataError, PluginError
+from slime_core.types import Status
+from slime_testing.chars import CharTokenizer
+
+UPSTREAM = "slime.rollout.data_source."
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"prompt": str(i), "label": "1"}) + "\n" for i in range(9)))
+    return str(path)
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    def write(text, name="mine.py"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def open_user(spec, prompts, **flat):
+    data = DataConfig(prompt_data=(prompts,), data_source_path=spec, rollout_shuffle=False)
+    rows = prompt_rows(data, CharTokenizer())
+    return open_source(rows, data, 2, select=oldest_first, flat={"buffer_filter_path": None} | flat)
+
+
+def names(groups):
+    return [group.samples[0].prompt for group in groups]
+
+
+def test_without_the_flag_it_is_the_stream_itself(prompts):
+    assert isinstance(open_user(None, prompts), PromptStream)
+
+
+def test_upstreams_names_mean_our_classes(prompts):
+    plain = open_user(UPSTREAM + "RolloutDataSource", prompts)
+    buffered = open_user(UPSTREAM + "RolloutDataSourceWithBuffer", prompts)
+    assert type(plain.source) is RolloutDataSource
+    assert type(buffered.source) is RolloutDataSourceWithBuffer
+    for source, again in ((plain, "3"), (buffered, "1")):
+        groups = source.take(3)
+        assert names(groups) == ["0", "1", "2"]
+        assert [s.index for g in groups for s in g.samples] == list(range(6))
+        source.ledger.train(groups[:1])
+        source.give_back(groups[1:])
+        source.settle()
+        assert names(source.take(1)) == [again]
+    assert (plain.ledger.aborted, buffered.ledger.aborted) == (2, 0)
+    assert len(plain) == 9
+
+
+SEEDS = '''
+from slime_core import RolloutDataSource
+
+class Mine(RolloutDataSource):
+    def __init__(self):
+        self.buffer = []
+
+    def get_samples(self, num_samples):
+        taken = self.buffer_filter(None, self.buffer, num_samples)
+        self.buffer = [g for g in self.buffer if not any(g is t for t in taken)]
+        return taken + self.dataset.sample(num_samples - len(taken))
+
+    def add_samples(self, samples):
+        """Store generated samples for reuse."""
+        self.buffer.extend(samples)
+
+    def buffer_filter(self, args, buffer, num_samples):
+        return sorted(buffer, key=lambda g: -g[0].group_index)[:num_samples]
+'''
+
+
+def test_a_class_as_in_the_seeds_runs_and_its_buffer_survives(prompts, plugin):
+    spec = plugin(SEEDS)
+    source = open_user(spec, prompts)
+    groups = source.take(3)
+    groups[2].samples[0].response, groups[2].samples[0].status = "half", Status.ABORTED
+    source.give_back(groups[1:])
+    source.ledger.train(groups[:1])
+    source.settle()
+    resumed = open_user(spec, prompts)
+    resumed.load_state_dict(json.loads(json.dumps(source.state_dict())))
+    resumed.settle()
+    for each in (source, resumed):
+        first, second = each.take(2)
+        assert (first.group_index, second.group_index) == (2, 1)
+        assert first.samples[0].response == "half"
+        assert first.samples[0].status is Status.ABORTED
+    assert resumed.take(2) == source.take(2)
+
+
+@pytest.mark.parametrize("parameters", ["args, buffer", "args, rollout_id, buffer"])
+def test_the_filter_of_the_buffer_may_be_overridden_in_both_forms(prompts, plugin, parameters):
+    spec = plugin(
+        "from slime_core import RolloutDataSourceWithBuffer\n"
+        "class Newest(RolloutDataSourceWithBuffer):\n"
+        f"    def buffer_filter(self, {parameters}, num_samples):\n"
+        "        assert args.answer == 42\n"
+        "        return buffer[::-1][:num_samples]\n"
+    )
+    source = open_user(f"{spec}:Newest", prompts, answer=42)
+    source.give_back(source.take(3))
+    assert names(source.take(5)) == ["2", "1", "0", "3", "4"]
+
+
+def test_the_buffer_takes_the_flag_for_its_filter(prompts):
+    source = open_user(
+        UPSTREAM + "RolloutDataSourceWithBuffer",
+        prompts,
+        buffer_filter_path="slime_core.data.selection.priority",
+    )
+    groups = source.take(3)
+    for sample in groups[2].samples:
+        sample.metadata["priority"] = 1
+    source.give_back(groups)
+    assert names(source.take(2)) == ["2", "0"]
+
+
+GENERATED = '''
+from slime_core import Sample
+
+class Endless:
+    """Makes prompts itself, leaves numbers out, keeps its own file."""
+    def __init__(self, args):
+        self.args, self.number = args, 0
+        assert args.prompt_stream is None
+    def get_samples(self, num_samples):
+        self.number += num_samples
+        return [[Sample(prompt=f"{self.rollout_id}/{i}") for _ in range(2)]
+                for i in range(self.number - num_samples, self.number)]
+    def add_samples(self, samples):
+        pass
+    def save(self, rollout_id):
+        with open(f"{self.args.folder}/{rollout_id}.txt", "w") as file:
+            file.write(str(self.number))
+    def load(self, rollout_id=None):
+        with open(f"{self.args.folder}/{rollout_id}.txt") as file:
+            self.number = int(file.read())
+'''
+
+
+def test_a_class_of_its_own_needs_no_files_and_keeps_its_own_state(plugin, tmp_path):
+    data = DataConfig(
+        data_source_path=plugin(GENERATED), prompt_data=("nowhere",), rollout_global_dataset=False
+    )
+
+    def make():
+        rows, flat = prompt_rows(data), {"folder": str(tmp_path)}
+        return open_source(rows, data, 2, select=oldest_first, flat=flat)
+
+    source = make()
+    source.begin(7)
+    groups = source.take(2) + source.take(1)
+    assert names(groups) == ["7/0", "7/1", "7/2"]
+    samples = [sample for group in groups for sample in group.samples]
+    assert len({s.index for s in samples}) == len({s.rollout_id for s in samples}) == 6
+    assert len({s.group_index for s in samples}) == 3
+    source.ledger.train(groups)
+    source.settle()
+    resumed = make()
+    resumed.load_state_dict(json.loads(json.dumps(source.state_dict())))
+    resumed.begin(8)
+    (group,) = resumed.take(1)
+    assert group.samples[0].prompt == "8/3"
+    assert group.group_index not in {s.group_index for s in samples}
+    assert len(resumed) == 0
+    resumed.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class C:\n    def get_samples(self, n): pass\n", "has no add_samples"),
+        (
+            "class C:\n    def __init__(self, a, b): pass\n"
+            "    def get_samples(self, n): pass\n    def add_samples(self, s): pass\n",
+            r"must be made as C\(args\)",
+        ),
+    ],
+)
+def test_a_class_that_cannot_be_used_is_refused_at_the_start(plugin, text, message):
+    with pytest.raises(PluginError, match=message):
+        user_source(plugin(text), {}, None)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ([], "returned no samples"),
+        ([[]], "each a list of slime_core.Sample that is not empty"),
+        ([Sample()], "each a list of slime_core.Sample"),
+        ([[Sample(group_index=1)], [Sample(group_index=1)]], "returned group_index 1 twice"),
+    ],
+)
+def test_what_get_samples_must_return_is_said(returned, message):
+    source = SimpleNamespace(get_samples=lambda n: returned, add_samples=lambda s: None)
+    with pytest.raises(DataError, match=message):
+        UserSource(source, "mine.py").take(2)
+
+
+def test_a_data_source_saves_and_loads_by_itself(prompts, tmp_path):
+    args = SimpleNamespace(prompt_data=(prompts,), save=str(tmp_path), load=str(tmp_path))
+    source = RolloutDataSourceWithBuffer(args)
+    taken = source.get_samples(4)
+    source.add_samples(taken[:1])
+    source.metadata["note"] = 1
+    source.save(3)
+    other = RolloutDataSourceWithBuffer(args)
+    other.load()
+    assert other.get_samples(1)[0][0].prompt == "0"
+    other.load(3)
+    assert [g[0].prompt for g in other.get_samples(2)] == ["0", "4"]
+    assert other.metadata == {"note": 1}
+    with pytest.raises(DataError, match="needs prompt_data"):
+        len(RolloutDataSource(SimpleNamespace()))
+
+
+def test_user_names_are_imported_when_asked_for():
+    import slime_core
+
+    assert slime_core.Sample is Sample
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = slime_core.nothing
