@@ -174,3 +174,44 @@ def test_a_sample_that_breaks_a_length_invariant_is_named() -> None:
     group = make_source().take(1)[0]
     with pytest.raises(ValueError, match="sample 0: `response_length` is 99"):
         asyncio.run(GroupWorker(broken, index_reward).finish(group, iteration=0))
+
+
+def test_every_prompt_given_out_is_accounted_for_over_iterations() -> None:
+    def judge(samples: Sequence[Sample]) -> DynamicFilterOutput:
+        keep = (samples[0].group_index or 0) % 3 != 0
+        return DynamicFilterOutput(keep=keep, reason=None if keep else "third")
+
+    def delay(sample: Sample) -> int:
+        return 10_000 if (sample.group_index or 0) % 7 == 6 else (sample.group_index or 0) % 5
+
+    source = make_source()
+    for iteration in range(6):
+        desk = Desk(delay)
+        partial = iteration % 2 == 0
+        metrics = run(
+            desk,
+            source,
+            keep=judge,
+            num_groups_at_once=5,
+            iteration=iteration,
+            partial_rollout=partial,
+        ).metrics
+        parts = ("trained", "filtered", "stale", "aborted", "failed", "buffered")
+        given_out = metrics["rollout/prompts_given_out"]
+        assert given_out == sum(metrics[f"rollout/prompts_{part}"] for part in parts)
+        assert metrics["rollout/prompts_trained"] == 4 * (iteration + 1)
+        assert metrics["rollout/prompts_buffered"] == source.num_waiting
+    assert given_out == source.take(source.num_waiting + 1)[-1].group_index
+    assert metrics["rollout/prompts_filtered/third"] > 0
+
+
+def test_groups_of_failures_are_failed_not_trained() -> None:
+    class Failing(Desk):
+        async def __call__(self, sample: Sample) -> Sample:
+            sample = await super().__call__(sample)
+            if sample.group_index == 1:
+                sample.status = Status.FAILED
+            return sample
+
+    metrics = run(Failing(), make_source()).metrics
+    assert (metrics["rollout/prompts_trained"], metrics["rollout/prompts_failed"]) == (3, 1)

@@ -81,8 +81,10 @@ async def collect(
 
     Raises:
         EngineError: an engine or the router died; noticed within about a second.
+        DataError: a prompt that was given out is not accounted for.
     """
     began = time.monotonic()
+    source.begin(spec.iteration)
     state, tasks = _State(), Tasks()
     try:
         while len(state.accepted) < spec.num_groups:
@@ -103,7 +105,11 @@ async def collect(
     source.give_back(_returned(state.unfinished, spec))
     groups = sorted(state.accepted, key=lambda group: group.group_index)
     every = sorted(state.every, key=lambda group: group.group_index)
-    return Collected(groups, every, _metrics(state, groups))
+    metrics = _metrics(state, groups)
+    source.ledger.train(groups)
+    source.ledger.filter(state.drops | {"surplus": state.num_surplus})
+    source.settle()
+    return Collected(groups, every, {**metrics, **source.metrics()})
 
 
 def _start(
