@@ -275,9 +275,10 @@ def test_planned_flags_say_what_to_do():
 
 
 def test_upstreams_own_functions_may_be_named():
-    config("--rollout-function-path slime.rollout.sglang_rollout.generate_rollout")
-    text = problems("--rollout-function-path mine.generate")
-    assert "--custom-generate-function-path" in text
+    theirs = config("--rollout-function-path slime.rollout.sglang_rollout.generate_rollout")
+    assert theirs.rollout.rollout_function_path is None
+    own = config("--rollout-function-path mine.generate")
+    assert own.rollout.rollout_function_path == "mine.generate"
 
 
 def test_flags_that_mean_nothing_here_say_what_to_give():

@@ -127,3 +127,14 @@ def test_groups_are_counted_not_samples():
     ledger.take([group])
     ledger.train([group])
     assert sides(ledger) == (1, 1)
+
+
+def test_a_function_that_only_returns_groups_has_its_books_concluded():
+    stream = make_stream()
+    groups = stream.take(5)
+    stream.add_samples([list(groups[4].samples)])
+    stream.ledger.conclude([*groups[:2], SampleGroup(99, (Sample(),))], "rollout_function")
+    stream.settle()
+    counts = stream.ledger.counts()
+    assert (counts["given_out"], counts["trained"], counts["filtered"]) == (6, 3, 2)
+    assert counts["buffered"] == 1

@@ -11,17 +11,17 @@ from slime_core.collate import collate, num_stale_tokens
 from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
 from slime_core.data.dump import write_dump
 from slime_core.errors import CheckpointError
-from slime_core.hooks import reward_post_process
 from slime_core.interfaces import Metrics
 from slime_core.schedule.flops import model_cost
 from slime_core.schedule.plan import StepPlan, plan
-from slime_core.types import SampleGroup
+from slime_core.types import SampleGroup, samples_of
 from slime_megatron.stages import RankPayload
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.producers.interface import Producer
 from slime_train.producers.select import make_producer
 from slime_train.progress import Progress
+from slime_train.rollout_functions import RolloutFunctions
 from slime_train.run_config import RunConfig
 
 STATE_FILE = "rollout.pt"
@@ -33,9 +33,8 @@ class RolloutHost:
     def __init__(self, config: RunConfig, directory: Path) -> None:
         self._config = config
         self._producer: Producer = make_producer(config, directory)
-        path = config.reward.custom_reward_post_process_path
+        self._functions = RolloutFunctions.of(config)
         self._first: int | None = None
-        self._post_process = reward_post_process(path, config.flat) if path else None
 
     @property
     def progress(self) -> Progress | None:
@@ -57,16 +56,7 @@ class RolloutHost:
         if template is not None:
             write_dump(template, iteration, groups)
         version, oldest = self._newest(iteration), self._config.off_policy.max_token_staleness
-        batch = collate(
-            groups,
-            reward_key=self._config.reward.reward_key,
-            advantage=self._config.advantage,
-            post_process=self._post_process,
-            shaping=self._config.shaping,
-            max_response_len=self._config.sampling.rollout_max_response_len,
-            version=version,
-            max_token_staleness=oldest,
-        )
+        batch = self._collate(groups, version)
         steps = plan(
             batch,
             self._config.megatron.layout,
@@ -76,10 +66,27 @@ class RolloutHost:
         )
         described = self._describe(groups, batch, steps, seconds)
         if oldest is not None:
-            samples = [sample for group in groups for sample in group.samples]
+            samples = samples_of(groups)
             stale = num_stale_tokens(samples, version=version, max_token_staleness=oldest)
             metrics = {**metrics, "rollout/num_stale_tokens": float(stale)}
+        log = self._functions.log
+        if log is not None and log(iteration, samples_of(groups), dict(metrics), seconds):
+            return self._payloads(batch, steps), {}
         return self._payloads(batch, steps), {**described, **metrics}
+
+    def _collate(self, groups: Sequence[SampleGroup], version: int) -> TrainBatch:
+        if self._functions.convert is not None:
+            return self._functions.convert(groups)
+        return collate(
+            groups,
+            reward_key=self._config.reward.reward_key,
+            advantage=self._config.advantage,
+            post_process=self._functions.post_process,
+            shaping=self._config.shaping,
+            max_response_len=self._config.sampling.rollout_max_response_len,
+            version=version,
+            max_token_staleness=self._config.off_policy.max_token_staleness,
+        )
 
     def _newest(self, iteration: int) -> int:
         """The last weights that were published before an iteration: see ``loop.train``."""
@@ -90,7 +97,10 @@ class RolloutHost:
 
     def evaluate(self, version: int) -> Metrics:
         """Scores of the evaluation sets."""
-        return self._producer.evaluate(version)
+        found, log = self._producer.evaluate(version), self._functions.log_evaluation
+        if log is not None and log(version, found.data, dict(found.metrics)):
+            return {}
+        return found.metrics
 
     def save(self, directory: Path) -> None:
         """Write the position in the prompts and what is unfinished into ``directory``."""
@@ -121,7 +131,7 @@ class RolloutHost:
     ) -> Metrics:
         """Statistics of the samples; rewards are logged here, where they are made."""
         config = self._config
-        samples = [sample for group in groups for sample in group.samples]
+        samples = samples_of(groups)
         engines = max(1, config.cluster.rollout_num_gpus or config.cluster.rollout_num_engines or 1)
         key = config.reward.reward_key
         described = {

@@ -91,6 +91,8 @@ def _trainer_config(config: RunConfig, role: Role) -> TrainerConfig:
         optimizer=config.optimizer,
         checkpoint=config.checkpoint,
         sync=config.sync,
+        debug=config.debug,
+        rollout_data_postprocess_path=config.rollout.rollout_data_postprocess_path,
         temperature=config.sampling.rollout_temperature,
         top_p=config.sampling.rollout_top_p,
         device=config.cluster.device,

@@ -69,7 +69,7 @@ def collate(  # noqa: PLR0913 -- three independent choices about the same sample
         ),
         group_ids=torch.tensor([group_index for group_index, _ in pairs]),
         rollout_ids=torch.tensor(rollouts),
-        rollout_token_counts=_token_counts(rollouts, masks),
+        rollout_token_counts=token_counts(rollouts, masks),
         rollout_log_probs=_response_aligned(samples, masks, "rollout_log_probs"),
         teacher_log_probs=_response_aligned(samples, masks, "teacher_log_probs"),
     )
@@ -144,7 +144,8 @@ def _mask(sample: Sample, oldest: int | None) -> list[int]:
     return [flag * recent for flag, recent in zip(mask, fresh(sample, oldest), strict=True)]
 
 
-def _token_counts(rollout_ids: Sequence[int], masks: Sequence[Sequence[int]]) -> torch.Tensor:
+def token_counts(rollout_ids: Sequence[int], masks: Sequence[Sequence[int]]) -> torch.Tensor:
+    """For every sample the trained tokens of its whole rollout."""
     counts: dict[int, int] = {}
     for rollout, mask in zip(rollout_ids, masks, strict=True):
         counts[rollout] = counts.get(rollout, 0) + sum(mask)

@@ -119,3 +119,8 @@ class SampleGroup:
     samples: tuple[Sample, ...]
     baseline: float | None = None
     """Reward of the greedy answer to the same prompt, where an estimator wants it (ReMax)."""
+
+
+def samples_of(groups: Sequence[SampleGroup]) -> list[Sample]:
+    """All samples, in order."""
+    return [sample for group in groups for sample in group.samples]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from slime_core.advantages.custom import CustomAdvantages
+from slime_core.batch_functions import Postprocess
 from slime_core.config.algorithm import (
     AdvantageConfig,
     Aggregation,
@@ -42,6 +43,8 @@ class Objective:
     """--custom-tis-function-path, --custom-pg-loss-reducer-function-path."""
     custom_loss: CustomLoss | None = None
     """--custom-loss-function-path."""
+    postprocess: Postprocess | None = None
+    """--rollout-data-postprocess-path."""
 
     @property
     def kind(self) -> LossType | Literal["value_loss"]:
@@ -100,6 +103,7 @@ class Objective:
             self.advantage.kl_coef != 0,
             self.custom_advantages is not None,
             self.custom_loss is not None,
+            self.postprocess is not None,
             self.distillation.use_opd,
             self.off_policy.tis_batch_normalize,
         )

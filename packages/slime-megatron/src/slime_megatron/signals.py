@@ -49,6 +49,7 @@ class IterationInput:
     packed: Sequence[Sequence[PackedMicrobatch]]
     given: Mapping[str, Ragged]
     """From another trainer: a critic's ``values``, the actor's ``returns``."""
+    iteration: int = 0
 
     @property
     def order(self) -> list[int]:
@@ -79,9 +80,11 @@ def collect(
         kept.get(TEACHER),
         inputs.given.get("values"),
     )
-    targets = _targets(passes, batch, signals, objective)
+    targets, mask = _targets(passes, batch, signals, objective), batch.loss_mask
+    if targets is not None and objective.postprocess is not None:
+        targets, mask = objective.postprocess(inputs.iteration, batch, signals, targets)
     return Vectors(
-        mask=batch.loss_mask,
+        mask=mask,
         denominators=_denominators(batch, objective),
         old_log_probs=old,
         ref_log_probs=kept.get(REFERENCE),

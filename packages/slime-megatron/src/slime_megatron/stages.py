@@ -52,6 +52,7 @@ def train_iteration(
     payload: RankPayload,
     objective: Objective,
     *,
+    iteration: int = 0,
     given: Mapping[str, SampleVectors] = NOTHING,
     updates: bool = True,
 ) -> tuple[Report, Vectors]:
@@ -62,7 +63,7 @@ def train_iteration(
     """
     report = Report()
     with report.timed("data_preprocess"):
-        inputs = _prepared(passes, payload, given)
+        inputs = _prepared(passes, payload, given, iteration)
     vectors = collect(passes, inputs, objective, report)
     if updates:
         with report.timed("actor_train"):
@@ -80,13 +81,14 @@ def score_iteration(passes: Passes, payload: RankPayload) -> Ragged | None:
 
 
 def _prepared(
-    passes: Passes, payload: RankPayload, given: Mapping[str, SampleVectors]
+    passes: Passes, payload: RankPayload, given: Mapping[str, SampleVectors], iteration: int = 0
 ) -> IterationInput:
     inputs = IterationInput(
         batch=payload.batch,
         steps=payload.steps,
         packed=pack_steps(payload.batch, payload.steps, passes.layout),
         given={name: payload.pick(vectors) for name, vectors in given.items()},
+        iteration=iteration,
     )
     covered = sorted(inputs.order) == list(range(payload.batch.num_samples))
     assert covered, "the steps do not cover the batch once"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from slime_core.interfaces import Metrics, WeightReceiver
 
+from slime_megatron.trainer_hooks import model_provider, trainer_hooks
 from slime_megatron.objective import OLD_ACTOR, REFERENCE
 from slime_megatron.report import Report, actor_metrics, critic_metrics, step_metrics
 from slime_megatron.stages import (
@@ -46,6 +47,7 @@ class TrainerRank:
     ) -> None:
         self._config = config
         self._objective = config.objective
+        self._hooks = trainer_hooks(config.debug, config.flat)
         self._rank = rank
         self._world_size = world_size
         self._receiver_factory = receiver_factory
@@ -113,8 +115,14 @@ class TrainerRank:
             adam_state.reset(self._state.optimizer)
         is_actor = self._objective.role == "actor"
         waits = is_actor and iteration < self._config.critic.num_critic_only_steps
+        self._passes.begin(iteration)
         report, vectors = train_iteration(
-            self._passes, payload, self._objective, given=given, updates=not waits
+            self._passes,
+            payload,
+            self._objective,
+            iteration=iteration,
+            given=given,
+            updates=not waits,
         )
         report = from_last_stage(report)
         self._returns = {}
@@ -223,6 +231,7 @@ class TrainerRank:
         if device.type == "cpu":
             initialize.set_cpu_threads(self._world_size)
         initialize.initialize(args, device=device, rendezvous=rendezvous)
+        self._hooks.after_init()
         hf_config = read_config(Path(config.model.hf_checkpoint))
         value_head = self._objective.has_value_head
         family = scored(find(hf_config)) if value_head else find(hf_config)
@@ -233,6 +242,7 @@ class TrainerRank:
             only_train=config.model.only_train_params_name_list or (),
             frozen=config.model.freeze_params_name_list or (),
             value_head=value_head,
+            provider=model_provider(config.model.custom_model_provider_path),
         )
         built, scheduler = optimizer.build(args, chunks)
         self._state = TrainState(
@@ -265,6 +275,7 @@ class TrainerRank:
                 value_head=self._state.value_head,
             ),
             pad_multiple=config.batch.data_pad_size_multiplier,
+            hooks=self._hooks,
             stateless=config.optimizer.use_stateless_adam,
             reads_after=self._objective.kind == "rm_loss",
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slime_core.advantages.custom import custom_advantages
+from slime_core.batch_functions import data_postprocess
 from slime_core.config.algorithm import (
     AdvantageConfig,
     CriticConfig,
@@ -15,6 +16,7 @@ from slime_core.config.algorithm import (
 )
 from slime_core.config.batch import BatchConfig
 from slime_core.config.checkpoint import CheckpointConfig
+from slime_core.config.debug import DebugConfig
 from slime_core.config.model import ModelConfig
 from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.config.reference import DistillationConfig, ReferenceConfig
@@ -45,6 +47,8 @@ class TrainerConfig:
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
+    rollout_data_postprocess_path: str | None = None
     role: Role = "actor"
     temperature: float = 1.0
     """Of sampling: log-probabilities are those of the distribution that was sampled from."""
@@ -62,6 +66,7 @@ class TrainerConfig:
         importance = self.off_policy.custom_tis_function_path
         reducer = self.policy_loss.custom_pg_loss_reducer_function_path
         loss = self.policy_loss.custom_loss_function_path
+        postprocess = self.rollout_data_postprocess_path
         return Objective(
             advantage=self.advantage,
             policy_loss=self.policy_loss,
@@ -76,6 +81,7 @@ class TrainerConfig:
                 reducer=custom_reducer(reducer, flat) if reducer else None,
             ),
             custom_loss=custom_loss(loss, flat) if loss else None,
+            postprocess=data_postprocess(postprocess, flat) if postprocess else None,
         )
 
     @property

@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from slime_core.config.eval_sets import EvalDataset
 from slime_core.data.prompts import Prompt
 from slime_core.data.stream import make_group
 from slime_core.metrics import merge, pass_rates, sample_metrics
-from slime_core.types import Sample, SampleGroup
+from slime_core.types import Sample, SampleGroup, Status
 
 from slime_sglang.driver import Abortable, ShowProgress, running_statistics
 from slime_sglang.groups import GroupWorker
@@ -58,6 +58,18 @@ class Evaluated:
 
     samples: dict[str, list[Sample]]
     metrics: dict[str, float]
+
+    @property
+    def data(self) -> dict[str, dict[str, Any]]:
+        """Rewards, which answers were cut off, and samples of every set."""
+        return {
+            name: {
+                "rewards": [sample.reward for sample in samples],
+                "truncated": [sample.status is Status.TRUNCATED for sample in samples],
+                "samples": samples,
+            }
+            for name, samples in self.samples.items()
+        }
 
 
 async def evaluate(

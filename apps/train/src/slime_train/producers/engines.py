@@ -15,6 +15,14 @@ from slime_core.data.prompts import load_prompts, prompt_rows
 from slime_core.data.source import UserSource, open_source
 from slime_core.data.stream import PromptStream
 from slime_core.interfaces import Metrics
+from slime_core.rollout_functions import (
+    EvalResult,
+    Evaluation,
+    Rollout,
+    eval_function,
+    eval_metrics,
+    rollout_function,
+)
 from slime_core.types import SampleGroup
 from slime_rewards.select import make_reward
 from slime_sglang.agents.settings import AgentSettings
@@ -55,6 +63,8 @@ class EngineProducer:
         self._teacher: Teacher | None = None
         self._loop = asyncio.Runner()
         self._generation: Generation | None = None
+        self._rollout: Rollout | None = None
+        self._evaluation: Evaluation | None = None
 
     def __len__(self) -> int:
         return len(self._stream)
@@ -69,6 +79,11 @@ class EngineProducer:
             _generation(self._config, self._engines), self._tokenizer, self._check_alive
         )
         self._generation = self._run(generation.__aenter__())
+        flat = _flat(self._config, self._engines)
+        rollout = self._config.rollout.rollout_function_path
+        evaluation = self._config.evaluation.eval_function_path
+        self._rollout = rollout_function(rollout, flat) if rollout else None
+        self._evaluation = eval_function(evaluation, flat) if evaluation else None
         if self._config.distillation.opd_type == "sglang":
             started = self._teacher_engines
             url = self._config.reward.rm_url if started is None else started.urls[0]
@@ -77,6 +92,8 @@ class EngineProducer:
 
     def produce(self, iteration: int) -> tuple[Sequence[SampleGroup], Metrics]:
         """Generate until enough groups pass the filter."""
+        if self._rollout is not None:
+            return self._rollout(iteration, self._stream)
         collected: Collected = self._run(self._collect(iteration))
         lists = [list(group.samples) for group in collected.groups]
         if self._filter is not None:
@@ -85,14 +102,18 @@ class EngineProducer:
             self._process([list(group.samples) for group in collected.every_group], self._stream)
         return collected.groups, collected.metrics | self._reward.metrics("rollout/")
 
-    def evaluate(self, version: int) -> Metrics:
+    def evaluate(self, version: int) -> EvalResult:
         """Answer and score every evaluation set."""
+        if self._evaluation is not None:
+            data, metrics = self._evaluation(version, self._stream)
+            return EvalResult(data, eval_metrics(data) | metrics)
         generation = self._started()
         worker = GroupWorker(generation, self._reward, hooks=_sample_hooks(self._config))
         show = self._shower(f"evaluating v{version}")
         done = evaluate(self._sets, worker, generation, iteration=version, show=show)
         try:
-            return self._run(done).metrics | self._reward.metrics("eval/")
+            found = self._run(done)
+            return EvalResult(found.data, found.metrics | self._reward.metrics("eval/"))
         finally:
             self.progress = None
 
@@ -244,12 +265,13 @@ def _generation(config: RunConfig, engines: Engines) -> GenerationSpec:
         timeout_s=config.sglang.sglang_router_request_timeout_secs,
         mask_earlier_weights=config.rollout.mask_offpolicy_in_partial_rollout,
         custom_generate=config.rollout.custom_generate_function_path,
-        flat={**config.flat, **_router_address(engines.router_url)},
+        flat=_flat(config, engines),
         agents=AgentSettings.of(config.rollout, config.sglang, config.data),
     )
 
 
-def _router_address(url: str) -> dict[str, Any]:
-    """Where user functions written for upstream look for the router."""
-    parts = urlsplit(url)
-    return {"sglang_router_ip": parts.hostname, "sglang_router_port": parts.port}
+def _flat(config: RunConfig, engines: Engines) -> dict[str, Any]:
+    """What user functions see as ``args``, with the router where upstream's look for it."""
+    parts = urlsplit(engines.router_url)
+    address = {"sglang_router_ip": parts.hostname, "sglang_router_port": parts.port}
+    return {**config.flat, **address}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from slime_core.interfaces import Metrics
+from slime_core.rollout_functions import EvalResult
 from slime_core.types import SampleGroup
 from slime_sglang.weights.session import EngineTarget
 
@@ -30,7 +31,7 @@ class Producer(Protocol):
         """The groups of one iteration, finished and scored, in order."""
         ...
 
-    def evaluate(self, version: int) -> Metrics:
+    def evaluate(self, version: int) -> EvalResult:
         """Scores of the evaluation sets."""
         ...
 

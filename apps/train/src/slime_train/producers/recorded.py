@@ -5,6 +5,7 @@ from typing import Any
 
 from slime_core.data.stream import PromptStream
 from slime_core.interfaces import Metrics
+from slime_core.rollout_functions import EvalResult
 from slime_core.types import SampleGroup
 from slime_sglang.weights.session import EngineTarget
 
@@ -35,9 +36,9 @@ class Recorded:
         """The next rows, tokenized."""
         return [self._complete(group) for group in self._stream.take(self._num_groups)], {}
 
-    def evaluate(self, version: int) -> Metrics:
+    def evaluate(self, version: int) -> EvalResult:
         """There are no engines to evaluate with."""
-        return {}
+        return EvalResult({}, {})
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from slime_core.data.dump import read_dump
 from slime_core.interfaces import Metrics
+from slime_core.rollout_functions import EvalResult
 from slime_core.types import SampleGroup
 from slime_sglang.weights.session import EngineTarget
 
@@ -33,9 +34,9 @@ class Replay:
             groups = groups[: max(1, round(len(groups) * self._share))]
         return groups, {}
 
-    def evaluate(self, version: int) -> Metrics:
+    def evaluate(self, version: int) -> EvalResult:
         """There are no engines to evaluate with."""
-        return {}
+        return EvalResult({}, {})
 
     def state_dict(self) -> dict[str, Any]:
         """The iteration says it all."""

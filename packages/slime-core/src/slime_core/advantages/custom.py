@@ -23,7 +23,7 @@ def custom_advantages(spec: str, flat: Mapping[str, Any]) -> CustomAdvantages:
     call = bind(load_hook("custom_advantage_function_path", spec), flat)
 
     def run(batch: TrainBatch, signals: PolicySignals, kl: list[Tensor]) -> dict[str, list[Tensor]]:
-        data = _rollout_data(batch, signals, kl)
+        data = rollout_data(batch, signals) | {"kl": kl}
         call(data)
         lengths: list[int] = batch.response_lengths.tolist()
         return {
@@ -34,7 +34,8 @@ def custom_advantages(spec: str, flat: Mapping[str, Any]) -> CustomAdvantages:
     return run
 
 
-def _rollout_data(batch: TrainBatch, signals: PolicySignals, kl: list[Tensor]) -> dict[str, Any]:
+def rollout_data(batch: TrainBatch, signals: PolicySignals) -> dict[str, Any]:
+    """A batch and what policies say of it, by upstream's names, a list entry per sample."""
     data: dict[str, Any] = {
         "tokens": list(batch.tokens.split()),
         "total_lengths": batch.tokens.lengths.tolist(),
@@ -46,7 +47,6 @@ def _rollout_data(batch: TrainBatch, signals: PolicySignals, kl: list[Tensor]) -
         "sample_indices": batch.sample_ids.tolist(),
         "rollout_ids": batch.rollout_ids.tolist(),
         "rollout_mask_sums": batch.rollout_token_counts.tolist(),
-        "kl": kl,
     }
     ragged: dict[str, Ragged | None] = {
         "log_probs": signals.log_probs,

@@ -6,7 +6,6 @@ from typing import Literal
 from slime_core.config.flags import flag
 
 _NO_PROFILER = "profile the processes from outside (py-spy, nsys) for now"
-_NO_HOOK = "user functions inside the trainer are not called yet"
 _NO_FP8 = "8-bit forward passes are not there yet"
 _NO_CI = "check metrics.jsonl after the run: train/ppo_kl, train/train_rollout_logprob_abs_diff"
 _NO_TEACHER = "there is no teacher server yet"
@@ -58,11 +57,11 @@ class DebugConfig:
     """Which recorder takes memory snapshots."""
     record_memory_history: bool = flag(default=False, planned=_NO_PROFILER)
     """Record allocations."""
-    custom_megatron_init_path: str | None = flag(default=None, planned=_NO_HOOK)
+    custom_megatron_init_path: str | None = None
     """Function (args) called after Megatron is initialised."""
-    custom_megatron_before_log_prob_hook_path: str | None = flag(default=None, planned=_NO_HOOK)
+    custom_megatron_before_log_prob_hook_path: str | None = None
     """Function (args, model, store_prefix) called before log-probabilities."""
-    custom_megatron_before_train_step_hook_path: str | None = flag(default=None, planned=_NO_HOOK)
+    custom_megatron_before_train_step_hook_path: str | None = None
     """Function (args, rollout_id, step_id, model, optimizer, scheduler) called before a step."""
     megatron_deepgemm_forward_layers: tuple[int, ...] | None = flag(default=None, planned=_NO_FP8)
     """Layers with an 8-bit forward pass."""

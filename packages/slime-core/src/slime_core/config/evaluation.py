@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from slime_core.config.eval_sets import EvalDataset
 from slime_core.config.flags import derived, flag
-from slime_core.config.rollout import BUILT_IN_ROLLOUTS
 
 
 def named_sets(occurrences: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, str], ...]:
@@ -61,9 +60,5 @@ class EvalConfig:
     """Shortest response, in tokens."""
     eval_max_context_len: int | None = flag(default=None, at_least=2)
     """Longest prompt plus response in tokens; --rollout-max-context-len by default."""
-    eval_function_path: str | None = flag(
-        default=None,
-        planned="replace the generation of a sample with --custom-generate-function-path",
-        accepts=BUILT_IN_ROLLOUTS,
-    )
-    """Function that replaces evaluation."""
+    eval_function_path: str | None = None
+    """Function (args, rollout_id, data_source, evaluation) that replaces the whole evaluation."""

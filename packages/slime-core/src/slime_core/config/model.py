@@ -21,9 +21,7 @@ class ModelConfig:
     """Regular expressions: train only the parameters whose name one of them matches."""
     freeze_params_name_list: tuple[str, ...] | None = None
     """Regular expressions: do not train the parameters whose name one of them matches."""
-    custom_model_provider_path: str | None = flag(
-        default=None, planned="describe the model as a family in slime_convert.families"
-    )
+    custom_model_provider_path: str | None = None
     """Function (pre_process, post_process, vp_stage=None) that builds the Megatron model."""
     padded_vocab_size: int | None = flag(default=None, at_least=1)
     """Rows of the embedding table, padding included; derived from the vocabulary by default."""

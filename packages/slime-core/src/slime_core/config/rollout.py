@@ -13,7 +13,6 @@ BUILT_IN_ROLLOUTS = (
 
 TemplateDrift = Literal["refuse", "keep", "fork"]
 
-_NO_LOG_FUNCTION = "every metric is in metrics.jsonl of the output directory"
 _NO_RESTART = (
     "a lost engine ends the run with the end of its log, and the same command continues from the "
     "last checkpoint"
@@ -66,11 +65,7 @@ class RolloutConfig:
     """Keep the unfinished responses of an iteration and continue them in the next one."""
     mask_offpolicy_in_partial_rollout: bool = False
     """Do not train on the tokens that earlier weights wrote."""
-    rollout_function_path: str | None = flag(
-        default=None,
-        planned="replace the generation of a sample with --custom-generate-function-path",
-        accepts=BUILT_IN_ROLLOUTS,
-    )
+    rollout_function_path: str | None = None
     """Function (args, rollout_id, data_source, evaluation) that replaces the whole rollout."""
     custom_generate_function_path: str | None = None
     """Function (args, sample, sampling_params) that replaces the generation of one sample."""
@@ -82,13 +77,11 @@ class RolloutConfig:
     """Function (args, groups, data_source) that sees every sample, filtered ones too."""
     buffer_filter_path: str | None = None
     """Function (args, rollout_id, buffer, num_groups) that takes groups out of the buffer."""
-    custom_rollout_log_function_path: str | None = flag(default=None, planned=_NO_LOG_FUNCTION)
+    custom_rollout_log_function_path: str | None = None
     """Function (rollout_id, args, samples, metrics, seconds); True replaces the default log."""
-    custom_eval_rollout_log_function_path: str | None = flag(default=None, planned=_NO_LOG_FUNCTION)
+    custom_eval_rollout_log_function_path: str | None = None
     """Function (rollout_id, args, data, metrics); True replaces the default log."""
-    rollout_data_postprocess_path: str | None = flag(
-        default=None, planned="use --rollout-sample-filter-path on the rollout's side"
-    )
+    rollout_data_postprocess_path: str | None = None
     """Function (args, rollout_id, rollout_data) called on the trainer before its steps."""
     rollout_external_engine_addrs: tuple[str, ...] | None = flag(
         default=None, planned=_ENGINES_ARE_OURS

@@ -34,6 +34,8 @@ class PromptLedger:
         """Groups without a sample that can be trained on."""
         self._returned: Counter[int] = Counter()
         """Groups that should be in the buffer."""
+        self._under_way: Counter[int] = Counter()
+        """Groups given out of which nothing was reported since."""
 
     def take(self, groups: Iterable[SampleGroup]) -> None:
         """They were given out, some of them again."""
@@ -42,26 +44,45 @@ class PromptLedger:
                 self._returned[group.group_index] -= 1
             else:
                 self.given_out += 1
+            self._under_way[group.group_index] += 1
         self._returned = +self._returned
 
     def give_back(self, groups: Iterable[SampleGroup]) -> None:
         """They are to be given out again."""
-        self._returned.update(group.group_index for group in groups)
+        for group in groups:
+            self._returned[group.group_index] += 1
+            self._under_way[group.group_index] -= 1
 
     def add(self, groups: Iterable[SampleGroup]) -> None:
-        """They are to be given out too: somebody else's, or finished ones once more."""
-        groups = list(groups)
-        self.given_out += len(groups)
-        self.added += len(groups)
-        self.give_back(groups)
+        """They are to be given out; those not under way are new, or done with and given anew."""
+        for group in groups:
+            if self._under_way[group.group_index] <= 0:
+                self.given_out += 1
+                self.added += 1
+            self.give_back([group])
 
     def train(self, groups: Iterable[SampleGroup]) -> None:
         """They make up a batch; without a usable sample they count as failed."""
         for group in groups:
+            self._under_way[group.group_index] -= 1
             if all(map(is_broken, group.samples)):
                 self.failed += 1
             else:
                 self.trained += 1
+
+    def conclude(self, groups: Iterable[SampleGroup], reason: str) -> None:
+        """They make up a batch, and whatever else is under way was filtered for ``reason``.
+
+        For whoever chose groups without telling what became of the others; groups that were never
+        given out count as given out now.
+        """
+        groups = list(groups)
+        for group in groups:
+            if self._under_way[group.group_index] <= 0:
+                self.given_out += 1
+                self.added += 1
+        self.train(groups)
+        self.filter({reason: (+self._under_way).total()})
 
     def filter(self, reasons: Mapping[str, int]) -> None:
         """So many were finished and not wanted."""
@@ -73,6 +94,7 @@ class PromptLedger:
         Raises:
             DataError: the books do not balance, naming by how much.
         """
+        self._under_way.clear()
         lost = self._returned - Counter(waiting)
         self.aborted += lost.total()
         self._returned -= lost

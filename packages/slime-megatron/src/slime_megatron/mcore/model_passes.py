@@ -1,13 +1,14 @@
 """``Passes`` on a Megatron model."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
 from megatron.core import parallel_state
 from slime_core.batch import Ragged
 
+from slime_megatron.trainer_hooks import TrainerHooks
 from slime_megatron.mcore import adam_state
 from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, score_responses
 from slime_megatron.mcore.reduce import GroupReduce
@@ -16,6 +17,8 @@ from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.step import train_step
 from slime_megatron.pack import PackedMicrobatch, PackLayout
 from slime_megatron.passes import Entropy, StepResult, StepSize, TrainItem
+
+_NO_HOOKS = TrainerHooks()
 
 
 class ModelPasses:
@@ -28,9 +31,12 @@ class ModelPasses:
         config: ScoreConfig,
         *,
         pad_multiple: int,
+        hooks: TrainerHooks = _NO_HOOKS,
         stateless: bool = False,
         reads_after: bool = False,
     ) -> None:
+        self._hooks, self._policy = hooks, ""
+        self._iteration = self._num_steps = 0
         self._stateless = stateless
         self._state, self._snapshots, self._config = state, snapshots, config
         tp_size = parallel_state.get_tensor_model_parallel_world_size()
@@ -46,14 +52,25 @@ class ModelPasses:
         self.context = GroupReduce(parallel_state.get_context_parallel_group(), state.device)
         self.data = GroupReduce(parallel_state.get_data_parallel_group(), state.device)
 
-    def using(self, policy: str) -> AbstractContextManager[None]:
+    def begin(self, iteration: int) -> None:
+        """Count steps from here on as those of ``iteration``."""
+        self._iteration, self._num_steps = iteration, 0
+
+    @contextmanager
+    def using(self, policy: str) -> Generator[None]:
         """Have the weights kept as ``policy`` in the model inside the block."""
-        return self._snapshots.using(policy)
+        with self._snapshots.using(policy):
+            self._policy = f"{policy}_"
+            try:
+                yield
+            finally:
+                self._policy = ""
 
     def scores(
         self, microbatches: Sequence[PackedMicrobatch], entropy: Entropy = Entropy.NONE
     ) -> tuple[Ragged, ...] | None:
         """Log-probabilities and entropies, or values, by samples in the microbatches' order."""
+        self._hooks.before_log_probs(self._state.chunks, self._policy)
         return score_responses(self._state, microbatches, self._config, entropy=entropy)
 
     def step(
@@ -67,6 +84,11 @@ class ModelPasses:
         """Take one optimizer step."""
         if self._stateless:
             adam_state.reset(self._state.optimizer)
+        state = self._state
+        self._hooks.before_train_step(
+            self._iteration, self._num_steps, state.chunks, state.optimizer, state.scheduler
+        )
+        self._num_steps += 1
         return train_step(
             self._state, items, self._config, size=size, entropy=entropy, logits=logits
         )

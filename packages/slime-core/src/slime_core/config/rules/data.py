@@ -3,6 +3,7 @@
 from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
 from slime_core.config.eval_sets import eval_datasets
+from slime_core.config.rollout import BUILT_IN_ROLLOUTS
 
 
 def replayed_rollouts(draft: Draft, facts: Facts) -> None:
@@ -99,8 +100,16 @@ def reward(draft: Draft, facts: Facts) -> None:
         )
 
 
+def rollout_functions(draft: Draft, facts: Facts) -> None:
+    """Upstream's own functions stand for what happens anyway."""
+    for name in ("rollout_function_path", "eval_function_path"):
+        if draft[name] in BUILT_IN_ROLLOUTS:
+            draft.derive(name, None, "what happens without it")
+
+
 def _evaluates(draft: Draft) -> bool:
-    return bool(draft["eval_prompt_data"]) or draft["eval_config"] is not None
+    sources = ("eval_prompt_data", "eval_config", "eval_function_path")
+    return any(draft[name] for name in sources)
 
 
 _FROM_ROLLOUT = {
@@ -156,6 +165,7 @@ def eval_sets(draft: Draft, facts: Facts) -> None:
 
 
 RULES = (
+    rollout_functions,
     replayed_rollouts,
     prompts,
     streaming,
