@@ -72,10 +72,10 @@ def write_task(directory: Path, *, seed: int) -> TaskFiles:
     files = TaskFiles(
         directory / "train.jsonl", directory / "eval.jsonl", directory / "demonstrations.jsonl"
     )
-    _write_rows(files.train, map(_prompt_row, training))
-    _write_rows(files.evaluation, map(_prompt_row, held_out))
+    write_rows(files.train, map(_prompt_row, training))
+    write_rows(files.evaluation, map(_prompt_row, held_out))
     taught = [rng.choice(training) for _ in range(NUM_DEMONSTRATIONS)]
-    _write_rows(files.demonstrations, (_demonstration_row(problem, rng) for problem in taught))
+    write_rows(files.demonstrations, (_demonstration_row(problem, rng) for problem in taught))
     return files
 
 
@@ -93,6 +93,7 @@ def _demonstration_row(problem: Problem, rng: random.Random) -> dict[str, Any]:
     }
 
 
-def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """One JSON object a line."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
