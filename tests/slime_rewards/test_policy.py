@@ -106,7 +106,7 @@ def test_each_rollout_may_have_some_errors(spec):
     rewards = make_reward(RewardConfig(custom_rm_path=spec, reward_max_failures=2), {})
     for _ in range(3):
         asyncio.run(rewards([answered("never"), answered("never")]))
-        assert rewards.metrics("eval/")["eval/reward_errors"] == 2.0
+        assert rewards.metrics("eval/grading/")["eval/grading/reward_errors"] == 2.0
     assert rewards.metrics() == {}
     rewards.close()
 

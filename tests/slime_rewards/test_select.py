@@ -91,6 +91,31 @@ def test_a_custom_function_is_late_alone(plugin):
     assert slow.metadata["reward_outcome"] == "abstention"
 
 
+def test_a_dictionary_needs_the_entry_that_counts(plugin, tmp_path):
+    spec = plugin(
+        "def rm(response, label, metadata):\n"
+        "    return {'a': {'score': 1, 'why': 'x'}, 'b': {'points': 1}}[response]\n"
+    )
+    good, bad = answered("a"), answered("b")
+    assert score(good, bad, custom_rm_path=spec, reward_key="score") == [
+        {"score": 1, "why": "x"},
+        None,
+    ]
+    assert bad.metadata["error"].endswith("['points']: --reward-key asks for score")
+    (tmp_path / "nan.py").write_text("def rm(args, sample): return {'score': float('nan')}\n")
+    nan = answered("a", custom_rm_path=f"{tmp_path}/nan.py")
+    score(nan, reward_key="score")
+    assert "rewards are finite" in nan.metadata["error"]
+
+
+def test_what_a_rollout_needs_is_started_before_it():
+    rewards = make_reward(RewardConfig(rm_type="f1"), {})
+    rewards.connect("http://router")
+    rewards._workers._threads.shutdown(wait=True)
+    assert rewards._workers._nursery._process.poll() is None
+    rewards.close()
+
+
 def test_plain_functions_are_graded_in_worker_processes(plugin):
     spec = plugin("import os\n\n\ndef rm(response, label, metadata):\n    return os.getpid()\n")
     [pid] = score(answered("a"), custom_rm_path=spec)

@@ -65,6 +65,7 @@ class SampleRewards:
     def __init__(self, config: RewardConfig, flat: Mapping[str, Any]) -> None:
         self._config = config
         self._flat = flat
+        self._keys = [key for key in (config.reward_key, config.eval_reward_key) if key]
         self._books = Books(config.reward_max_failures)
         self._workers = Workers(
             num_workers=config.reward_num_workers,
@@ -102,8 +103,16 @@ class SampleRewards:
             self._classifier = self._make_classifier()
 
     def connect(self, router_url: str) -> None:
-        """Where a judge is found unless it has an address of its own."""
+        """Be ready for a rollout; at ``router_url`` is the judge that has no address of its own."""
         self._judge.router_url = router_url
+        if self._uses_workers():
+            self._workers.warm_up()
+
+    def _uses_workers(self) -> bool:
+        path, rm_type = self._config.custom_rm_path, self._config.rm_type or _DEFAULT
+        if path is not None:
+            return self._kind(path) == "plain"
+        return rm_type.removeprefix(_BOXED) in graders.NAMES
 
     async def __call__(self, samples: Sequence[Sample]) -> None:
         """Set ``reward`` on every sample.
@@ -152,23 +161,28 @@ class SampleRewards:
         start = time.monotonic()
         try:
             rewards = await self._load(self._config.custom_rm_path)(samples)
-            found = [Verdict(outcome=Outcome.VALUE, reward=checked(reward)) for reward in rewards]
+            seconds = time.monotonic() - start
+            return [self._valued(reward, seconds) for reward in rewards]
         except Exception as error:
             return [failure(error, time.monotonic() - start)] * len(samples)
-        return found
 
     async def _verdict(self, sample: Sample) -> Sequence[Verdict]:
         """One, in a list; the boundary to everything that may fail."""
         start = time.monotonic()
         try:
             found = await self._reward(sample)
-            if isinstance(found, Verdict):
-                return [found]
-            reward = checked(found)
+            if not isinstance(found, Verdict):
+                return [self._valued(found, time.monotonic() - start)]
+            if found.outcome is Outcome.VALUE:
+                return [self._valued(found.reward, found.seconds)]
         except Exception as error:
             return [failure(error, time.monotonic() - start)]
-        seconds = time.monotonic() - start
-        return [Verdict(outcome=Outcome.VALUE, reward=reward, seconds=seconds)]
+        return [found]
+
+    def _valued(self, reward: object, seconds: float) -> Verdict:
+        """A value, once it is known that one can train on it."""
+        usable = checked(reward, self._keys)
+        return Verdict(outcome=Outcome.VALUE, reward=usable, seconds=seconds)
 
     async def _reward(self, sample: Sample) -> RewardValue | Verdict:
         path = sample.custom_rm_path or self._config.custom_rm_path

@@ -1,7 +1,7 @@
 """What became of grading one response: a value, an abstention or an error; never a silent 0."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
@@ -39,15 +39,28 @@ class Question:
     metadata: dict[str, Any]
 
 
-def checked(value: object) -> RewardValue:
-    """``value`` as a reward.
+def checked(value: object, keys: Sequence[str] = ()) -> RewardValue:
+    """``value`` as a reward; of a dictionary, the entries ``keys`` that it has must be numbers.
 
     Raises:
         TypeError: it is neither a number nor a dictionary.
-        ValueError: it is not finite.
+        ValueError: it is not finite, or a dictionary with none of ``keys``.
     """
-    if isinstance(value, dict):
-        return cast("dict[str, Any]", value)
+    if not isinstance(value, dict):
+        return _number(value)
+    entries = cast("dict[str, Any]", value)
+    counting = [entries[key] for key in keys if key in entries]
+    if keys and not counting:
+        raise ValueError(
+            f"a grader returned the keys {sorted(map(str, entries))}: "
+            f"--reward-key asks for {' or '.join(keys)}"
+        )
+    for entry in counting:
+        _number(entry)
+    return entries
+
+
+def _number(value: object) -> float:
     try:
         number = float(cast("Any", value))
     except (TypeError, ValueError):

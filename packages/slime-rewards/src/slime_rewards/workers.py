@@ -66,6 +66,10 @@ class Workers:
         """The same for callers without an event loop."""
         return self._threads.submit(self._ask, question)
 
+    def warm_up(self) -> None:
+        """Start the first process now, not when the first response waits for it."""
+        self._threads.submit(self._nursery.warm_up)
+
     def close(self) -> None:
         """End the processes."""
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -152,6 +156,12 @@ class _Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._generation = 0
+
+    def warm_up(self) -> None:
+        """Start the process itself."""
+        with self._lock:
+            if self._control is None:
+                self._launch()
 
     def start(self, channel: socket.socket, *, trusted: bool) -> tuple[int, int]:
         """Start a worker at the other end of ``channel``; its process and generation.

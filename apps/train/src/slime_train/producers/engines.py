@@ -113,7 +113,7 @@ class EngineProducer:
         done = evaluate(self._sets, worker, generation, iteration=version, show=show)
         try:
             found = self._run(done)
-            return EvalResult(found.data, found.metrics | self._reward.metrics("eval/"))
+            return EvalResult(found.data, found.metrics | self._reward.metrics("eval/grading/"))
         finally:
             self.progress = None
 

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Reward programs that pass their tests, each run in a sandbox.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+out=${1:-outputs/code_sandbox}
+
+mkdir -p "$out"
+python "$here/data.py" "$out"
+
+slime-train --hf-checkpoint "$out/model" --output-dir "$out/warm-up" \
+  --loss-type sft_loss --calculate-per-token-loss \
+  --prompt-data "$out/data/demonstrations.jsonl" --input-key messages \
+  --num-rollout 12 --rollout-batch-size 1024 --global-batch-size 32 \
+  --use-dynamic-batch-size --max-tokens-per-gpu 4096 \
+  --lr 3e-3 --lr-warmup-iters 32 --lr-decay-style WSD --lr-wsd-decay-style linear \
+  --lr-wsd-decay-iters 96 --adam-beta2 0.95 --weight-decay 0 \
+  --save "$out/warm-up/checkpoints" --save-interval 12 --save-hf "$out/warm-up/hf"
+
+slime-train --hf-checkpoint "$out/warm-up/hf" --output-dir "$out/grpo" \
+  --prompt-data "$out/data/train.jsonl" --input-key prompt --label-key label \
+  --apply-chat-template --rm-type code --reward-timeout-s 10 \
+  --rollout-shuffle --num-rollout 12 --rollout-batch-size 32 --n-samples-per-prompt 8 \
+  --global-batch-size 256 --rollout-max-response-len 12 \
+  --advantage-estimator grpo --use-dynamic-batch-size --max-tokens-per-gpu 4096 \
+  --lr 1e-3 --adam-beta2 0.95 --weight-decay 0 \
+  --eval-prompt-data programs "$out/data/eval.jsonl" --eval-interval 10
