@@ -49,7 +49,10 @@ def test_a_function_takes_prompts_gives_some_back_and_returns_groups(tmp_path: P
     assert [group.group_index for group in groups] == [1, 2]
     assert {s.reward for g in groups for s in g.samples} == {7.0}
     assert {s.status for g in groups for s in g.samples} == {Status.COMPLETED}
-    assert metrics == {"rollout/extra": 2.0}
+    assert metrics["rollout/extra"] == 2.0
+    assert metrics["rollout/prompts_given_out"] == metrics["rollout/prompts_buffered"] + sum(
+        metrics[f"rollout/prompts_{part}"] for part in ("trained", "filtered")
+    )
     assert source.take(1)[0].group_index == 0
 
 

@@ -225,7 +225,7 @@ def test_a_data_source_saves_and_loads_by_itself(prompts, tmp_path):
     assert [g[0].prompt for g in other.get_samples(2)] == ["0", "4"]
     assert other.metadata == {"note": 1}
     with pytest.raises(DataError, match="needs prompt_data"):
-        len(RolloutDataSource(SimpleNamespace()))
+        RolloutDataSource(SimpleNamespace()).get_samples(1)
 
 
 def test_user_names_are_imported_when_asked_for():

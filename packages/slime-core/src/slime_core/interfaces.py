@@ -62,6 +62,10 @@ class PromptSource(Protocol):
         """Return groups to be taken again first."""
         ...
 
+    def add(self, groups: Sequence[SampleGroup]) -> None:
+        """The same for groups of anybody: not taken from here, or already trained on."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """The exact position, as plain data."""
         ...

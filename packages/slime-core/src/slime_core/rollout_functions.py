@@ -59,8 +59,8 @@ class DataSourceView:
         return [list(group.samples) for group in self._source.take(num_samples)]
 
     def add_samples(self, samples: Sequence[Sequence[Sample]]) -> None:
-        """Give groups back, to be taken again first."""
-        self._source.give_back([_group("add_samples", group) for group in samples])
+        """Give groups back, or groups of its own, to be taken first."""
+        self._source.add([_group("add_samples", group) for group in samples])
 
 
 def rollout_function(spec: str, flat: Flat) -> Rollout:
@@ -73,6 +73,7 @@ def rollout_function(spec: str, flat: Flat) -> Rollout:
     call = _loaded("rollout_function_path", spec, flat)
 
     def generate(iteration: int, source: PromptSource) -> tuple[list[SampleGroup], Metrics]:
+        source.begin(iteration)
         found = call(iteration, DataSourceView(source), evaluation=False)
         rows = getattr(found, "samples", found)
         if not isinstance(rows, list) or not rows:
@@ -82,7 +83,9 @@ def rollout_function(spec: str, flat: Flat) -> Rollout:
             )
         groups = [_group(spec, row) for row in cast("list[Any]", rows)]
         groups.sort(key=lambda group: group.group_index)
-        return groups, _numbers(getattr(found, "metrics", None))
+        source.ledger.conclude(groups, "rollout_function")
+        source.settle()
+        return groups, {**source.metrics(), **_numbers(getattr(found, "metrics", None))}
 
     return generate
 

@@ -34,7 +34,10 @@ class Recorded:
 
     def produce(self, iteration: int) -> tuple[Sequence[SampleGroup], Metrics]:
         """The next rows, tokenized."""
-        return [self._complete(group) for group in self._stream.take(self._num_groups)], {}
+        groups = [self._complete(group) for group in self._stream.take(self._num_groups)]
+        self._stream.ledger.train(groups)
+        self._stream.settle()
+        return groups, self._stream.metrics()
 
     def evaluate(self, version: int) -> EvalResult:
         """There are no engines to evaluate with."""

@@ -54,7 +54,12 @@ class RolloutDataSource:
         self.__dict__["_dataset"] = value
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset) if self._reads_files() else 0
+
+    def _reads_files(self) -> bool:
+        """Whether there is a data set: not in a run with --disable-rollout-global-dataset."""
+        args = self.__dict__.get("args")
+        return "_dataset" in self.__dict__ or getattr(args, "prompt_stream", args) is not None
 
     def get_samples(self, num_samples: int) -> Groups:
         """That many groups, each of --n-samples-per-prompt samples of one prompt."""
@@ -66,7 +71,7 @@ class RolloutDataSource:
     def state_dict(self) -> dict[str, Any]:
         """Position, ``metadata``, and ``buffer`` where there is one, as plain data."""
         state: dict[str, Any] = {"metadata": getattr(self, "metadata", {})}
-        if isinstance(self.dataset, PromptStream):
+        if self._reads_files() and isinstance(self.dataset, PromptStream):
             state["stream"] = self.dataset.state_dict()
         if isinstance(getattr(self, "buffer", None), list):
             state["buffer"] = plain_lists(cast("Any", self).buffer)
@@ -134,8 +139,9 @@ class RolloutDataSourceWithBuffer(RolloutDataSource):
 class UserSource:
     """A ``PromptSource`` that asks an object with get_samples and add_samples."""
 
-    def __init__(self, source: Any, name: str) -> None:
+    def __init__(self, source: Any, name: str, stream: PromptStream | None = None) -> None:
         self.source = source
+        self._stream = stream
         self._name = name
         self.ledger = PromptLedger()
         self._num_made = 0
@@ -162,7 +168,12 @@ class UserSource:
     def give_back(self, groups: Sequence[SampleGroup]) -> None:
         """Hand them to the class, which may keep them or not."""
         self.ledger.give_back(groups)
-        self.add_samples([list(group.samples) for group in groups])
+        self.source.add_samples([list(group.samples) for group in groups])
+
+    def add(self, groups: Sequence[SampleGroup]) -> None:
+        """Hand it groups that did not come from ``take``, or are done with."""
+        self.ledger.add(groups)
+        self.source.add_samples([list(group.samples) for group in groups])
 
     def get_samples(self, num_samples: int) -> Groups:
         """What the class returns, checked."""
@@ -176,8 +187,8 @@ class UserSource:
         return list(found)
 
     def add_samples(self, samples: Groups) -> None:
-        """Hand groups to the class."""
-        self.source.add_samples(samples)
+        """``add``, of lists."""
+        self.add([self._group(group) for group in samples])
 
     def settle(self) -> None:
         """Check that every prompt given out is accounted for; raises ``DataError``.
@@ -191,14 +202,16 @@ class UserSource:
         self.ledger.settle(waiting)
 
     def metrics(self) -> dict[str, float]:
-        """The books."""
-        return self.ledger.metrics()
+        """The books, and rows that were left out of the files."""
+        files = {} if self._stream is None else self._stream.metrics()
+        return files | self.ledger.metrics()
 
     def close(self) -> None:
         """End the processes that read ahead, and the class where it wants to be closed."""
-        for each in (self.source, getattr(self.source, "dataset", None)):
-            if hasattr(each, "close"):
-                cast("Any", each).close()
+        if self._stream is not None:
+            self._stream.close()
+        if hasattr(self.source, "close"):
+            self.source.close()
 
     def state_dict(self) -> dict[str, Any]:
         """What the class says of itself, its buffer, and the books.
@@ -286,7 +299,7 @@ def user_source(spec: str, flat: Mapping[str, Any], stream: PromptStream | None)
     source = cls(*_arguments(spec, cls, args))
     if isinstance(source, RolloutDataSource) and "args" not in vars(source):
         source.args = args  # its __init__ did not call ours
-    return UserSource(source, spec)
+    return UserSource(source, spec, stream)
 
 
 def plain_lists(groups: Groups) -> list[list[dict[str, Any]]]:

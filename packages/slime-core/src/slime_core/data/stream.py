@@ -174,7 +174,10 @@ class PromptStream:
 
     def add_samples(self, samples: Sequence[list[Sample]]) -> None:
         """Put groups into the buffer that did not come from ``take``, or are done with."""
-        groups = [SampleGroup(_index_of(group), tuple(group)) for group in samples]
+        self.add([SampleGroup(_index_of(group), tuple(group)) for group in samples])
+
+    def add(self, groups: Sequence[SampleGroup]) -> None:
+        """The same, as groups."""
         self.ledger.add(groups)
         self._buffer.add(groups)
 
