@@ -234,3 +234,11 @@ def test_user_names_are_imported_when_asked_for():
     assert slime_core.Sample is Sample
     with pytest.raises(AttributeError, match="nothing"):
         _ = slime_core.nothing
+
+
+def test_checkpoints_of_another_kind_of_source_are_refused(prompts):
+    own, plain = open_user(UPSTREAM + "RolloutDataSource", prompts), open_user(None, prompts)
+    with pytest.raises(DataError, match=r"without --data-source-path .*--finetune"):
+        own.load_state_dict(plain.state_dict())
+    with pytest.raises(DataError, match="give the same --data-source-path"):
+        plain.load_state_dict(own.state_dict())

@@ -233,6 +233,11 @@ class UserSource:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``; a ``load`` of the class's own is called last."""
+        if "num_made" not in state:
+            raise DataError(
+                f"the checkpoint was written without --data-source-path {self._name}: leave it "
+                "out, or add --finetune to take the weights and start the data anew"
+            )
         self._num_made = state["num_made"]
         self._iteration = state["iteration"]
         self.ledger.load_state_dict(state["ledger"])

@@ -212,6 +212,11 @@ class PromptStream:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``'s position."""
+        if "num_groups" not in state:
+            raise DataError(
+                "the checkpoint's prompts are those of a class: give the same --data-source-path, "
+                "or add --finetune to take the weights and start the data anew"
+            )
         self._cursor.load_state_dict(state)
         self._num_groups = state["num_groups"]
         self._buffer.load_state_dict(state["buffer"])
