@@ -118,7 +118,7 @@ def test_what_a_rollout_needs_is_started_before_it():
 
 def test_plain_functions_are_graded_in_worker_processes(plugin):
     spec = plugin("import os\n\n\ndef rm(response, label, metadata):\n    return os.getpid()\n")
-    [pid] = score(answered("a"), custom_rm_path=spec)
+    [pid] = score(answered("a"), custom_rm_path=spec, group_rm=True)
     assert pid != os.getpid()
 
 

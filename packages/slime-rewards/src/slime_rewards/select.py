@@ -154,7 +154,8 @@ class SampleRewards:
         path = self._config.custom_rm_path
         if path is None or any(sample.custom_rm_path for sample in samples):
             return False
-        return self._config.group_rm or self._kind(path) == "class"
+        kind = self._kind(path)
+        return kind == "class" or (self._config.group_rm and kind == "function")
 
     async def _group_verdicts(self, samples: Sequence[Sample]) -> Sequence[Verdict]:
         assert self._config.custom_rm_path is not None, "asked before"
