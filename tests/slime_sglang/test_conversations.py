@@ -121,7 +121,7 @@ def test_the_list_form_runs_as_it_is_written_and_gives_a_sample_to_train_on(
     assert sample.token_versions is not None
     assert set(sample.token_versions) == {3, -1}
     asked = [tokenizer.decode(body["input_ids"]) for body in server.bodies]
-    messages = [USER, *sample.prompt[1:3]]
+    messages = sample.metadata["messages"][:3]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert asked[1] == rendered
     assert sample.tokens[: len(server.bodies[1]["input_ids"])] == server.bodies[1]["input_ids"]
@@ -141,7 +141,7 @@ def test_every_request_of_a_conversation_has_a_seed_of_its_own_and_meets_the_sam
 def test_a_sample_crosses_processes_as_plain_text(tmp_path: Path) -> None:
     sample, _, _ = played(tmp_path, SEEDS, ["CALL 1+2", "It is 3"])
     assert type(sample.response) is str
-    assert all(type(message["content"]) is str for message in sample.prompt)
+    assert all(type(message["content"]) is str for message in sample.metadata["messages"])
     assert b"slime_sglang" not in pickle.dumps(sample)
     assert copy.deepcopy(sample) == sample
 
@@ -154,6 +154,26 @@ def test_turns_end_when_the_tokens_of_a_response_are_used_up(tmp_path: Path) -> 
     assert trained(sample) == said(script)
     assert sample.response_length == 9
     assert sample.status is Status.TRUNCATED
+
+
+def test_a_prompt_is_given_out_again_as_it_was_before(tmp_path: Path) -> None:
+    sample, _, _ = played(tmp_path, SEEDS, ["CALL 1+2", "It is 3"])
+    assert sample.prompt == [USER]
+    roles = [message["role"] for message in sample.metadata["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant"]
+
+
+def test_a_conversation_that_fails_leaves_its_prompt_as_it_was(tmp_path: Path) -> None:
+    code = SEEDS.replace("compute_reward(sample)\n    return", "1 / 0\n    return")
+    sample, _, _ = played(tmp_path, code, ["CALL 1+2", "It is 3"])
+    assert (sample.status, sample.prompt) == (Status.FAILED, [USER])
+
+
+def test_a_function_that_forgets_to_return_says_so(tmp_path: Path) -> None:
+    code = "async def custom_generate(args, sample, sampling_params):\n    pass\n"
+    sample, _, _ = played(tmp_path, code, [])
+    assert sample.status is Status.FAILED
+    assert "returned NoneType, not a sample" in sample.metadata["error"]
 
 
 FORKED = """
@@ -273,15 +293,30 @@ def test_a_conversation_that_is_aborted_is_left_as_it_was(tmp_path: Path) -> Non
     (tmp_path / "mine.py").write_text(SEEDS)
     tokenizer = MergingTokenizer("qwen2")
     script = answering(tokenizer, ["CALL 1+2", "x"])
-    replies = iter([script, Script(tokenizer, lambda asked: [120], reason="abort")])
-    sample = chat_sample()
+    cut = Script(tokenizer, lambda asked: [120], reason="abort")
+    found: list[Generation] = []
+
+    def reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if not script.said:
+            return script(body)
+        aborts.append(asyncio.ensure_future(found[0].abort()))
+        return cut(body)
+
+    async def call(generation: Generation, sample: Sample) -> Sample | list[Sample]:
+        found.append(generation)
+        made = await generation(sample)
+        await asyncio.gather(*aborts)
+        return made
+
+    aborts: list[asyncio.Future[None]] = []
     (made,) = run(
-        Server(lambda body: next(replies)(body)),
-        [sample],
+        Server(reply),
+        [chat_sample()],
         tokenizer=tokenizer,
         custom_generate=str(tmp_path / "mine.py"),
         sampling=Sampling(max_response_len=400),
         flat={"max_turns": 5},
+        call=call,
     )
     assert made.status is Status.ABORTED
     assert made.prompt == [USER]
@@ -354,7 +389,7 @@ async def custom_generate(args, sample, sampling_params):
     asked = [body["input_ids"] for body in server.bodies]
     assert all(sample.tokens[: len(ids)] == ids for ids in asked)
     rendered = tokenizer.apply_chat_template(
-        sample.prompt[:-2], tokenize=False, add_generation_prompt=True
+        sample.metadata["messages"][:-1], tokenize=False, add_generation_prompt=True
     )
     assert tokenizer.decode(asked[-1]) == rendered
 

@@ -16,6 +16,7 @@ from slime_core.types import Sample, Status
 from slime_sglang import run_agent
 from slime_sglang.agents.run import AgentError
 from slime_sglang.agents.settings import AgentSettings
+from slime_sglang.generation import Generation
 from slime_sglang.sampling_params import Sampling
 from slime_testing.engine_stub import Script, Server, run
 from slime_testing.templates import MergingTokenizer
@@ -55,7 +56,6 @@ def worked(
     settings: AgentSettings | None = None,
     family: str = "qwen2",
     timeout_s: float | None = None,
-    reason: str = "stop",
     **changes: Any,
 ) -> tuple[Any, Script, Server]:
     """What becomes of a sample when ``agent`` works on it with a model that says ``texts``."""
@@ -70,9 +70,7 @@ def worked(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(sys.modules[__name__], "_generate", generate, raising=False)
     tokenizer, left = MergingTokenizer(family), iter(texts)
-    script = Script(
-        tokenizer, lambda asked: [*map(ord, next(left)), tokenizer.eos_token_id], reason=reason
-    )
+    script = Script(tokenizer, lambda asked: [*map(ord, next(left)), tokenizer.eos_token_id])
     server = Server(script)
     sample = Sample(index=4, rollout_id=4, prompt=[USER], label="3")
     monkeypatch.setitem(sys.modules, "agent_under_test", sys.modules[__name__])
@@ -317,15 +315,22 @@ def test_a_late_agent_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None
     assert (sample.status, sample.metadata["agent"]) == (Status.TRUNCATED, "late")
 
 
-def test_an_agent_whose_request_is_aborted_leaves_its_sample_as_it_was(
+def test_an_agent_whose_rollout_has_ended_leaves_its_sample_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def agent(base_url: str, api_key: str, sample: Sample) -> None:
         client = openai_client(base_url, api_key)
         await client.chat.completions.create(model="any", messages=[USER])
-        raise AssertionError("unreachable")
+        await found[0].abort()
+        with pytest.raises(openai.InternalServerError, match="the rollout has ended"):
+            await client.chat.completions.create(model="any", messages=[USER])
 
-    sample, _, _ = worked(monkeypatch, agent, ["a"], reason="abort")
+    async def call(generation: Generation, sample: Sample) -> Sample | list[Sample]:
+        found.append(generation)
+        return await generation(sample)
+
+    found: list[Generation] = []
+    sample, _, _ = worked(monkeypatch, agent, ["a"], call=call)
     assert (sample.status, sample.tokens, sample.prompt) == (Status.ABORTED, [], [USER])
 
 

@@ -1,7 +1,6 @@
 """Turn pending samples into finished ones: one request per sample, through the router."""
 
 import asyncio
-import copy
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -162,13 +161,12 @@ class Generation:
         self, path: str, sample: Sample, turn: _Turn, session: Session
     ) -> Sample | list[Sample]:
         """Let a user function complete a sample; one that is aborted is as it was before."""
-        prompt = copy.deepcopy(sample.prompt)
         params = turn.sampling.request(sample, seed=self._seed(sample, turn))
         try:
             work = self._load(path)(sample, params, evaluation=turn.evaluation)
             return session.settle(await session.watch(work))
         except AbortedError:
-            sample.prompt, sample.status = prompt, Status.ABORTED
+            sample.prompt, sample.status = session.prompt, Status.ABORTED
             return sample
         except (EngineError, TemplateDriftError, ConfigError, asyncio.CancelledError):
             raise
@@ -176,7 +174,7 @@ class Generation:
             if session.problem is not None:
                 raise session.problem from error
             logger.exception("%s failed for sample %s", path, sample.index)
-            sample.status = Status.FAILED
+            sample.prompt, sample.status = session.prompt, Status.FAILED
             sample.metadata["error"] = f"{path}: {type(error).__name__}: {error}"
             return sample
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _BIGGEST_REQUEST = 256 * 1024**2
 _PING_S = 10.0
+_NO_RETRY = {"x-should-retry": "false"}
+"""Clients need not try again what will fail again."""
 _BASES = ("", "/v1", "/v1/v1")
 """Clients differ in whether they add /v1 to the address they are given."""
 
@@ -66,7 +69,7 @@ class Endpoints:
                 f"agents cannot be served at --agent-host {host} --agent-port {port}: {error}"
             ) from error
         port = self._runner.addresses[0][1]
-        self.url = f"http://{host}:{port}"
+        self.url = f"http://{_reachable(host)}:{port}"
 
     async def stop(self) -> None:
         """Stop listening."""
@@ -152,12 +155,14 @@ def _speaking(
         session: Session | None = endpoints._session(request)
         if session is None:
             message = "no session has this key, or it has ended"
-            return web.json_response(api.error(message, "authentication_error"), status=401)
+            refused = api.error(message, "authentication_error")
+            return web.json_response(refused, status=401, headers=_NO_RETRY)
         try:
             return await handler(request, session, api)
         except (SlimeError, AbortedError) as error:
             status, kind, message = _refusal(session, error)
-            return web.json_response(api.error(message, kind), status=status)
+            refused = api.error(message, kind)
+            return web.json_response(refused, status=status, headers=_NO_RETRY)
 
     return answer
 
@@ -201,6 +206,13 @@ async def _stream(
         answer.cancel()
     await response.write_eof()
     return response
+
+
+def _reachable(host: str) -> str:
+    """An address for agents on other machines too, where the server listens on every one."""
+    if host not in ("0.0.0.0", "::"):
+        return host
+    return socket.gethostbyname(socket.gethostname())
 
 
 async def _healthy(request: web.Request) -> web.Response:

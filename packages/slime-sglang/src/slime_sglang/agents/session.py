@@ -1,6 +1,7 @@
 """One execution: every request it makes of the model, and the samples that become of it."""
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from slime_core.data.template_certificate import (
     continuation,
     next_tokens,
 )
-from slime_core.errors import SlimeError
+from slime_core.errors import SampleError, SlimeError
 from slime_core.types import Sample, Status
 
 from slime_sglang.agents.reply import Said, Turn, plain
@@ -62,6 +63,9 @@ class Session:
         """Set when nothing more is wanted of this execution."""
         self.num_requests = 0
         self._backend = backend
+        self.prompt = copy.deepcopy(sample.prompt)
+        """The prompt as it was given out, whatever user code appends to the sample's."""
+        self._given = sample.prompt
         self._trajectories = Trajectories()
         self._full = False
 
@@ -133,7 +137,8 @@ class Session:
         """What an execution returned, completed by what was recorded.
 
         A returned sample without tokens of its own gets the recorded ones; if the conversation
-        branched, its branches are segments that share its ``rollout_id``.
+        branched, its branches are segments that share its ``rollout_id``. A prompt to which user
+        code appended is what it was again: the conversation is in ``metadata["messages"]``.
         """
         if self.problem is not None:
             raise self.problem
@@ -144,6 +149,10 @@ class Session:
             sample.metadata = plain(sample.metadata)
         origin = made[0] if isinstance(made, list) and len(made) == 1 else made
         if isinstance(origin, list) or origin.response_length:
+            if not isinstance(sample, Sample):
+                raise SampleError(f"it returned {type(sample).__name__}, not a sample")
+            own = sample.prompt is not self._given
+            sample.prompt = plain(sample.prompt) if own else copy.deepcopy(self.prompt)
             return made
         segments = self.samples(origin)
         return segments[0] if len(segments) == 1 else segments

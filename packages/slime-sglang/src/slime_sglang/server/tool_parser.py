@@ -37,7 +37,7 @@ def parse(
         number = first + len(calls)
         kimi = parser == "kimi_k2"
         name = f"functions.{item.name}:{number}" if kimi else f"call_{uuid4().hex[:24]}"
-        function = {"name": item.name, "arguments": item.parameters}
+        function = {"name": item.name, "arguments": item.parameters or "{}"}
         calls.append({"id": name, "type": "function", "function": function})
     return (rest, calls) if calls else (text, [])
 
