@@ -62,10 +62,10 @@ class Session:
         self.aborted = asyncio.Event()
         """Set when nothing more is wanted of this execution."""
         self.num_requests = 0
-        self._backend = backend
         self.prompt = copy.deepcopy(sample.prompt)
         """The prompt as it was given out, whatever user code appends to the sample's."""
         self._given = sample.prompt
+        self._backend = backend
         self._trajectories = Trajectories()
         self._full = False
 
@@ -144,15 +144,14 @@ class Session:
             raise self.problem
         made = list(made) if isinstance(made, list | tuple) else made
         for sample in made if isinstance(made, list) else [made]:
-            sample.response = plain(sample.response)
-            sample.prompt = plain(sample.prompt)
-            sample.metadata = plain(sample.metadata)
-        origin = made[0] if isinstance(made, list) and len(made) == 1 else made
-        if isinstance(origin, list) or origin.response_length:
             if not isinstance(sample, Sample):
                 raise SampleError(f"it returned {type(sample).__name__}, not a sample")
             own = sample.prompt is not self._given
             sample.prompt = plain(sample.prompt) if own else copy.deepcopy(self.prompt)
+            sample.response = plain(sample.response)
+            sample.metadata = plain(sample.metadata)
+        origin = made[0] if isinstance(made, list) and len(made) == 1 else made
+        if isinstance(origin, list) or origin.response_length:
             return made
         segments = self.samples(origin)
         return segments[0] if len(segments) == 1 else segments
