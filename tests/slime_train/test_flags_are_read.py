@@ -25,6 +25,7 @@ SETTLED_BY_RULES = {
     "update_weight_mode": "only full is accepted",
     "wandb_mode": "only disabled is accepted",
     "train_backend": "has one value",
+    "max_staleness": "bounds async_buffer_size and max_token_staleness",
     "eval_prompt_data": "becomes eval_datasets",
     "eval_config": "becomes eval_datasets",
     "max_turns": "read by user functions as args.max_turns",

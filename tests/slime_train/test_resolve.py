@@ -338,3 +338,27 @@ def test_gpus_are_counted_without_a_framework(tmp_path):
     assert visible_gpus({}, tmp_path) == 2
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) == 1
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == 0
+
+
+def test_generation_goes_no_further_ahead_than_tokens_may_be_old():
+    line = "--async-buffer-size 4 --max-staleness 1 --update-weights-interval 2 --use-tis"
+    made = config(line)
+    assert made.rollout.async_buffer_size == 2
+    assert made.off_policy.max_token_staleness == 2
+    assert config().rollout.async_buffer_size == 0
+    assert config("--max-token-staleness 3 --max-staleness 9").off_policy.max_token_staleness == 3
+
+
+def test_going_ahead_without_a_correction_is_noted():
+    assert "consider --use-tis" in " ".join(resolved("--async-buffer-size 1").notices)
+    assert resolved("--async-buffer-size 1 --use-tis").notices == resolved("--use-tis").notices
+
+
+def test_engines_that_share_gpus_with_the_trainer_cannot_go_ahead():
+    text = problems("--async-buffer-size 1 --colocate --device cuda", num_gpus=1)
+    assert "--async-buffer-size 1 with --colocate" in text
+
+
+def test_a_cache_of_old_prefixes_is_refused_where_requests_stay_in_the_engines():
+    assert "--sglang-disable-radix-cache" in problems("--weight-update-mode retract")
+    config("--weight-update-mode retract --sglang-disable-radix-cache")

@@ -53,7 +53,7 @@ def test_pairs_stay_together_in_microbatches_of_one_rank(loss, model, tmp_path):
                 assert payload.batch.raw_rewards[list(microbatch)].tolist() in ([1, 0], [])
                 assert len(set(payload.batch.rollout_ids[list(microbatch)].tolist())) <= 1
     assert sum(payload.batch.num_samples for payload in payloads) == 12
-    host.save(tmp_path)
+    host.save(tmp_path, 0)
     again = RolloutHost(config, tmp_path)
     again.start(tmp_path)
     (ours, theirs) = host.generate(1)[0], again.generate(1)[0]

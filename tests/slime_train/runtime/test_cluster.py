@@ -69,7 +69,7 @@ def test_a_dead_worker_is_named(worker):
 def test_a_late_worker_is_named_and_can_be_peeked_at_meanwhile(worker):
     worker.call("greet", "x").result(60)
     pending = worker.call("hang")
-    assert worker.peek("progress").result(30) == 0.5
+    assert worker.beside("progress").result(30) == 0.5
     with pytest.raises(WorkerError, match="worker 0 did not finish `hang` within 0 s"):
         pending.result(0.2)
 

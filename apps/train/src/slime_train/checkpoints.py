@@ -55,7 +55,7 @@ class Checkpoints:
         staging = begin(save, iteration)
         try:
             self._trainer.save(staging.directory, iteration)
-            self._rollout.save(staging.directory)
+            self._rollout.save(staging.directory, iteration)
         except BaseException:
             staging.discard()
             raise

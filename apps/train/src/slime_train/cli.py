@@ -1,4 +1,7 @@
-"""``slime-train``: from words to a run. Imports neither torch nor Ray nor an engine."""
+"""``slime-train`` and ``slime-train-async``: from words to a run.
+
+Imports neither torch nor Ray nor an engine.
+"""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,6 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"slime-train: {head} with this command line\n")
         sys.stderr.writelines(f"  * {problem}\n" for problem in errors.problems)
         return USAGE_ERROR
+
+
+def main_async(argv: Sequence[str] | None = None) -> int:
+    """``slime-train-async``: the same, with generation one rollout ahead unless told otherwise."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return main(["--async-buffer-size", "1", *words] if words else words)
 
 
 _HELPS = {

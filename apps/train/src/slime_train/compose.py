@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from slime_core.errors import ConfigError
 from slime_core.interfaces import Metrics
+from slime_core.time_ledger import TimeLedger
 
 from slime_train.actor_critic import ActorCritic
 from slime_train.checkpoints import Checkpoints, resume_from
@@ -70,6 +71,7 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
         residency=SideBySide(),
         save=checkpoints.save,
         log=screen.log,
+        clock=TimeLedger("trainer"),
     )
 
     def close() -> None:
@@ -108,6 +110,7 @@ def cadence(config: RunConfig, first: int, facts: RolloutFacts) -> Cadence:
         eval_every=config.evaluation.eval_interval if evaluates else None,
         save_every=config.checkpoint.save_interval,
         eval_before_training=evaluates and not config.evaluation.skip_eval_before_train,
+        ahead=config.rollout.async_buffer_size or 0,
     )
 
 

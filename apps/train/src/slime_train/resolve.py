@@ -15,6 +15,7 @@ from slime_core.config.rules import (
     files,
     objective,
     off_policy,
+    overlap,
     policies,
 )
 from slime_core.errors import ConfigErrors
@@ -37,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     *batch.RULES,
     *objective.RULES,
     *advantages.RULES,
+    *overlap.RULES,
     *off_policy.RULES,
     *policies.RULES,
     *files.RULES,

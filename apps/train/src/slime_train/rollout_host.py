@@ -10,10 +10,12 @@ from slime_core.batch import TrainBatch
 from slime_core.collate import collate, num_stale_tokens
 from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
 from slime_core.data.dump import write_dump
+from slime_core.data.finished import FinishedRollouts
 from slime_core.errors import CheckpointError
 from slime_core.interfaces import Metrics
 from slime_core.schedule.flops import model_cost
 from slime_core.schedule.plan import StepPlan, plan
+from slime_core.time_ledger import TimeLedger
 from slime_core.types import SampleGroup, samples_of
 from slime_megatron.stages import RankPayload
 from slime_sglang.weights.session import EngineTarget
@@ -34,6 +36,8 @@ class RolloutHost:
         self._config = config
         self._producer: Producer = make_producer(config, directory)
         self._functions = RolloutFunctions.of(config)
+        self._finished = FinishedRollouts()
+        self._clock = TimeLedger("engines")
         self._first: int | None = None
 
     @property
@@ -49,9 +53,15 @@ class RolloutHost:
 
     def generate(self, iteration: int) -> tuple[list[RankPayload], Metrics]:
         """The groups of one iteration, cut up for the trainer's ranks."""
+        ahead = self._config.rollout.async_buffer_size or 0
+        self._finished.drop(through=iteration - ahead - 2)
         begin = time.monotonic()
-        groups, metrics = self._producer.produce(iteration)
+        with self._clock.spending("generate"):
+            groups, metrics = self._finished.make(
+                iteration, self._producer.state_dict, self._producer.produce
+            )
         seconds = time.monotonic() - begin
+        metrics = {**metrics, **self._clock.shares()}
         template = self._config.debug.save_debug_rollout_data
         if template is not None:
             write_dump(template, iteration, groups)
@@ -97,14 +107,23 @@ class RolloutHost:
 
     def evaluate(self, version: int) -> Metrics:
         """Scores of the evaluation sets."""
-        found, log = self._producer.evaluate(version), self._functions.log_evaluation
+        with self._clock.spending("evaluate"):
+            found, log = self._producer.evaluate(version), self._functions.log_evaluation
         if log is not None and log(version, found.data, dict(found.metrics)):
             return {}
         return found.metrics
 
-    def save(self, directory: Path) -> None:
-        """Write the position in the prompts and what is unfinished into ``directory``."""
-        torch.save(self._producer.state_dict(), directory / STATE_FILE)
+    def published(self, version: int) -> None:
+        """Hear which weights the engines serve."""
+        self._producer.published(version)
+
+    def save(self, directory: Path, iteration: int) -> None:
+        """Write what is left to do after ``iteration`` into ``directory``.
+
+        May be called while a rollout is generated.
+        """
+        state = self._finished.state_dict(iteration, self._producer.state_dict)
+        torch.save(state, directory / STATE_FILE)
 
     def stop(self) -> None:
         """End the engines."""
@@ -117,7 +136,8 @@ class RolloutHost:
                 f"{checkpoint} has no {STATE_FILE}: it was not written by a run of this kind; "
                 "add --finetune to take its weights and start anew"
             )
-        self._producer.load_state_dict(torch.load(path, weights_only=True))
+        state = torch.load(path, weights_only=True)
+        self._producer.load_state_dict(self._finished.load_state_dict(state))
 
     def _payloads(self, batch: TrainBatch, steps: StepPlan) -> list[RankPayload]:
         payloads: list[RankPayload] = []

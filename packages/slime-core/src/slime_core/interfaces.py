@@ -4,7 +4,7 @@ Backends satisfy these structurally; nothing here is inherited from. The driver 
 this, so torch is not imported here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
@@ -91,16 +91,20 @@ class PromptSource(Protocol):
 class Rollout(Protocol):
     """Turns prompts into training data under the current weights."""
 
-    def generate(self, iteration: int) -> tuple[BatchHandle, Metrics]:
-        """Collect the groups of one iteration."""
+    def begin(self, iteration: int) -> Callable[[], tuple[BatchHandle, Metrics]]:
+        """Start to collect the groups of one iteration; the returned function waits for them."""
+        ...
+
+    def published(self, version: int) -> None:
+        """Hear that the engines serve the weights ``version``."""
         ...
 
     def evaluate(self, version: int) -> Metrics:
         """Score the evaluation sets under the weights ``version``."""
         ...
 
-    def save(self, directory: Path) -> None:
-        """Write the position in the prompt stream and the buffer into ``directory``."""
+    def save(self, directory: Path, iteration: int) -> None:
+        """Write what is needed to go on after ``iteration`` into ``directory``."""
         ...
 
 

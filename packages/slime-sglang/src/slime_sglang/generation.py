@@ -11,6 +11,7 @@ from typing import Any, overload
 from uuid import uuid4
 
 import aiohttp
+from slime_core.config.sync import UpdateMode
 from slime_core.data.chat import Message, Tokenizer
 from slime_core.data.template_certificate import TemplateDriftError
 from slime_core.errors import ConfigError, EngineError
@@ -21,6 +22,7 @@ from slime_sglang.agents.endpoints import Endpoints
 from slime_sglang.agents.reply import Reply
 from slime_sglang.agents.session import AbortedError, Backend, Session
 from slime_sglang.agents.settings import AgentSettings
+from slime_sglang.continued import is_cut_off, joined, rest_of, with_versions
 from slime_sglang.sampling_params import Sampling, sample_seed
 from slime_sglang.transcript import append, mask_earlier, prepare
 
@@ -51,6 +53,8 @@ class GenerationSpec:
     """User function that completes one sample."""
     flat: Mapping[str, Any] | None = None
     """Configuration as user functions see it."""
+    weight_update_mode: UpdateMode = "abort"
+    """What a publish does to requests that run."""
     agents: AgentSettings = field(default_factory=AgentSettings)
     """How conversations go on."""
 
@@ -88,6 +92,8 @@ class Generation:
         self.check_alive = check_alive
         self._tokenizer = tokenizer
         self._turn = _Turn(spec.sampling, False, "0")
+        self.version: int | None = None
+        """The weights that all engines are known to have at least."""
         self._limit = asyncio.Semaphore(spec.concurrency)
         self._aborting = False
         self._custom: dict[str, GenerateFunction] = {}
@@ -186,7 +192,7 @@ class Generation:
 
     def _backend(self, turn: _Turn) -> Backend:
         return Backend(
-            ask=self._post,
+            ask=self._ask,
             tokenizer=self._tokenizer,
             sampling=turn.sampling,
             settings=self.spec.agents,
@@ -212,10 +218,27 @@ class Generation:
             sample.status = Status.TRUNCATED
             return sample
         body = {"input_ids": sample.tokens, "sampling_params": params, "return_logprob": True}
-        answer = await self._post(body, sample)
+        answer = await self._ask(body, sample)
         if answer is not None:
             append(sample, answer)
         return sample
+
+    async def _ask(self, body: Mapping[str, Any], sample: Sample) -> dict[str, Any] | None:
+        """The whole answer, also when publishes interrupt it; None as for ``_post``."""
+        parts: list[dict[str, Any]] = []
+        rest: Mapping[str, Any] | None = body
+        skip: bool = body["sampling_params"].get("skip_special_tokens", False)
+        while rest is not None:
+            asked_at = None if self.spec.weight_update_mode == "abort" else self.version
+            answer = await self._post(rest, sample)
+            if answer is None:
+                return None
+            parts.append(with_versions(answer, asked_at))
+            if not is_cut_off(answer) or self._aborting:
+                break
+            await asyncio.sleep(_RETRY_S / 10)  # the engine is paused; it queues what comes
+            rest = rest_of(rest, answer)
+        return joined(parts, self._tokenizer, skip_special_tokens=skip)
 
     def _seed(self, sample: Sample, turn: _Turn, number: int = 0) -> int:
         parts = (sample.index, number) if number else (sample.index,)

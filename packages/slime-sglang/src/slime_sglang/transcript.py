@@ -8,6 +8,8 @@ from slime_core.data.conversation import UNWRITTEN
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
 
+from slime_sglang.continued import TOKEN_VERSIONS
+
 PREFIX_CACHE = "prefix_cache"
 """Key of ``sample.metadata``: {"cached_tokens", "prompt_tokens"} summed over its requests."""
 
@@ -48,15 +50,17 @@ def append(sample: Sample, answer: Mapping[str, Any]) -> None:
         known = [0.0] * sample.response_length
     version = str(meta.get("weight_version", ""))
     number = int(version) if version.isdecimal() else UNWRITTEN
-    sample.token_versions = [*_versions_so_far(sample), *([number] * len(tokens))]
+    numbers = meta.get(TOKEN_VERSIONS, [number] * len(tokens))
+    sample.token_versions = [*_versions_so_far(sample), *numbers]
     sample.tokens = [*sample.tokens, *tokens]
     sample.rollout_log_probs = [*(known or []), *log_probs]
     sample.response += answer.get("text") or ""
     sample.response_length += len(tokens)
     if sample.loss_mask is not None:
         sample.loss_mask = [*sample.loss_mask, *([1] * len(tokens))]
-    if not sample.weight_versions or sample.weight_versions[-1] != version:
-        sample.weight_versions.append(version)
+    for name in dict.fromkeys([*map(str, numbers), version]):
+        if not sample.weight_versions or sample.weight_versions[-1] != name:
+            sample.weight_versions.append(name)
     reason = (meta.get("finish_reason") or {}).get("type")
     sample.status = STATUS.get(str(reason), sample.status)
     count_cached(sample, meta)

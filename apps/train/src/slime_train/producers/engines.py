@@ -117,6 +117,10 @@ class EngineProducer:
         finally:
             self.progress = None
 
+    def published(self, version: int) -> None:
+        """Requests sent from now on are answered by these weights, or later ones."""
+        self._started().version = version
+
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream, with its unfinished groups."""
         return self._stream.state_dict()

@@ -35,6 +35,10 @@ class Producer(Protocol):
         """Scores of the evaluation sets."""
         ...
 
+    def published(self, version: int) -> None:
+        """Hear that the engines serve the weights ``version``; called from another thread."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Position in the prompts and everything unfinished, as plain data."""
         ...

@@ -43,6 +43,9 @@ class Recorded:
         """There are no engines to evaluate with."""
         return EvalResult({}, {})
 
+    def published(self, version: int) -> None:
+        """There are no engines."""
+
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream."""
         return self._stream.state_dict()

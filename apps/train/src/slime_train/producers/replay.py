@@ -38,6 +38,9 @@ class Replay:
         """There are no engines to evaluate with."""
         return EvalResult({}, {})
 
+    def published(self, version: int) -> None:
+        """There are no engines."""
+
     def state_dict(self) -> dict[str, Any]:
         """The iteration says it all."""
         return {}

@@ -34,10 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output-dir", type=Path, default=Path("outputs/quickstart"), help="(%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument(
+        "--stop-after", choices=("data", "warm-up"), help="stop there, to go on with runs of yours"
+    )
     options = parser.parse_args(argv)
+    directory: Path = options.output_dir.resolve()
     try:
         with owned_processes():
-            quickstart(options.output_dir.resolve(), seed=options.seed)
+            quickstart(directory, seed=options.seed, stop_after=options.stop_after)
     except SlimeError as error:
         sys.stderr.write(f"slime-quickstart: {error}\n")
         return 1
@@ -47,15 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def quickstart(directory: Path, *, seed: int) -> None:
+def quickstart(directory: Path, *, seed: int, stop_after: str | None = None) -> None:
     """Make everything in ``directory``, train, and say what came of it."""
     begin = time.monotonic()
     prepare(directory)
     say(f"making a model with random weights and an arithmetic task in {directory}")
     model = write_model(directory / "model", seed=seed)
     task = write_task(directory / "data", seed=seed)
+    if stop_after == "data":
+        return
     warm_up, grpo = directory / "warm-up", directory / "grpo"
     first = run("warm-up", commands.warm_up(model, task, warm_up, seed=seed))
+    if stop_after == "warm-up":
+        return
     command = commands.reinforce(warm_up / "hf", task, grpo, seed=seed)
     second = run("reinforcement learning", command)
     curves = read_curves(grpo / METRICS_FILE, commands.EVALUATION_SET)

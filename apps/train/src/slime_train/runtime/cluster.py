@@ -64,7 +64,7 @@ class Remote:
     ) -> None:
         """Build ``factory()`` in a new process with ``env`` added to its environment.
 
-        ``peekable`` objects answer ``peek`` while a call is under way; their calls then run in a
+        ``peekable`` objects answer ``beside`` while a call is under way; their calls then run in a
         thread, which Megatron's process must not.
         """
         self.name = name
@@ -84,9 +84,9 @@ class Remote:
         """Start ``method`` over there."""
         return Pending(self, method, self._actor.call.remote(method, args, kwargs))
 
-    def peek(self, method: str) -> "Pending":
+    def beside(self, method: str, *args: Any) -> "Pending":
         """Start ``method`` beside whatever else runs there; it must be quick and thread-safe."""
-        return Pending(self, method, self._actor.peek.remote(method))
+        return Pending(self, method, self._actor.beside.remote(method, args))
 
     def end(self) -> None:
         """Kill the process."""
@@ -177,5 +177,5 @@ class _Host:
 
 class _PeekableHost(_Host):
     @ray.method(concurrency_group="side")
-    def peek(self, method: str) -> Any:
-        return getattr(self._object, method)()
+    def beside(self, method: str, args: Sequence[Any]) -> Any:
+        return getattr(self._object, method)(*args)

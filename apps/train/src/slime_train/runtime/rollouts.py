@@ -47,17 +47,25 @@ class RolloutProcess:
         call = self._remote.call("start", load)
         return lambda: self._wait(call)
 
-    def generate(self, iteration: int) -> tuple[BatchHandle, Metrics]:
-        """Collect the groups of one iteration; one payload per data-parallel rank."""
-        return self._wait(self._remote.call("generate", iteration))
+    def begin(self, iteration: int) -> Callable[[], tuple[BatchHandle, Metrics]]:
+        """Start to collect the groups of one iteration; one payload per data-parallel rank.
+
+        Calls are served in their order, while the trainer does something else.
+        """
+        call = self._remote.call("generate", iteration)
+        return lambda: self._wait(call)
+
+    def published(self, version: int) -> None:
+        """Hear that the engines serve the weights ``version``."""
+        self._wait(self._remote.beside("published", version))
 
     def evaluate(self, version: int) -> Metrics:
         """Score the evaluation sets under the weights ``version``."""
         return self._wait(self._remote.call("evaluate", version))
 
-    def save(self, directory: Path) -> None:
-        """Write the position in the prompt stream and the buffer into ``directory``."""
-        self._wait(self._remote.call("save", directory))
+    def save(self, directory: Path, iteration: int) -> None:
+        """Write what is left to do after ``iteration``; whatever is generated goes on meanwhile."""
+        self._wait(self._remote.beside("save", directory, iteration))
 
     def stop(self) -> None:
         """Stop the engines in order."""
@@ -75,7 +83,7 @@ class RolloutProcess:
             self._on_progress(self._peek.result(0))
             self._peek = None
         if self._peek is None:
-            self._peek = self._remote.peek("progress")
+            self._peek = self._remote.beside("progress")
 
 
 class _RolloutWorker:
@@ -97,8 +105,11 @@ class _RolloutWorker:
     def evaluate(self, version: int) -> Metrics:
         return self._host.evaluate(version)
 
-    def save(self, directory: Path) -> None:
-        self._host.save(directory)
+    def published(self, version: int) -> None:
+        self._host.published(version)
+
+    def save(self, directory: Path, iteration: int) -> None:
+        self._host.save(directory, iteration)
 
     def progress(self) -> Progress | None:
         return self._host.progress

@@ -56,7 +56,7 @@ class OffPolicyConfig:
     """Clip against the policy before the first step (proximal), and weigh with its ratio to the
     policy that drew the tokens (behaviour: the kept old actor, else the engine)."""
     max_token_staleness: int | None = flag(default=None, at_least=0, ours=True)
-    """Leave out tokens written by weights that are more than so many versions old."""
+    """Leave out tokens written by weights that are more than so many iterations old."""
     use_routing_replay: bool = flag(default=False, planned=_NO_REPLAY)
     """Use the routing of the log-probability pass again in training."""
     use_rollout_routing_replay: bool = flag(default=False, planned=_NO_REPLAY)

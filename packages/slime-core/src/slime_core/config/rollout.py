@@ -103,13 +103,12 @@ class RolloutConfig:
     """Port of these endpoints; 0 finds a free one."""
     agent_timeout_s: float = flag(default=3600.0, above=0, ours=True)
     """Seconds an agent may take for one sample."""
-    async_buffer_size: int | None = flag(
-        default=None,
-        at_least=1,
-        ours=True,
-        planned="generation and training alternate: leave it out",
-    )
-    """Finished rollouts that may wait for the trainer."""
+    async_buffer_size: int | None = flag(default=None, at_least=0, ours=True)
+    """Finished rollouts that may wait for the trainer: generation goes on while it trains. 0 takes
+    turns, the default of slime-train; that of slime-train-async is 1."""
+    max_staleness: int | None = flag(default=None, at_least=0, ours=True)
+    """Publishes that a token may be behind when it is trained on: bounds how far generation goes
+    ahead, and masks what is older all the same."""
     use_distributed_post: bool = flag(
         default=False, planned="requests are posted from one process: leave it out"
     )

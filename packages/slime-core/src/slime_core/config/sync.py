@@ -8,6 +8,9 @@ from slime_core.config.flags import flag
 _FULL_ONLY = "whole weights are sent each time: leave it out"
 
 
+UpdateMode = Literal["abort", "retract", "in_place"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSyncConfig:
     """How new weights reach the engines."""
@@ -27,6 +30,9 @@ class WeightSyncConfig:
     """Largest bucket sent at once, in bytes."""
     update_weights_interval: int = flag(default=1, at_least=1)
     """Iterations between two publishes."""
+    weight_update_mode: UpdateMode = flag(default="abort", ours=True)
+    """What a publish does to requests that run: abort sends their rest anew under the new weights,
+    retract has the engine compute their cache anew, in_place keeps the cache of the old weights."""
     check_weight_update_equal: bool = False
     """Every publish is verified by digests of every tensor, whether this is given or not."""
     update_weight_delta_encoding: Literal["xor", "overwrite"] = flag(

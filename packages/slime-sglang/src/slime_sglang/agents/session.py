@@ -24,6 +24,7 @@ from slime_core.types import Sample, Status
 from slime_sglang.agents.reply import Said, Turn, plain
 from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.agents.trajectory import Trajectories, tell
+from slime_sglang.continued import version_runs
 from slime_sglang.sampling_params import Sampling
 from slime_sglang.transcript import count_cached, written
 
@@ -101,7 +102,11 @@ class Session:
         meta = await self._meta(body)
         tokens, log_probs = written(meta)
         said = await self._said(tokens, log_probs, meta, len(so_far.tokens), tools)
-        log = log.add_model(tokens, log_probs, str(meta.get("weight_version", "")))
+        begin = 0
+        for count, version in version_runs(meta):
+            end = begin + count
+            log = log.add_model(tokens[begin:end], log_probs[begin:end], version)
+            begin = end
         place = 0 if isinstance(prompt, str) else len(prompt)
         kept = prompt if isinstance(prompt, str) else tuple(plain(dict(m)) for m in prompt)
         turn = Turn(log, said, parent, place, kept)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from slime_core.config.sync import UpdateMode
 from slime_core.errors import ConfigError, WeightSyncError
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
@@ -36,13 +37,14 @@ class CollectiveReceiver:
         backend: Literal["nccl", "gloo"],
         host: str = "127.0.0.1",
         timeout_s: float = 120.0,
+        mode: UpdateMode = "abort",
     ) -> None:
         if backend == "nccl" and os.environ.get("NCCL_CUMEM_ENABLE") != "0":
             raise ConfigError(
                 "NCCL_CUMEM_ENABLE must be 0 in the trainer's environment before NCCL starts, as "
                 "SGLang has it: otherwise the first broadcast to an engine never ends"
             )
-        self._session = Session(targets)
+        self._session = Session(targets, mode)
         self._backend = backend
         self._host = host
         self._timeout_s = timeout_s

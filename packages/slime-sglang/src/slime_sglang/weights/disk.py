@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from slime_core.config.sync import UpdateMode
 from slime_core.durable import sync_tree
 from slime_core.errors import WeightSyncError
 from torch import Tensor
@@ -17,9 +18,14 @@ class DiskReceiver:
     """``WeightReceiver`` over a directory that trainer and engines both see."""
 
     def __init__(
-        self, targets: Sequence[EngineTarget], directory: Path, *, keep_files: bool = False
+        self,
+        targets: Sequence[EngineTarget],
+        directory: Path,
+        *,
+        keep_files: bool = False,
+        mode: UpdateMode = "abort",
     ) -> None:
-        self._session = Session(targets)
+        self._session = Session(targets, mode)
         self._directory = directory.absolute()
         self._keep_files = keep_files
         self._digests: dict[str, str] = {}

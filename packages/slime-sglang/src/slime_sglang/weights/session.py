@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from slime_core.config.sync import UpdateMode
 from slime_core.errors import EngineError, WeightSyncError
 
 from slime_sglang.client import EngineClient
@@ -20,12 +21,13 @@ class EngineTarget:
 class Session:
     """The engines of one publish after another; lives in the trainer's process."""
 
-    def __init__(self, targets: Sequence[EngineTarget]) -> None:
+    def __init__(self, targets: Sequence[EngineTarget], mode: UpdateMode = "abort") -> None:
         if not targets:
             raise WeightSyncError("there is no engine to publish weights to")
         self.targets = tuple(targets)
         self._clients = [EngineClient(target.url) for target in targets]
         self._pool = ThreadPoolExecutor(len(targets), "publish")
+        self._mode: UpdateMode = mode
         self._version: int | None = None
 
     @property
@@ -41,8 +43,9 @@ class Session:
 
     def pause(self) -> None:
         """Stop all engines and forget what they cached under the old weights."""
-        self.each(lambda client, _: client.pause())
-        self.each(lambda client, _: client.flush_cache())
+        self.each(lambda client, _: client.pause(self._mode))
+        if self._mode == "abort":  # otherwise there are requests, and an engine flushes when idle
+            self.each(lambda client, _: client.flush_cache())
 
     def finish(self) -> None:
         """Set the version everywhere, resume, and check that every engine reports it."""

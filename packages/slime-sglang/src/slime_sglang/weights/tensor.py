@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing
+from slime_core.config.sync import UpdateMode
 from torch import Tensor
 from torch.multiprocessing import reductions
 
@@ -26,8 +27,8 @@ _DEVICE_ARGUMENT = 6
 class TensorReceiver:
     """``WeightReceiver`` for engines on the trainer's own host."""
 
-    def __init__(self, targets: Sequence[EngineTarget]) -> None:
-        self._session = Session(targets)
+    def __init__(self, targets: Sequence[EngineTarget], *, mode: UpdateMode = "abort") -> None:
+        self._session = Session(targets, mode)
 
     def begin(self, version: int) -> None:
         """Pause the engines."""

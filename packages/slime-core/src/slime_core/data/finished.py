@@ -1,0 +1,69 @@
+"""Rollouts that wait to be trained on, and where the prompts stood before the one under way."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from slime_core.data.buffer import group_from_plain, plain_group
+from slime_core.interfaces import Metrics
+from slime_core.types import SampleGroup
+
+Position = Mapping[str, Any]
+Made = tuple[Sequence[SampleGroup], Metrics]
+
+
+class FinishedRollouts:
+    """What generation is ahead of training, so that a checkpoint between the two loses nothing.
+
+    A rollout that is finished is kept until it is trained on. One that is under way is as if it had
+    not begun: a checkpoint holds the position before it, and it is generated again from the same
+    prompts. All methods may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[int, Made] = {}
+        self._before: Position | None = None
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def make(
+        self, iteration: int, position: Callable[[], Position], produce: Callable[[int], Made]
+    ) -> Made:
+        """The groups of ``iteration``: those that are kept already, or else new ones."""
+        with self._lock:
+            if iteration in self._made:
+                return self._made[iteration]
+            self._before = position()
+        made = produce(iteration)
+        with self._lock:
+            self._made[iteration] = made
+            self._before = None
+        return made
+
+    def drop(self, *, through: int) -> None:
+        """Forget the rollouts up to ``through``: they have been trained on."""
+        with self._lock:
+            self._made = {i: made for i, made in self._made.items() if i > through}
+
+    def state_dict(self, iteration: int, position: Callable[[], Position]) -> dict[str, Any]:
+        """What is left to do after ``iteration``, as plain data."""
+        with self._lock:
+            before = self._before
+            kept = {i: made for i, made in self._made.items() if i > iteration}
+            now = position() if before is None else before
+        finished = {
+            i: {"groups": [plain_group(group) for group in groups], "metrics": dict(metrics)}
+            for i, (groups, metrics) in kept.items()
+        }
+        return {"position": dict(now), "finished": finished}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Position:
+        """Keep the rollouts of ``state_dict``; the position to continue from."""
+        with self._lock:
+            self._made = {
+                i: ([group_from_plain(row) for row in made["groups"]], made["metrics"])
+                for i, made in state["finished"].items()
+            }
+        return state["position"]

@@ -1,0 +1,85 @@
+import threading
+from typing import Any
+
+import pytest
+from slime_core.data.finished import FinishedRollouts
+from slime_core.types import SampleGroup
+from slime_testing import make_sample
+
+
+class Prompts:
+    """Counts what it gave out."""
+
+    def __init__(self, position: int = 0) -> None:
+        self.position = position
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def produce(self, iteration: int) -> tuple[list[SampleGroup], dict[str, float]]:
+        self.position += 1
+        sample = make_sample(2, index=self.position, group_index=self.position)
+        return [SampleGroup(self.position, (sample,))], {"iteration": float(iteration)}
+
+
+def made(finished: FinishedRollouts, prompts: Prompts, iteration: int) -> int:
+    groups, metrics = finished.make(iteration, prompts.state_dict, prompts.produce)
+    assert metrics == {"iteration": float(iteration)}
+    return groups[0].group_index
+
+
+def resumed(state: dict[str, Any]) -> tuple[FinishedRollouts, Prompts]:
+    finished = FinishedRollouts()
+    return finished, Prompts(finished.load_state_dict(state)["position"])
+
+
+def test_what_was_finished_ahead_of_a_checkpoint_is_trained_on_after_it() -> None:
+    finished, prompts = FinishedRollouts(), Prompts()
+    assert [made(finished, prompts, i) for i in range(3)] == [1, 2, 3]
+    again, position = resumed(finished.state_dict(0, prompts.state_dict))
+    assert [made(again, position, i) for i in (1, 2, 3)] == [2, 3, 4]
+
+
+def test_a_rollout_under_way_is_begun_again_from_the_same_prompts() -> None:
+    finished, prompts = FinishedRollouts(), Prompts()
+    made(finished, prompts, 0)
+    made(finished, prompts, 1)
+    inside, saved = threading.Event(), threading.Event()
+
+    def slowly(iteration: int) -> Any:
+        found = prompts.produce(iteration)  # the prompts are taken, nothing is finished
+        inside.set()
+        assert saved.wait(10)
+        return found
+
+    worker = threading.Thread(target=finished.make, args=(2, prompts.state_dict, slowly))
+    worker.start()
+    assert inside.wait(10)
+    state = finished.state_dict(0, prompts.state_dict)
+    saved.set()
+    worker.join()
+    again, position = resumed(state)
+    assert [made(again, position, i) for i in (1, 2)] == [2, 3]
+
+
+def test_a_rollout_that_failed_leaves_the_position_to_the_prompts() -> None:
+    finished, prompts = FinishedRollouts(), Prompts()
+
+    def failing(iteration: int) -> Any:
+        raise OSError("no engine")
+
+    with pytest.raises(OSError, match="no engine"):
+        finished.make(0, prompts.state_dict, failing)
+    assert finished.state_dict(0, prompts.state_dict) == {
+        "position": {"position": 0},
+        "finished": {},
+    }
+
+
+def test_only_what_may_still_be_needed_is_kept() -> None:
+    finished, prompts = FinishedRollouts(), Prompts()
+    for i in range(5):
+        made(finished, prompts, i)
+    finished.drop(through=2)
+    assert len(finished) == 2
+    assert list(finished.state_dict(3, prompts.state_dict)["finished"]) == [4]
