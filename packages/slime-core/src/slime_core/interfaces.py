@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
-from slime_core.data.ledger import PromptLedger
+from slime_core.prompt_ledger import PromptLedger
 from slime_core.types import Sample, SampleGroup
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from slime_core.interfaces import Metrics, WeightReceiver
 
-from slime_megatron.trainer_hooks import model_provider, trainer_hooks
 from slime_megatron.objective import OLD_ACTOR, REFERENCE
 from slime_megatron.report import Report, actor_metrics, critic_metrics, step_metrics
 from slime_megatron.stages import (
@@ -19,6 +18,7 @@ from slime_megatron.stages import (
     train_iteration,
 )
 from slime_megatron.trainer_config import TrainerConfig, is_hugging_face
+from slime_megatron.trainer_hooks import model_provider, trainer_hooks
 
 if TYPE_CHECKING:
     from slime_megatron.mcore.model_passes import ModelPasses

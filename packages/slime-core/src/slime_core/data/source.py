@@ -14,7 +14,6 @@ from slime_core.config.data import DataConfig
 from slime_core.config.flat import FlatArgs
 from slime_core.data import selection
 from slime_core.data.buffer import Selection, from_plain, plain
-from slime_core.data.ledger import PromptLedger
 from slime_core.data.opening import open_stream
 from slime_core.data.prompts import prompt_rows
 from slime_core.data.reading import RowReader
@@ -22,6 +21,7 @@ from slime_core.data.selection import Groups
 from slime_core.data.stream import PromptStream
 from slime_core.errors import DataError, PluginError
 from slime_core.plugins import load_plugin
+from slime_core.prompt_ledger import PromptLedger
 from slime_core.types import Sample, SampleGroup
 
 _FIRST_NUMBER = 1 << 40

@@ -3,10 +3,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from slime_core.data.ledger import PromptLedger, opened
 from slime_core.data.prompts import Prompt
 from slime_core.data.stream import PromptStream
 from slime_core.errors import DataError
+from slime_core.prompt_ledger import PromptLedger, opened
 from slime_core.types import Sample, SampleGroup, Status
 
 
