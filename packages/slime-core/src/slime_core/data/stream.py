@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from slime_core.data import ledger
+from slime_core import prompt_ledger
 from slime_core.data.buffer import GroupBuffer, Selection, oldest_first
 from slime_core.data.file_slice import parse
 from slime_core.data.reading import Prompt
@@ -144,7 +144,7 @@ class PromptStream:
         self._n_samples = n_samples_per_prompt
         self._buffer = GroupBuffer(select)
         self._num_groups = 0
-        self.ledger = ledger.PromptLedger()
+        self.ledger = prompt_ledger.PromptLedger()
 
     def __len__(self) -> int:
         return len(self._cursor)
@@ -223,7 +223,7 @@ class PromptStream:
         if "ledger" in state:
             self.ledger.load_state_dict(state["ledger"])
         else:
-            self.ledger = ledger.opened(self._num_groups, self._buffer.indices())
+            self.ledger = prompt_ledger.opened(self._num_groups, self._buffer.indices())
 
     def _next(self) -> SampleGroup:
         group = make_group(self._cursor.next(), self._num_groups, self._n_samples)
