@@ -1,0 +1,81 @@
+"""What happened to the processes of a run and when, in one file that every process appends to.
+
+``events.jsonl`` holds one object a line, with ``time`` (Unix seconds), ``pid`` (of who wrote it,
+unless the event is about a process) and ``event``, one of
+
+    process    kind, name, pid: this process is up
+    phase      name, iteration, begin: the loop enters (true) or leaves (false) a phase
+    lost       kind, name, pid_lost, how (exit or hang), seconds since it last answered
+    recovered  kind, name, seconds since it was lost
+    gave_up    reason
+
+A line is written by one ``write`` to a file opened for appending, so lines of several processes
+and threads never mix.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+FILE_NAME = "events.jsonl"
+
+Kind = Literal[
+    "driver",
+    "rollout_worker",
+    "trainer_rank",
+    "critic_rank",
+    "engine",
+    "router",
+    "reward_worker",
+    "data_worker",
+]
+Phase = Literal["generate", "train", "publish", "save", "evaluate"]
+Lost = Literal["exit", "hang"]
+
+
+class Events:
+    """Appends to one file of events; cheap to make, in as many processes as there are."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Append one event; it is in the file when this returns. ``pid`` may be another's."""
+        line = json.dumps({"event": event, "time": time.time(), "pid": os.getpid(), **fields})
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(file, line.encode() + b"\n")
+        finally:
+            os.close(file)
+
+    def process(self, kind: Kind, name: str, pid: int | None = None) -> None:
+        """A process is up; our own unless ``pid`` says which."""
+        self.record("process", kind=kind, name=name, pid=pid or os.getpid())
+
+    def phase(self, name: Phase, iteration: int, *, begin: bool) -> None:
+        """The loop enters or leaves a phase."""
+        self.record("phase", name=name, iteration=iteration, begin=begin)
+
+    def lost(self, kind: Kind, name: str, pid: int, *, how: Lost, seconds: float) -> None:
+        """A process ended or stopped to answer, ``seconds`` after its last sign of life."""
+        fields = {"pid_lost": pid, "how": how, "seconds": round(seconds, 3)}
+        self.record("lost", kind=kind, name=name, **fields)
+
+    def recovered(self, kind: Kind, name: str, *, seconds: float) -> None:
+        """What was lost works again, ``seconds`` after its loss was noticed."""
+        self.record("recovered", kind=kind, name=name, seconds=round(seconds, 3))
+
+    def gave_up(self, reason: str) -> None:
+        """The run ends, because losses repeat."""
+        self.record("gave_up", reason=reason)
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """All events of a file, oldest first; none when there is no file, or of a line half written."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines()]
