@@ -34,7 +34,7 @@ def test_an_event_says_when_and_who(tmp_path):
     events.process("router", "router", pid=7)
     events.phase("train", 3, begin=True)
     events.lost("engine", "engine 0", 8, how="hang", seconds=2.00049)
-    events.recovered("engine", "engine 0", seconds=4)
+    events.recovered("engine", "engine 0", seconds=4.0)
     events.gave_up("too often")
     found = read_events(path)
     assert all(before <= event.pop("time") <= time.time() for event in found)
