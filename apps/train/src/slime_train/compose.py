@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slime_core.checkpoints import Checkpoints, resume_from
 from slime_core.errors import ConfigError
+from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics
-from slime_core.time_ledger import TimeLedger
+from slime_core.phases import Phases
 
 from slime_train.actor_critic import ActorCritic
-from slime_train.checkpoints import Checkpoints, resume_from
 from slime_train.loop import Cadence, Job
 from slime_train.progress import Progress
 from slime_train.residency import SideBySide
@@ -71,7 +72,7 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
         residency=SideBySide(),
         save=checkpoints.save,
         log=screen.log,
-        clock=TimeLedger("trainer"),
+        phase=Phases(Events(directory / FILE_NAME)),
     )
 
     def close() -> None:
