@@ -1,5 +1,6 @@
 """One rank of the trainer: the model, its optimizer, and what the loop asks of them."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from slime_megatron.mcore.state import TrainState
 
 __all__ = ["RankPayload", "SampleVectors", "TrainerConfig", "TrainerRank"]
+
+logger = logging.getLogger(__name__)
 
 _DEFAULT_CHUNK = 1024
 
@@ -222,7 +225,7 @@ class TrainerRank:
         """Process groups, model with random weights, optimizer, schedule."""
         from slime_convert.families import find, read_config, scored
 
-        from slime_megatron.mcore import arguments, initialize, model, optimizer
+        from slime_megatron.mcore import arguments, compiled, initialize, model, optimizer
         from slime_megatron.mcore.snapshots import Snapshots
         from slime_megatron.mcore.state import TrainState
 
@@ -244,6 +247,11 @@ class TrainerRank:
             value_head=value_head,
             provider=model_provider(config.model.custom_model_provider_path),
         )
+        wanted, obstacle = config.model.compile_layers, compiled.why_not(args, device)
+        if wanted and obstacle:
+            logger.warning("--compile-layers has no effect: %s", obstacle)
+        if wanted is not False and obstacle is None:
+            compiled.compile_layers(chunks)
         built, scheduler = optimizer.build(args, chunks)
         self._state = TrainState(
             args=args,

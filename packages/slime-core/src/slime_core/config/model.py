@@ -17,6 +17,9 @@ class ModelConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = flag(default="auto", ours=True)
     """What the trainer computes in; auto is bf16 on GPUs and fp32 on CPU, or what --bf16 or --fp16
     say."""
+    compile_layers: bool | None = flag(default=None, switch=True, ours=True)
+    """Compile the trainer's dense layers; by default on GPUs where nothing stands against it
+    (tensor parallelism, recomputation)."""
     only_train_params_name_list: tuple[str, ...] | None = None
     """Regular expressions: train only the parameters whose name one of them matches."""
     freeze_params_name_list: tuple[str, ...] | None = None

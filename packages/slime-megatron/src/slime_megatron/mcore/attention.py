@@ -1,8 +1,10 @@
 """Core attention on PyTorch's own kernels: packed, causal, grouped heads, context parallel.
 
 Takes the place of Megatron's ``DotProductAttention`` through the layer spec, on the CPU and on
-GPUs, without TransformerEngine. In 16 bits on a GPU it is one variable-length FlashAttention call;
-otherwise sequences of like length share a padded rectangle of ``scaled_dot_product_attention``.
+GPUs, without TransformerEngine. Sequences of like length share a padded rectangle of
+``scaled_dot_product_attention``, in 16 bits on a GPU with cuDNN's kernel, which reads grouped heads
+as they are (``blocks``). What that kernel does not take (context parallelism, value heads of
+another size) is one variable-length FlashAttention call there.
 
 Under context parallelism keys and values are gathered over the ranks (their gradient is
 reduce-scattered back) and each rank's rows attend to their prefixes.
@@ -22,10 +24,18 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
 from slime_megatron.mcore.packing import PackedInput
 from slime_megatron.spans import Padded, Rectangle, Varlen
+
+_KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+_CUDNN_HEAD = 128
+
+
+def _suits_cudnn(q: Tensor, v: Tensor) -> bool:
+    return q.shape[-1] == v.shape[-1] <= _CUDNN_HEAD
 
 
 class CausalAttention(MegatronModule):
@@ -72,11 +82,18 @@ class CausalAttention(MegatronModule):
         if self.cp_size > 1:
             k = gather_from_sequence_parallel_region(k.contiguous(), group=self.cp_group)
             v = gather_from_sequence_parallel_region(v.contiguous(), group=self.cp_group)
-        if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
-            out = self._varlen(q, k, v, packed_seq_params.varlen)
-        else:
+        if not (q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)):
             out = self._padded(q, k, v, packed_seq_params.padded)
+        elif (blocks := packed_seq_params.blocks) and _suits_cudnn(q, v):
+            out = blocks.attend(q, k, v, self._cudnn)
+        else:
+            out = self._varlen(q, k, v, packed_seq_params.varlen)
         return out.reshape(out.shape[0], 1, -1)
+
+    def _cudnn(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Where cuDNN has no kernel for the shapes, the next in line."""
+        with sdpa_kernel(_KERNELS, set_priority=True):
+            return self._sdpa(q, k, v, None)
 
     def _batch(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))

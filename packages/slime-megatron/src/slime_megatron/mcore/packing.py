@@ -6,6 +6,7 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
+from slime_megatron.blocks import Blocks
 from slime_megatron.spans import Padded, Spans, Varlen
 
 
@@ -22,8 +23,17 @@ class PackedInput(PackedSeqParams):
     positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     """Position of each local row in its own sequence."""
     spans: Spans = field(default_factory=lambda: Spans((), (), in_order=True))
+    _blocks: Blocks | None = None
     _padded: Padded | None = None
     _varlen: Varlen | None = None
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """Whole sequences as rectangles; None where a rank has parts of them."""
+        if self._blocks is None and self.spans.in_order:
+            lengths = [rows.numel() for rows in self.spans.queries]
+            self._blocks = Blocks.of(lengths, self.positions.device)
+        return self._blocks
 
     @property
     def padded(self) -> Padded:

@@ -1,0 +1,108 @@
+"""Packed sequences as rectangles, for kernels that take no packed batch.
+
+Sequences of like length are laid side by side, padded at their end; under a causal mask no real row
+sees a padded one. Where all sequences have one length the packed rows are such a rectangle already
+and nothing is moved.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+MAX_RATIO = 1.25
+"""Of the longest to the shortest sequence of a rectangle."""
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Causal attention on [sequences, heads, rows, d]."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where the rows of packed sequences stand in rectangles laid end to end."""
+
+    shapes: tuple[tuple[int, int], ...]
+    """(sequences, rows of each) of every rectangle."""
+    rows: Int[Tensor, " places"] | None = None
+    """The packed row at every place, 0 for padding; None where places are rows."""
+    places: Int[Tensor, " rows"] | None = None
+    """The place of every packed row."""
+    padding: Bool[Tensor, " places"] | None = None
+    """Places without a row; None where there are none."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> "Blocks":
+        """Rectangles for sequences of ``lengths`` rows that lie end to end."""
+        if len(set(lengths)) == 1:
+            return cls(((len(lengths), lengths[0]),))
+        starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
+        groups = _groups(lengths)
+        shapes = tuple((len(members), lengths[members[0]]) for members in groups)
+        rows = torch.zeros(sum(count * width for count, width in shapes), dtype=torch.long)
+        padding = torch.ones_like(rows, dtype=torch.bool)
+        place = 0
+        for members, (_, width) in zip(groups, shapes, strict=True):
+            for i in members:
+                rows[place : place + lengths[i]] = torch.arange(starts[i], starts[i + 1])
+                padding[place : place + lengths[i]] = False
+                place += width
+        places = torch.empty(sum(lengths), dtype=torch.long)
+        places[rows[~padding]] = torch.arange(rows.numel())[~padding]
+        padded = padding.to(device) if bool(padding.any()) else None
+        return cls(shapes, rows.to(device), places.to(device), padded)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
+        """Causal attention within every sequence: [rows, heads, d] in and out."""
+        q, k, v = (self._spread(x) for x in (q, k, v))
+        parts: list[Tensor] = []
+        begin = 0
+        for count, width in self.shapes:
+            end = begin + count * width
+            block = [x[begin:end].unflatten(0, (count, width)).transpose(1, 2) for x in (q, k, v)]
+            parts.append(kernel(*block).transpose(1, 2).flatten(0, 1))
+            begin = end
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.places is None:
+            return out
+        return _Moved.apply(out, self.places, self.rows, self.padding)  # pyright: ignore
+
+    def _spread(self, x: Tensor) -> Tensor:
+        if self.rows is None:
+            return x
+        return _Moved.apply(x, self.rows, self.places, None)  # pyright: ignore
+
+
+class _Moved(torch.autograd.Function):
+    """``x[there]``, whose gradient is a gather too, because no row goes to two places.
+
+    ``index_select`` by itself adds gradients up atomically, which is slow and not reproducible.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor, empty: Tensor | None) -> Tensor:
+        ctx.save_for_backward(back)
+        ctx.empty = empty
+        return x.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (back,) = ctx.saved_tensors
+        grad = grads[0].index_select(0, back)
+        if ctx.empty is not None:  # padding got the gradient of row 0
+            grad.masked_fill_(ctx.empty[:, None, None], 0)
+        return grad, None, None, None
+
+
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Sequences of like length, longest first; each group's longest comes first."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        longest = lengths[groups[-1][0]] if groups else 0
+        if lengths[i] * MAX_RATIO >= longest > 0:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
