@@ -1,4 +1,4 @@
-"""Two things Megatron's distributed optimizer needs before torch's own Adam can be checkpointed.
+"""What torch's own Adam needs inside Megatron's distributed optimizer: fusion, and checkpoints.
 
 Without TransformerEngine or apex the optimizer inside is ``torch.optim.Adam`` or ``AdamW``, whose
 state differs from what Megatron expects in one entry, ``step``.
@@ -43,6 +43,21 @@ def prime(optimizer: Any) -> None:
     for inner in adams:
         if not any(group["params"] for group in inner.param_groups) and steps:
             inner.state[_NO_PARAMETER] = {"step": max(steps).clone()}
+
+
+def fuse(optimizer: Any) -> None:
+    """Update by one kernel on a GPU instead of one for every operation; its step counts are there.
+
+    Asked for again after loading: groups of a checkpoint say how they were updated elsewhere.
+    """
+    for inner in (inner for part in parts(optimizer) if _is_adam(inner := _inner(part))):
+        for group in inner.param_groups:
+            on_gpu = bool(group["params"]) and all(p.is_cuda for p in group["params"])
+            group["fused"], group["foreach"] = on_gpu or None, False if on_gpu else None
+            for parameter in group["params"] if on_gpu else ():
+                state = inner.state.get(parameter, {})
+                if "step" in state:
+                    state["step"] = state["step"].to(parameter.device, torch.float32)
 
 
 def _inner(part: Any) -> Any:
@@ -103,6 +118,7 @@ def load(optimizer: Any, state: Mapping[Any, Any]) -> None:
         part.load_state_dict({k: v for k, v in own.items() if not k.startswith("param_state")})
         with _steps_as_numbers(part.optimizer):
             part.load_parameter_state_from_fully_reshardable(own["param_state"])
+    fuse(optimizer)
 
 
 @contextmanager

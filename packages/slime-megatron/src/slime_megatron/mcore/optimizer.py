@@ -12,6 +12,7 @@ from megatron.core.utils import get_model_config
 from megatron.training.training import get_megatron_optimizer_config
 from slime_core.errors import SlimeError
 
+from slime_megatron.mcore import adam_state
 from slime_megatron.mcore.bootstrap import quiet
 
 
@@ -41,19 +42,11 @@ def build(args: Any, chunks: Sequence[torch.nn.Module]) -> tuple[Any, OptimizerP
             config_overrides=overrides,
             use_gloo_process_groups=args.use_gloo_process_groups,
         )
-    _fuse(optimizer)
+    adam_state.fuse(optimizer)
     _refuse_non_finite(optimizer)
     _connect(args, chunks, optimizer)
     with quiet():
         return optimizer, _scheduler(args, optimizer)
-
-
-def _fuse(optimizer: Any) -> None:
-    """One kernel for an update on a GPU instead of one for every operation in it."""
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        for group in part.optimizer.param_groups:
-            if all(parameter.is_cuda for parameter in group["params"]):
-                group["fused"], group["foreach"] = True, False
 
 
 def _refuse_non_finite(optimizer: Any) -> None:
