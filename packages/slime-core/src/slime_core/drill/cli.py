@@ -1,0 +1,141 @@
+"""``slime-drill``: what does a run survive?"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from slime_core.drill import report
+from slime_core.drill.plan import FAULTS, KINDS, PHASES, Cell, cells, driver_kills
+from slime_core.drill.task import small_task
+from slime_core.drill.tries import (
+    Drill,
+    Row,
+    Undisturbed,
+    run_undisturbed,
+    try_cell,
+    try_driver_kills,
+)
+from slime_core.errors import ConfigError, SlimeError
+
+_ABOUT = """Run a command undisturbed, then once for every fault, and compare.
+
+Words after -- are arguments of slime-train; a first word without a dash is another command. They
+name neither --output-dir nor --save, --save-hf or --save-debug-rollout-data: the drill gives each
+run its own. Without words a small task is made that takes half a minute on a CPU."""
+_OURS = ("--output-dir", "--save", "--save-hf", "--save-debug-rollout-data")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the drill; 0 when every run finished with no sample lost or trained twice."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    split = words.index("--") if "--" in words else len(words)
+    options = _parser().parse_args(words[:split])
+    try:
+        rows = _drill(options, words[split + 1 :])
+    except (SlimeError, RuntimeError) as error:
+        sys.stderr.write(f"slime-drill: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("slime-drill: interrupted; finished runs are kept\n")
+        return 130
+    _say("")
+    for line in report.table(rows):
+        _say(line)
+    return int(any(row.failed for row in rows))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slime-drill",
+        usage="slime-drill [options] [-- <arguments of slime-train>]",
+        description=_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/drill"))
+    for flag, all_of_them in (("kinds", KINDS), ("signals", FAULTS), ("phases", PHASES)):
+        default = ",".join(all_of_them)
+        parser.add_argument(f"--{flag}", default=default, help="(%(default)s)")
+    parser.add_argument(
+        "--driver-kills",
+        type=int,
+        metavar="N",
+        help="instead of the cells: kill the driver N times at random, start it again each time",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments (%(default)s)")
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        help="for one start of the command (three undisturbed runs and three minutes)",
+    )
+    return parser
+
+
+def _drill(options: argparse.Namespace, words: Sequence[str]) -> list[Row]:
+    directory: Path = options.output_dir.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    if taken := [flag for flag in _OURS if flag in words]:
+        raise ConfigError(f"{', '.join(taken)}: the drill gives each run its own; leave it out")
+    kills: int | None = options.driver_kills
+    planned = [] if kills else cells(*(_words(options, name) for name in _LISTS))
+    command = _command(directory, words)
+    drill = Drill(command, directory, options.timeout_s or 3600.0)
+    _say(f"undisturbed: {' '.join(drill.command('undisturbed'))}")
+    expected = run_undisturbed(drill)
+    _say(f"undisturbed: {expected.seconds:.1f} s, of which {expected.start_s:.1f} s until its loop")
+    limit_s = options.timeout_s or 3 * expected.seconds + 180
+    settings = {
+        "words": [Path(command[0]).name, *words],
+        "seed": options.seed,
+        "undisturbed_s": round(expected.seconds, 1),
+        "undisturbed_start_s": round(expected.start_s, 1),
+        "undisturbed_weights": expected.outcome.weights,
+        "undisturbed_samples": expected.outcome.samples.total(),
+    }
+    rows: list[Row] = []
+    if kills:
+        drill = Drill(command, directory, limit_s)
+        rows.append(_kill_drivers(drill, kills, options.seed, expected))
+        report.write(directory / report.FILE_NAME, settings, rows)
+    drill = Drill((*command, "--use-fault-tolerance"), directory, limit_s)
+    for cell in planned:
+        rows.append(_try(drill, cell, expected))
+        report.write(directory / report.FILE_NAME, settings, rows)
+    return rows
+
+
+_LISTS = ("kinds", "signals", "phases")
+
+
+def _words(options: argparse.Namespace, name: str) -> list[str]:
+    return [word for word in getattr(options, name).split(",") if word]
+
+
+def _command(directory: Path, words: Sequence[str]) -> tuple[str, ...]:
+    """What is run; slime-train is the one installed beside this command."""
+    given = tuple(words) or small_task(directory / "task")
+    if given[0].startswith("-"):
+        given = ("slime-train", *given)
+    beside = Path(sys.executable).parent / given[0]
+    return (str(beside) if beside.exists() else given[0], *given[1:])
+
+
+def _kill_drivers(drill: Drill, count: int, seed: int, expected: Undisturbed) -> Row:
+    loop_s = expected.seconds - expected.start_s
+    kills = driver_kills(count, seed=seed, start_s=expected.start_s, loop_s=loop_s)
+    return try_driver_kills(drill, kills, expected, _say)
+
+
+def _try(drill: Drill, cell: Cell, expected: Undisturbed) -> Row:
+    row = try_cell(drill, cell, expected)
+    _say("  ".join(report.shown(row)))
+    return row
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

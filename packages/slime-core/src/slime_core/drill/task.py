@@ -1,0 +1,33 @@
+"""A task so small that it can be run again for every fault."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+REWARD = '''"""A reward that a model with random weights gets half of the time."""
+
+
+def even(response, label, metadata):
+    """Whether the answer has an even number of characters that are no digits."""
+    return float(sum(not c.isdigit() for c in response) % 2 == 0)
+'''
+NUM_ITERATIONS = 8
+_QUICKSTART = "slime-quickstart"
+_MAKE_S = 300.0
+
+
+def small_task(directory: Path) -> tuple[str, ...]:
+    """Make model, data and reward in ``directory`` once; arguments of slime-train for them."""
+    if not (directory / "data" / "train.jsonl").is_file():
+        command = Path(sys.executable).with_name(_QUICKSTART)
+        words = [str(command), "--output-dir", str(directory), "--stop-after", "data"]
+        subprocess.run(words, check=True, timeout=_MAKE_S, stdout=subprocess.DEVNULL)
+        (directory / "reward.py").write_text(REWARD, encoding="utf-8")
+    settings = f"""--prompt-data {directory}/data/train.jsonl --input-key prompt --label-key label
+        --hf-checkpoint {directory}/model --apply-chat-template --rollout-shuffle
+        --custom-rm-path {directory}/reward.py:even --num-data-workers 1
+        --num-rollout {NUM_ITERATIONS} --rollout-batch-size 8 --n-samples-per-prompt 4
+        --global-batch-size 32 --rollout-max-response-len 16 --use-dynamic-batch-size
+        --max-tokens-per-gpu 4096 --lr 1e-3 --device cpu --rollout-health-check-interval 2
+        --rollout-health-check-timeout 10"""
+    return tuple(settings.split())
