@@ -18,6 +18,7 @@ from slime_train.loop import Cadence, Job
 from slime_train.progress import Progress
 from slime_train.residency import SideBySide
 from slime_train.run_config import RunConfig
+from slime_train.runtime.fleet import surviving
 from slime_train.runtime.rollouts import RolloutFacts, RolloutProcess
 from slime_train.runtime.trainers import TrainerGroup
 
@@ -68,7 +69,7 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
     checkpoints = Checkpoints(config.checkpoint, trainer, rollout)
     job = Job(
         rollout=rollout,
-        trainer=trainer,
+        trainer=surviving(config, trainer, rollout) if facts.engines else trainer,
         residency=SideBySide(),
         save=checkpoints.save,
         log=screen.log,

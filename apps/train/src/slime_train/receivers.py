@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slime_core.interfaces import WeightReceiver
+from slime_sglang.weights.changing import ClosableReceiver
 from slime_sglang.weights.collective import CollectiveReceiver
 from slime_sglang.weights.disk import DiskReceiver
 from slime_sglang.weights.session import EngineTarget
@@ -12,7 +12,7 @@ from slime_sglang.weights.tensor import TensorReceiver
 from slime_train.run_config import RunConfig
 
 
-def make_receiver(config: RunConfig, engines: Sequence[EngineTarget]) -> WeightReceiver:
+def make_receiver(config: RunConfig, engines: Sequence[EngineTarget]) -> ClosableReceiver:
     """The engines' end of a publish, by ``--update-weight-transport``; for rank 0's process."""
     mode = config.sync.weight_update_mode
     match config.sync.update_weight_transport:

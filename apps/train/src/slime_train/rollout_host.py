@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from slime_core import metrics as statistics
@@ -116,6 +117,10 @@ class RolloutHost:
     def published(self, version: int) -> None:
         """Hear which weights the engines serve."""
         self._producer.published(version)
+
+    def fleet(self, verb: str, *args: Any) -> Any:
+        """What ``slime_sglang.readmission.Fleet`` asks of the engines; quick, thread-safe."""
+        return getattr(self._producer.fleet, verb)(*args)
 
     def save(self, directory: Path, iteration: int) -> None:
         """Write what is left to do after ``iteration`` into ``directory``.

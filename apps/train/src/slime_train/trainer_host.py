@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from slime_core.interfaces import Metrics, WeightReceiver
+from slime_core.interfaces import Metrics
 from slime_megatron.objective import Role
 from slime_megatron.stages import NOTHING
 from slime_megatron.trainer import RankPayload, SampleVectors, TrainerConfig, TrainerRank
+from slime_sglang.weights.changing import ChangingReceiver
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.receivers import make_receiver
@@ -21,7 +22,8 @@ class TrainerHost:
         self._config, self._rank, self._role = config, rank, role
         self._engines: tuple[EngineTarget, ...] = ()
         settings = _trainer_config(config, role)
-        self._trainer = TrainerRank(settings, rank, world_size, self._receiver)
+        self._receiver = ChangingReceiver(lambda: make_receiver(config, self._engines))
+        self._trainer = TrainerRank(settings, rank, world_size, lambda: self._receiver)
 
     def initialize(self, rendezvous: str, load: Path | None) -> tuple[int, Mapping[str, float]]:
         """Build the model; the first iteration to train, and seconds by part."""
@@ -31,6 +33,7 @@ class TrainerHost:
     def connect(self, engines: Sequence[EngineTarget]) -> None:
         """Remember whom to publish to."""
         self._engines = tuple(engines)
+        self._receiver.change()
 
     def train(
         self, iteration: int, payload: RankPayload, given: Mapping[str, SampleVectors] = NOTHING
@@ -70,9 +73,6 @@ class TrainerHost:
     def shutdown(self) -> None:
         """Leave the process group."""
         self._trainer.shutdown()
-
-    def _receiver(self) -> WeightReceiver:
-        return make_receiver(self._config, self._engines)
 
 
 def _trainer_config(config: RunConfig, role: Role) -> TrainerConfig:

@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import httpx
 from slime_core.config.cluster import ClusterConfig
 from slime_core.errors import ConfigError, EngineError
 
 from slime_sglang.client import EngineClient, MemoryTag
 from slime_sglang.config import SGLangConfig
-from slime_sglang.router import Router, RouterSpec
-from slime_sglang.server.launch import Engine, EngineSpec
-from slime_sglang.weights.session import EngineTarget
+from slime_sglang.health import HealthSpec, Part, Record, Watch
+from slime_sglang.parts import EnginePart, RouterPart, Routing
+from slime_sglang.router import Members, Router, RouterSpec
+from slime_sglang.server.launch import EngineSpec
+from slime_sglang.weights.session import EngineTarget, FleetStatus
 
 logger = logging.getLogger(__name__)
 
@@ -109,41 +110,68 @@ def _rollout_gpus(cluster: ClusterConfig) -> tuple[int, ...]:
     return tuple(range(first, first + total))
 
 
+def _nothing(event: str, **fields: Any) -> None:
+    """Nobody keeps a record."""
+
+
 class Engines:
     """Servers and router of one run; belongs to the process that starts them.
 
     Whatever ends that process ends them too.
     """
 
-    def __init__(self, spec: FleetSpec) -> None:
+    def __init__(
+        self, spec: FleetSpec, health: HealthSpec | None = None, record: Record = _nothing
+    ) -> None:
+        """With ``health``, parts that are lost are started again and ``record`` hears of it."""
         self.spec = spec
-        self._engines: list[Engine] = []
+        self._health = health
+        self._record = record
+        self._parts: list[EnginePart] = []
         self._router: Router | None = None
+        self._routing: Routing | None = None
+        self._watch: Watch | None = None
 
     def start(self) -> None:
         """Start everything at once; on any failure stop everything and raise ``EngineError``."""
         began = time.monotonic()
         try:
             for index in range(self.spec.num_engines):
-                self._engines.append(Engine(self.spec.engine(index)))
+                self._parts.append(EnginePart(self.spec.engine(index), self.spec.ready_timeout_s))
             self._await_engines(began + self.spec.ready_timeout_s)
             self._start_router()
+            self._start_watch()
         except BaseException:
             self.stop()
             raise
-        logger.info("%d engines ready in %.1f s", len(self._engines), time.monotonic() - began)
+        logger.info("%d engines ready in %.1f s", len(self._parts), time.monotonic() - began)
 
     def _await_engines(self, deadline: float) -> None:
-        waiting = list(self._engines)
+        engines = [part.engine for part in self._parts]
+        waiting = engines
         while waiting:
-            for engine in self._engines:
+            for engine in engines:
                 engine.process.check("starting")
             waiting = [engine for engine in waiting if not engine.client.is_up()]
             if waiting and time.monotonic() > deadline:
                 waiting[0].wait_ready(0.0)
             time.sleep(_POLL_S)
-        for engine in self._engines:
+        for engine in engines:
             engine.wait_ready(max(1.0, deadline - time.monotonic()))
+
+    def _start_watch(self) -> None:
+        if self._health is None:
+            return
+        members = Members(self.router_url) if self._router is None else self._router.members
+        self._routing = routing = Routing(members, self._router)
+        routing.begin(self.urls)
+        for part in self._parts:
+            part.leave = routing.remove
+        parts: list[Part] = [*self._parts]
+        if self._router is not None:
+            parts.append(RouterPart(self._router, routing))
+        self._watch = Watch(parts, self._health, self._record)
+        self._watch.start()
 
     def _start_router(self) -> None:
         config = self.spec.sglang
@@ -162,25 +190,26 @@ class Engines:
         self._router.wait_ready(60.0)
 
     def _join_router(self, url: str) -> None:
-        with httpx.Client(base_url=url, timeout=10.0, trust_env=False) as http:
+        members = Members(url)
+        try:
             for worker in self.urls:
-                try:
-                    http.post("/workers", json={"url": worker}).raise_for_status()
-                except httpx.HTTPError as error:
-                    raise EngineError(
-                        f"the router at {url} (--sglang-router-ip, --sglang-router-port) does not "
-                        f"accept the engine {worker}: {error}"
-                    ) from error
+                members.add(worker)
+        except EngineError as error:
+            raise EngineError(
+                f"the router at {url} (--sglang-router-ip, --sglang-router-port): {error}"
+            ) from error
+        finally:
+            members.close()
 
     @property
     def urls(self) -> list[str]:
-        """Every engine's address."""
-        return [engine.url for engine in self._engines]
+        """The address of every engine that is up."""
+        return [part.url for part in self._parts if part.is_up]
 
     @property
     def targets(self) -> tuple[EngineTarget, ...]:
         """What weight receivers need to know about the engines; crosses processes."""
-        return tuple(EngineTarget(engine.url, engine.num_ranks) for engine in self._engines)
+        return tuple(part.target for part in self._parts if part.is_up)
 
     @property
     def router_url(self) -> str:
@@ -192,11 +221,60 @@ class Engines:
         return self._router.url
 
     def check_alive(self) -> None:
-        """Raise ``EngineError`` with the end of the log of the first process that has ended."""
-        for engine in self._engines:
-            engine.check_alive()
+        """Raise ``EngineError`` with the end of the log of the first process that has ended.
+
+        With ``health``, only when a part was lost too often.
+        """
+        if self._watch is not None:
+            if self._watch.problem is not None:
+                raise EngineError(self._watch.problem)
+            return
+        for part in self._parts:
+            part.engine.check_alive()
         if self._router is not None:
             self._router.check_alive()
+
+    def status(self) -> FleetStatus:
+        """Who serves and who waits for weights; raises as ``check_alive`` does."""
+        self.check_alive()
+        watch, routing = self._watch, self._routing
+        assert watch is not None, "asked of engines that are watched"
+        assert routing is not None, "made with the watch"
+        serving = routing.serving
+        up = [part for part in self._parts if part.is_up]
+        return FleetStatus(
+            num_losses=watch.num_losses,
+            serving=tuple(part.target for part in up if part.url in serving),
+            waiting=tuple(part.target for part in up if part.url not in serving),
+        )
+
+    def publishing(self, urls: Sequence[str]) -> None:
+        """These engines are given weights from now on, until ``admit``: they are paused."""
+        for part in self._parts:
+            if part.url in urls:
+                part.quiet = True
+
+    def admit(self, urls: Sequence[str]) -> None:
+        """These engines have the current weights: send them requests.
+
+        Raises:
+            EngineError: the router does not take one of them.
+        """
+        for part in self._parts:
+            if part.url in urls and part.is_up and self._routing is not None:
+                self._routing.add(part.url)
+                part.quiet = False
+                if self._watch is not None:
+                    self._watch.recovered(part)
+
+    def progress(self) -> None:
+        """A rollout is finished: losses so far did not keep the run from getting on."""
+        if self._watch is not None:
+            self._watch.progress()
+
+    def may_recover(self, since: float) -> bool:
+        """Whether what has failed since ``since`` (monotonic) may be a loss that is repaired."""
+        return self._watch is not None and self._watch.may_recover(since)
 
     def pause(self, mode: Literal["abort", "retract", "in_place"] = "abort") -> None:
         """Stop generating everywhere."""
@@ -224,19 +302,27 @@ class Engines:
 
     def _each(self, call: Callable[[EngineClient], None]) -> None:
         self.check_alive()
-        with ThreadPoolExecutor(len(self._engines)) as pool:
-            list(pool.map(call, [engine.client for engine in self._engines]))
+        engines = [part.engine for part in self._parts if part.is_up]
+        with ThreadPoolExecutor(len(engines)) as pool:
+            list(pool.map(call, [engine.client for engine in engines]))
 
     def stop(self) -> None:
         """End every process that was started; safe to call twice."""
-        parts: list[Router | Engine] = [*self._engines]
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.end()
+        parts: list[Router | EnginePart] = [*self._parts]
         if self._router is not None:
             parts.insert(0, self._router)
-        self._engines, self._router = [], None
+        self._parts, self._router = [], None
         if parts:
             with ThreadPoolExecutor(len(parts)) as pool:
                 list(pool.map(_stop, parts))
+        if watch is not None:
+            watch.join()
+        if self._routing is not None:
+            self._routing.close()
 
 
-def _stop(part: Router | Engine) -> None:
+def _stop(part: Router | EnginePart) -> None:
     part.stop()

@@ -3,11 +3,12 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, Protocol, overload
 from uuid import uuid4
 
 import aiohttp
@@ -59,6 +60,19 @@ class GenerationSpec:
     """How conversations go on."""
 
 
+class Recovering(Protocol):
+    """Engines of which some may be away for a while."""
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """Those that are up."""
+        ...
+
+    def may_recover(self, since: float) -> bool:
+        """Whether what has failed since ``since`` (monotonic) may be a loss that is repaired."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Turn:
     """What distinguishes one call from another."""
@@ -86,10 +100,16 @@ class Generation:
     """
 
     def __init__(
-        self, spec: GenerationSpec, tokenizer: Tokenizer, check_alive: Callable[[], None]
+        self,
+        spec: GenerationSpec,
+        tokenizer: Tokenizer,
+        check_alive: Callable[[], None],
+        fleet: Recovering | None = None,
     ) -> None:
+        """``fleet``: engines that are started again when they are lost; requests wait for them."""
         self.spec = spec
         self.check_alive = check_alive
+        self._fleet = fleet
         self._tokenizer = tokenizer
         self._turn = _Turn(spec.sampling, False, "0")
         self.version: int | None = None
@@ -247,19 +267,18 @@ class Generation:
     async def _post(self, body: Mapping[str, Any], sample: Sample) -> dict[str, Any] | None:
         """The engine's answer; None when it refused this sample, which is then ``FAILED``."""
         headers = {_ROUTING_HEADER: sample.session_id or ""}
-        problem = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(_RETRY_S * attempt)
+        problem, began, failures = "", time.monotonic(), 0
+        while failures < _ATTEMPTS:
+            if problem:
+                await asyncio.sleep(_RETRY_S * max(1, failures))
                 self.check_alive()
             try:
                 status, answer = await self._once(body, headers)
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                problem = f"{type(error).__name__}: {error}"
-                continue
+                status, answer = 0, {"text": f"{type(error).__name__}: {error}"}
             if status == 200:
                 return answer
-            problem = f"{status}: {json.dumps(answer)[:1000]}"
+            problem = f"{status or 'no answer'}: {json.dumps(answer)[:1000]}"
             if self._aborting:
                 sample.status = Status.ABORTED
                 return None
@@ -267,6 +286,8 @@ class Generation:
                 sample.status = Status.FAILED
                 sample.metadata["error"] = f"the engine refused the request: {problem}"
                 return None
+            if self._fleet is None or not self._fleet.may_recover(began):
+                failures += 1
         self.check_alive()
         raise EngineError(
             f"{self.spec.router_url}/generate failed {_ATTEMPTS} times, lastly with {problem}"
@@ -288,7 +309,8 @@ class Generation:
         self._aborting = True
         for session in self._sessions:
             session.aborted.set()
-        await asyncio.gather(*(self._abort_engine(url) for url in self.spec.engine_urls))
+        urls = self.spec.engine_urls if self._fleet is None else self._fleet.urls
+        await asyncio.gather(*(self._abort_engine(url) for url in urls))
 
     async def _abort_engine(self, url: str) -> None:
         assert self._http is not None, "Generation is used inside `async with`"
@@ -300,6 +322,8 @@ class Generation:
                 await reply.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             self.check_alive()
+            if self._fleet is not None:
+                return  # lost, or soon found to be; what it was asked ends with it
             raise EngineError(f"{url} did not abort its requests: {error}") from error
 
 

@@ -1,9 +1,11 @@
 """sglang-router in front of the engines, ready when it knows every one of them."""
 
+import logging
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ from slime_core.errors import EngineError
 
 from slime_sglang.command_line import to_words
 from slime_sglang.ports import PortLease
-from slime_sglang.supervise import Command, Supervised
+from slime_sglang.supervise import Command, Supervised, keep_log
+
+logger = logging.getLogger(__name__)
 
 _PROBE_S = 5.0
+_CHANGE_S = 10.0
+_CHANGE_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,62 @@ class RouterSpec:
     """None takes a free one."""
 
 
+class Members:
+    """The engines that a router, ours or another, sends requests to."""
+
+    def __init__(self, router_url: str) -> None:
+        self._http = httpx.Client(base_url=router_url, timeout=_PROBE_S, trust_env=False)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether the router says anything within ``timeout_s``."""
+        try:
+            self._http.get("/health", timeout=timeout_s)
+        except httpx.HTTPError:
+            return False
+        return True
+
+    def healthy(self) -> set[str]:
+        """URLs of the engines that get requests now."""
+        try:
+            return {str(each["url"]) for each in self._workers() if each.get("is_healthy")}
+        except (httpx.HTTPError, ValueError, KeyError):
+            return set()
+
+    def add(self, url: str) -> None:
+        """Send requests to the engine ``url`` too; returns when the router does so.
+
+        Raises:
+            EngineError: the router does not take it.
+        """
+        deadline = time.monotonic() + _CHANGE_S
+        try:
+            if url not in self.healthy():
+                self._http.post("/workers", json={"url": url}).raise_for_status()
+            while url not in self.healthy():
+                if time.monotonic() > deadline:
+                    raise EngineError(f"the router did not take up {url} in {_CHANGE_S:.0f} s")
+                time.sleep(_CHANGE_POLL_S)
+        except httpx.HTTPError as error:
+            raise EngineError(f"the router does not accept the engine {url}: {error}") from error
+
+    def remove(self, url: str) -> None:
+        """Send it nothing more; a router that does not answer is left alone."""
+        try:
+            for each in self._workers():
+                if str(each["url"]) == url:
+                    self._http.delete(f"/workers/{each['id']}")
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            logger.warning("the router was not told that %s is gone: %r", url, error)
+
+    def _workers(self) -> list[dict[str, Any]]:
+        reply = self._http.get("/workers")
+        return reply.json()["workers"] if reply.is_success else []
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._http.close()
+
+
 class Router:
     """A running sglang-router; owned by the process that started it."""
 
@@ -40,32 +102,38 @@ class Router:
         free, metrics_port = self._lease.ports
         port = spec.port or free
         self.url = f"http://{spec.host}:{port}"
-        self._http = httpx.Client(base_url=self.url, timeout=_PROBE_S, trust_env=False)
-        command = Command(
+        self.members = Members(self.url)
+        self._ports = port, metrics_port
+        self.process = Supervised(self._command())
+
+    def _command(self) -> Command:
+        port, metrics_port = self._ports
+        return Command(
             name="router",
-            argv=command_line(spec, port=port, metrics_port=metrics_port),
-            log_path=spec.log_dir / "router.log",
+            argv=command_line(self.spec, port=port, metrics_port=metrics_port),
+            log_path=self.spec.log_dir / "router.log",
             env=dict(os.environ),
         )
-        self.process = Supervised(command)
 
-    def healthy_workers(self) -> set[str]:
-        """URLs of the engines it would send a request to now."""
-        try:
-            reply = self._http.get("/workers")
-            workers: list[dict[str, Any]] = reply.json()["workers"] if reply.is_success else []
-        except (httpx.HTTPError, ValueError, KeyError):
-            return set()
-        return {str(worker["url"]) for worker in workers if worker.get("is_healthy")}
+    def start_again(self, worker_urls: Sequence[str], deadline_s: float = 60.0) -> None:
+        """Kill it and serve ``worker_urls`` at the same address; ``EngineError`` if it does not."""
+        self.process.kill()
+        self.spec = replace(self.spec, worker_urls=tuple(worker_urls))
+        keep_log(self.process.log_path)
+        self.process = Supervised(self._command())
+        self.wait_ready(deadline_s)
 
     def wait_ready(self, deadline_s: float) -> None:
         """Return when every engine is known and healthy; ``EngineError`` naming those missing."""
         expected = set(self.spec.worker_urls)
         try:
-            self.process.wait_until(lambda: expected <= self.healthy_workers(), deadline_s)
+            self.process.wait_until(lambda: self._serves(expected), deadline_s)
         except EngineError as error:
-            absent = ", ".join(sorted(expected - self.healthy_workers()))
+            absent = ", ".join(sorted(expected - self.members.healthy()))
             raise EngineError(f"{error}\nengines it does not serve: {absent}") from error
+
+    def _serves(self, urls: set[str]) -> bool:
+        return self.members.answers(_PROBE_S) and urls <= self.members.healthy()
 
     def check_alive(self) -> None:
         """Raise ``EngineError`` with the end of its log if it has ended."""
@@ -73,7 +141,7 @@ class Router:
 
     def stop(self) -> None:
         """End it."""
-        self._http.close()
+        self.members.close()
         self.process.stop()
         self._lease.close()
 

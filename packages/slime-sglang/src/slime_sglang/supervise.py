@@ -1,9 +1,11 @@
 """Child processes that cannot outlive the run and never fail silently."""
 
+import contextlib
 import logging
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,6 +70,28 @@ class Supervised:
         return self._guardian.pid
 
     @property
+    def command_pid(self) -> int | None:
+        """The command's own process id; None when it has ended."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        with contextlib.suppress(OSError):
+            return next((int(word) for word in children.read_text().split()), None)
+        return None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a process of the command is stopped (SIGSTOP), and so answers nobody."""
+        waiting = [self.pid]
+        while waiting:
+            pid = waiting.pop()
+            with contextlib.suppress(OSError, IndexError):
+                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+                if state in "Tt":
+                    return True
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+                waiting += [int(word) for word in children.split()]
+        return False
+
+    @property
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._guardian.poll()
@@ -111,6 +135,21 @@ class Supervised:
                 self._guardian.wait(5)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    def kill(self) -> None:
+        """End it at once, whatever state it is in; returns when all of it is gone."""
+        if self._guardian.poll() is None:
+            self._guardian.send_signal(signal.SIGCONT)
+            command = self.command_pid
+            if command is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(command, signal.SIGKILL)  # the guardian sees to the rest
+            try:
+                self._guardian.wait(15)
+            except subprocess.TimeoutExpired:
+                self._guardian.kill()
+                self._guardian.wait(5)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
 
 def log_tail(path: Path, lines: int = _TAIL_LINES) -> str:
     """The last ``lines`` of a text file, long lines shortened; empty if there is none."""
@@ -121,3 +160,12 @@ def log_tail(path: Path, lines: int = _TAIL_LINES) -> str:
         file.seek(max(0, file.tell() - _TAIL_BYTES))
         text = file.read().decode(errors="replace")
     return "\n".join(line[:400] for line in text.splitlines()[-lines:])
+
+
+def keep_log(path: Path) -> None:
+    """Let the next process have a log of its own: this one's is ``NAME.lost1.log``, 2, ..."""
+    number = 1
+    while (kept := path.with_suffix(f".lost{number}.log")).exists():
+        number += 1
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(kept)

@@ -14,6 +14,7 @@ from slime_core.data.chat import Tokenizer
 from slime_core.data.prompts import load_prompts, prompt_rows
 from slime_core.data.source import UserSource, open_source
 from slime_core.data.stream import PromptStream
+from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics
 from slime_core.rollout_functions import (
     EvalResult,
@@ -31,6 +32,7 @@ from slime_sglang.engines import Engines, FleetSpec
 from slime_sglang.evaluate import EvalSet, evaluate
 from slime_sglang.generation import Generation, GenerationSpec
 from slime_sglang.groups import Greedy, GroupWorker
+from slime_sglang.health import HealthSpec
 from slime_sglang.sampling_params import Sampling
 from slime_sglang.teacher import Teacher
 from slime_sglang.weights.session import EngineTarget
@@ -58,7 +60,9 @@ class EngineProducer:
         self._process = _optional(
             hooks.samples_process, config.rollout.rollout_all_samples_process_path, config
         )
-        self._engines = Engines(_fleet(config, directory))
+        self.fleet = Engines(
+            _fleet(config, directory), _health(config), Events(directory / FILE_NAME).record
+        )
         self._teacher_engines = _teacher_engines(config, directory)
         self._teacher: Teacher | None = None
         self._loop = asyncio.Runner()
@@ -71,15 +75,18 @@ class EngineProducer:
 
     def start(self) -> Sequence[EngineTarget]:
         """Start the engines and the router; weights are still those of ``--hf-checkpoint``."""
-        self._engines.start()
+        self.fleet.start()
         if self._teacher_engines is not None:
             self._teacher_engines.start()
-        self._reward.connect(self._engines.router_url)
+        self._reward.connect(self.fleet.router_url)
         generation = Generation(
-            _generation(self._config, self._engines), self._tokenizer, self._check_alive
+            _generation(self._config, self.fleet),
+            self._tokenizer,
+            self._check_alive,
+            self.fleet if self._config.health.use_fault_tolerance else None,
         )
         self._generation = self._run(generation.__aenter__())
-        flat = _flat(self._config, self._engines)
+        flat = _flat(self._config, self.fleet)
         rollout = self._config.rollout.rollout_function_path
         evaluation = self._config.evaluation.eval_function_path
         self._rollout = rollout_function(rollout, flat) if rollout else None
@@ -88,7 +95,7 @@ class EngineProducer:
             started = self._teacher_engines
             url = self._config.reward.rm_url if started is None else started.urls[0]
             self._teacher = Teacher(str(url))
-        return self._engines.targets
+        return self.fleet.targets
 
     def produce(self, iteration: int) -> tuple[Sequence[SampleGroup], Metrics]:
         """Generate until enough groups pass the filter."""
@@ -100,6 +107,7 @@ class EngineProducer:
             self._filter(lists)
         if self._process is not None:
             self._process([list(group.samples) for group in collected.every_group], self._stream)
+        self.fleet.progress()
         return collected.groups, collected.metrics | self._reward.metrics("rollout/")
 
     def evaluate(self, version: int) -> EvalResult:
@@ -139,7 +147,7 @@ class EngineProducer:
         self._loop.close()
         self._stream.close()
         self._reward.close()
-        self._engines.stop()
+        self.fleet.stop()
         if self._teacher_engines is not None:
             self._teacher_engines.stop()
 
@@ -168,7 +176,7 @@ class EngineProducer:
             self.progress = None
 
     def _check_alive(self) -> None:
-        self._engines.check_alive()
+        self.fleet.check_alive()
         if self._teacher_engines is not None:
             self._teacher_engines.check_alive()
 
@@ -240,6 +248,19 @@ def _fleet(config: RunConfig, directory: Path) -> FleetSpec:
         model_path=Path(config.model.hf_checkpoint),
         log_dir=directory / "logs",
         seed=config.data.rollout_seed,
+    )
+
+
+def _health(config: RunConfig) -> HealthSpec | None:
+    """How the engines are watched; None leaves a loss to end the run."""
+    health = config.health
+    if not health.use_fault_tolerance:
+        return None
+    return HealthSpec(
+        interval_s=health.rollout_health_check_interval,
+        timeout_s=health.rollout_health_check_timeout,
+        first_wait_s=health.rollout_health_check_first_wait,
+        max_restarts=health.max_engine_restarts,
     )
 
 

@@ -1,7 +1,7 @@
 """What the rollout side of a run asks of whatever makes its groups."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from slime_core.interfaces import Metrics
 from slime_core.rollout_functions import EvalResult
@@ -10,6 +10,9 @@ from slime_sglang.weights.session import EngineTarget
 
 from slime_train.progress import Progress
 
+if TYPE_CHECKING:
+    from slime_sglang.engines import Engines
+
 
 class Producer(Protocol):
     """Makes finished groups; lives in the rollout worker."""
@@ -17,6 +20,11 @@ class Producer(Protocol):
     @property
     def progress(self) -> Progress | None:
         """How far the call under way has come; read from another thread."""
+        ...
+
+    @property
+    def fleet(self) -> "Engines | None":
+        """The engines, where there are any."""
         ...
 
     def start(self) -> Sequence[EngineTarget]:

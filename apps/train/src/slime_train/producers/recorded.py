@@ -16,6 +16,7 @@ class Recorded:
     """Takes rows from the stream; ``complete`` tokenizes them with the answers they hold."""
 
     progress: Progress | None = None
+    fleet: None = None
 
     def __init__(
         self,

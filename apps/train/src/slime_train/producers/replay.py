@@ -16,6 +16,7 @@ class Replay:
     """Reads one file per iteration; of every file, the leading share of its groups."""
 
     progress: Progress | None = None
+    fleet: None = None
 
     def __init__(self, template: str, share: float | None) -> None:
         self._template, self._share = template, share

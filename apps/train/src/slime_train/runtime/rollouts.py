@@ -12,6 +12,7 @@ from slime_sglang.weights.session import EngineTarget
 from slime_train.progress import Progress
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import Pending, Remote, gather, share
+from slime_train.runtime.fleet import RolloutFleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,9 @@ class RolloutProcess:
             functools.partial(_RolloutWorker, config, directory),
             peekable=True,
         )
+        self.fleet = RolloutFleet(self._remote)
+        self.tend: Callable[[], None] = lambda: None
+        """Called while the trainer has nothing to do but to wait for the engines."""
         self._peek: Pending | None = None
 
     def start(self, load: Path | None) -> Callable[[], RolloutFacts]:
@@ -53,7 +57,7 @@ class RolloutProcess:
         Calls are served in their order, while the trainer does something else.
         """
         call = self._remote.call("generate", iteration)
-        return lambda: self._wait(call)
+        return lambda: self._wait(call, self.tend)
 
     def published(self, version: int) -> None:
         """Hear that the engines serve the weights ``version``."""
@@ -61,7 +65,7 @@ class RolloutProcess:
 
     def evaluate(self, version: int) -> Metrics:
         """Score the evaluation sets under the weights ``version``."""
-        return self._wait(self._remote.call("evaluate", version))
+        return self._wait(self._remote.call("evaluate", version), self.tend)
 
     def save(self, directory: Path, iteration: int) -> None:
         """Write what is left to do after ``iteration``; whatever is generated goes on meanwhile."""
@@ -71,9 +75,14 @@ class RolloutProcess:
         """Stop the engines in order."""
         self._wait(self._remote.call("stop"))
 
-    def _wait(self, call: Pending) -> Any:
+    def _wait(self, call: Pending, meanwhile: Callable[[], None] = lambda: None) -> Any:
+        def waiting() -> None:
+            self._show_progress()
+            if not call.is_done():
+                meanwhile()
+
         try:
-            return gather([call], self._timeout_s, self._show_progress)[0]
+            return gather([call], self._timeout_s, waiting)[0]
         finally:
             self._on_progress(None)
 
@@ -110,6 +119,9 @@ class _RolloutWorker:
 
     def save(self, directory: Path, iteration: int) -> None:
         self._host.save(directory, iteration)
+
+    def fleet(self, verb: str, *args: Any) -> Any:
+        return self._host.fleet(verb, *args)
 
     def progress(self) -> Progress | None:
         return self._host.progress

@@ -13,10 +13,6 @@ BUILT_IN_ROLLOUTS = (
 
 TemplateDrift = Literal["refuse", "keep", "fork"]
 
-_NO_RESTART = (
-    "a lost engine ends the run with the end of its log, and the same command continues from the "
-    "last checkpoint"
-)
 _ENGINES_ARE_OURS = "engines are started by the run: leave it out"
 
 
@@ -127,13 +123,17 @@ class RolloutConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
-    """Watching over the engines."""
+    """Watching over the processes of a run."""
 
-    use_fault_tolerance: bool = flag(default=False, planned=_NO_RESTART)
-    """Watch the engines and restart those that fail."""
-    rollout_health_check_interval: float = flag(default=30.0, above=0, planned=_NO_RESTART)
-    """Seconds between two checks."""
-    rollout_health_check_timeout: float = flag(default=30.0, above=0, planned=_NO_RESTART)
-    """Seconds an engine may take to answer."""
-    rollout_health_check_first_wait: float = flag(default=0.0, at_least=0, planned=_NO_RESTART)
-    """Seconds before the first check."""
+    use_fault_tolerance: bool = flag(default=False)
+    """Start lost processes again: an engine or a router that ends or does not answer is replaced,
+    gets the current weights before any request, and what it was asked is asked again."""
+    rollout_health_check_interval: float = flag(default=30.0, above=0)
+    """Seconds between two questions whether an engine or the router still answers."""
+    rollout_health_check_timeout: float = flag(default=30.0, above=0)
+    """Seconds they may take to answer; later they count as hung and are replaced."""
+    rollout_health_check_first_wait: float = flag(default=0.0, at_least=0)
+    """Seconds before an engine that has started is asked for the first time."""
+    max_engine_restarts: int = flag(default=3, at_least=0, ours=True)
+    """Restarts of one engine, or of the router, without a finished rollout in between; one more
+    loss ends the run with what is known of all of them."""

@@ -87,6 +87,12 @@ class Engine:
         """Raise ``EngineError`` with the end of its log if it has ended."""
         self.process.check()
 
+    def kill(self) -> None:
+        """End it at once, also when it hangs."""
+        self.client.close()
+        self.process.kill()
+        self._lease.close()
+
     def stop(self) -> None:
         """End it and everything it started."""
         self.client.close()

@@ -18,6 +18,22 @@ class EngineTarget:
     num_ranks: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class FleetStatus:
+    """Engines that are up; crosses processes."""
+
+    num_losses: int
+    """How often an engine or the router was lost so far."""
+    serving: tuple[EngineTarget, ...]
+    waiting: tuple[EngineTarget, ...]
+    """Those that were started again and have no weights of the trainer yet."""
+
+    @property
+    def up(self) -> tuple[EngineTarget, ...]:
+        """All of them."""
+        return self.serving + self.waiting
+
+
 class Session:
     """The engines of one publish after another; lives in the trainer's process."""
 
