@@ -362,3 +362,25 @@ def test_engines_that_share_gpus_with_the_trainer_cannot_go_ahead():
 def test_a_cache_of_old_prefixes_is_refused_where_requests_stay_in_the_engines():
     assert "--sglang-disable-radix-cache" in problems("--weight-update-mode retract")
     config("--weight-update-mode retract --sglang-disable-radix-cache")
+
+
+def test_a_run_that_only_generates_has_no_trainer_to_make_room_for():
+    c = config("--debug-rollout-only --rollout-num-gpus 2", num_gpus=2)
+    assert c.debug.debug_rollout_only
+    assert c.cluster.rollout_num_engines == 2
+    assert not config("--debug-rollout-only", num_gpus=1).cluster.colocate
+    assert config("", num_gpus=1).cluster.colocate
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("--save s", "has no trainer for --save: leave it out"),
+        ("--load .", "has no trainer for --load"),
+        ("--load-debug-rollout-data d", "--load-debug-rollout-data leave nothing to do"),
+        ("--debug-train-only", "--debug-train-only leave nothing to do"),
+        ("--loss-type sft_loss", "--loss-type sft_loss generates nothing"),
+    ],
+)
+def test_what_needs_a_trainer_is_refused_where_there_is_none(line, named):
+    assert named in problems(f"--debug-rollout-only {line}")

@@ -11,6 +11,7 @@ from slime_core.checkpoints import Checkpoints, resume_from
 from slime_core.errors import ConfigError
 from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics
+from slime_core.no_trainer import NoTrainer
 from slime_core.phases import Phases
 
 from slime_train.actor_critic import ActorCritic
@@ -86,8 +87,10 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
     return Composition(job, cadence(config, first, facts), close)
 
 
-def make_trainer(config: RunConfig, logs: Path) -> TrainerGroup | ActorCritic:
+def make_trainer(config: RunConfig, logs: Path) -> TrainerGroup | ActorCritic | NoTrainer:
     """The policy's ranks, and with --advantage-estimator ppo those of its critic beside them."""
+    if config.debug.debug_rollout_only:
+        return NoTrainer()
 
     def group(role: "Role", its_config: RunConfig) -> TrainerGroup:
         return TrainerGroup(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from slime_core.ci_checks import check_grad_norms, check_iteration
 from slime_core.interfaces import Metrics, WeightReceiver
 
 from slime_megatron.objective import OLD_ACTOR, REFERENCE
@@ -138,7 +139,22 @@ class TrainerRank:
             return {}
         report.seconds["train"] = time.perf_counter() - start
         self._last_report = report
+        self._check(iteration, report)
         return actor_metrics(report) if is_actor else critic_metrics(report)
+
+    def _check(self, iteration: int, report: Report) -> None:
+        """--ci-test and its companions; on rank 0, whose failure ends the run."""
+        config, steps = self._config, report.steps
+        check_iteration(
+            config.debug,
+            iteration,
+            steps[0].metrics if steps else {},
+            report.rollout,
+            recomputed=not config.off_policy.use_rollout_logprobs,
+            same_reference=config.reference.ref_load in (None, config.model.hf_checkpoint),
+        )
+        norms = [step.grad_norm for step in steps]
+        check_grad_norms(config.debug, self._objective.role, iteration, norms)
 
     def values(self, payload: RankPayload) -> SampleVectors:
         """A critic's values of every response token, before its steps.

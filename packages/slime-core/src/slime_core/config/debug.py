@@ -7,7 +7,6 @@ from slime_core.config.flags import flag
 
 _NO_PROFILER = "profile the processes from outside (py-spy, nsys) for now"
 _NO_FP8 = "8-bit forward passes are not there yet"
-_NO_CI = "check metrics.jsonl after the run: train/ppo_kl, train/train_rollout_logprob_abs_diff"
 _NO_TEACHER = "there is no teacher server yet"
 
 
@@ -15,32 +14,31 @@ _NO_TEACHER = "there is no teacher server yet"
 class DebugConfig:
     """Dumps, replays, checks."""
 
-    debug_rollout_only: bool = flag(
-        default=False, planned="train with --lr 0 and --save-debug-rollout-data"
-    )
-    """Generate and evaluate without a trainer."""
+    debug_rollout_only: bool = False
+    """Generate and evaluate without a trainer; the weights stay those of --hf-checkpoint."""
     debug_train_only: bool = False
     """Train on saved rollouts without engines."""
     save_debug_rollout_data: str | None = None
     """Write each iteration's samples here; {rollout_id} in the path is the iteration."""
     load_debug_rollout_data: str | None = None
-    """Train on samples written by --save-debug-rollout-data; implies --debug-train-only."""
+    """Train on samples written by --save-debug-rollout-data; implies --debug-train-only. With
+    --load, --ckpt-step N, --start-rollout-id N+1 and --num-rollout N+2 it repeats one iteration."""
     load_debug_rollout_data_subsample: float | None = flag(default=None, above=0, at_most=1)
     """Take only this share of the saved samples."""
     save_debug_train_data: str | None = None
     """Write what each trainer rank saw here; {rollout_id} and {rank} in the path are filled in."""
     dump_details: str | None = None
     """Directory for both dumps."""
-    ci_test: bool = flag(default=False, planned=_NO_CI)
-    """Stop when the first iteration's policy ratio is not exactly 1 or log-probabilities differ."""
-    ci_disable_kl_checker: bool = flag(default=False, planned=_NO_CI)
-    """Leave the KL divergence out of --ci-test."""
-    ci_train_rollout_logprob_abs_diff_threshold: float = flag(default=0.1, above=0, planned=_NO_CI)
+    ci_test: bool = False
+    """Stop when the first step's policy ratio is not exactly 1, or trainer and engines differ."""
+    ci_disable_kl_checker: bool = False
+    """Leave KL divergences out of --ci-test."""
+    ci_train_rollout_logprob_abs_diff_threshold: float = flag(default=0.1, above=0)
     """Largest mean difference of log-probabilities --ci-test allows between trainer and engine."""
-    ci_save_grad_norm: str | None = flag(default=None, planned=_NO_CI)
-    """Write the gradient norm of each step to this path."""
-    ci_load_grad_norm: str | None = flag(default=None, planned=_NO_CI)
-    """Compare the gradient norm of each step with those written before."""
+    ci_save_grad_norm: str | None = None
+    """Write each step's gradient norm here; {role}, {rollout_id}, {step_id} are filled in."""
+    ci_load_grad_norm: str | None = None
+    """Stop when a step's gradient norm is not within 1 % of what --ci-save-grad-norm wrote here."""
     load_forge_rollout_data: str | None = flag(
         default=None, planned="use --load-debug-rollout-data"
     )

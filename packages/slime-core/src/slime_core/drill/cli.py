@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slime_core.drill import report
 from slime_core.drill.plan import FAULTS, KINDS, PHASES, Cell, cells, driver_kills
-from slime_core.drill.task import small_task
+from slime_core.drill.task import WATCHED, small_task
 from slime_core.drill.tries import (
     Drill,
     Row,
@@ -97,7 +97,8 @@ def _drill(options: argparse.Namespace, words: Sequence[str]) -> list[Row]:
         drill = Drill(command, directory, limit_s)
         rows.append(_kill_drivers(drill, kills, options.seed, expected))
         report.write(directory / report.FILE_NAME, settings, rows)
-    drill = Drill((*command, "--use-fault-tolerance"), directory, limit_s)
+    watched = ("--use-fault-tolerance", *(() if words else WATCHED))
+    drill = Drill((*command, *watched), directory, limit_s)
     for cell in planned:
         rows.append(_try(drill, cell, expected))
         report.write(directory / report.FILE_NAME, settings, rows)

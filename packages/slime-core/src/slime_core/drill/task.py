@@ -12,6 +12,8 @@ def even(response, label, metadata):
     return float(sum(not c.isdigit() for c in response) % 2 == 0)
 '''
 NUM_ITERATIONS = 8
+WATCHED = ("--rollout-health-check-interval", "2", "--rollout-health-check-timeout", "10")
+"""Added to it where processes are lost: it is soon known."""
 _QUICKSTART = "slime-quickstart"
 _MAKE_S = 300.0
 
@@ -28,6 +30,5 @@ def small_task(directory: Path) -> tuple[str, ...]:
         --custom-rm-path {directory}/reward.py:even --num-data-workers 1
         --num-rollout {NUM_ITERATIONS} --rollout-batch-size 8 --n-samples-per-prompt 4
         --global-batch-size 32 --rollout-max-response-len 16 --use-dynamic-batch-size
-        --max-tokens-per-gpu 4096 --lr 1e-3 --device cpu --rollout-health-check-interval 2
-        --rollout-health-check-timeout 10"""
+        --max-tokens-per-gpu 4096 --lr 1e-3 --device cpu"""
     return tuple(settings.split())

@@ -23,7 +23,8 @@ def usable_gpus(draft: Draft, facts: Facts) -> int:
 def single_gpu(draft: Draft, facts: Facts) -> None:
     """One device is shared; there is no other way to use it."""
     if draft["device"] == "cuda" and usable_gpus(draft, facts) == 1 and not facts.in_cluster:
-        draft.derive("colocate", engines_needed(draft), "a single GPU")
+        both = engines_needed(draft) and trainer_needed(draft)
+        draft.derive("colocate", both, "a single GPU")
 
 
 def trainer_ranks(draft: Draft, facts: Facts) -> None:
@@ -50,6 +51,11 @@ def residency(draft: Draft, facts: Facts) -> None:
 def engines_needed(draft: Draft) -> bool:
     """Whether this run generates at all."""
     return not draft["debug_train_only"] and draft["loss_type"] not in OFFLINE_LOSSES
+
+
+def trainer_needed(draft: Draft) -> bool:
+    """Whether this run trains at all."""
+    return not draft["debug_rollout_only"]
 
 
 def engines(draft: Draft, facts: Facts) -> None:
@@ -90,6 +96,7 @@ def enough_devices(draft: Draft, facts: Facts) -> None:
     if draft["device"] == "cpu" or facts.in_cluster or draft["actor_num_nodes"] > 1:
         return
     trainer, rollout = draft["actor_num_gpus_per_node"], draft["rollout_num_gpus"] or 0
+    trainer *= trainer_needed(draft)
     usable = usable_gpus(draft, facts)
     needed = max(trainer, rollout) if draft["colocate"] else trainer + rollout
     if needed > usable:

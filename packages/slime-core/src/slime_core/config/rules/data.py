@@ -34,6 +34,23 @@ def replayed_rollouts(draft: Draft, facts: Facts) -> None:
         )
 
 
+def rollouts_alone(draft: Draft, facts: Facts) -> None:
+    """Without a trainer there is nothing to save, and something has to be generated."""
+    if not draft["debug_rollout_only"]:
+        return
+    if draft["loss_type"] in OFFLINE_LOSSES:
+        draft.problem(f"--debug-rollout-only: --loss-type {draft['loss_type']} generates nothing")
+    if draft["debug_train_only"]:
+        replays = draft["load_debug_rollout_data"] is not None
+        other = "--load-debug-rollout-data" if replays else "--debug-train-only"
+        draft.problem(f"--debug-rollout-only and {other} leave nothing to do: leave out one")
+    for name in ("save", "save_hf", "load", "save_debug_train_data"):
+        if draft.given(name):
+            draft.problem(
+                f"--debug-rollout-only has no trainer for --{name.replace('_', '-')}: leave it out"
+            )
+
+
 def prompts(draft: Draft, facts: Facts) -> None:
     """There are prompts, unless the run only evaluates or replays."""
     replays = draft["load_debug_rollout_data"] is not None
@@ -167,6 +184,7 @@ def eval_sets(draft: Draft, facts: Facts) -> None:
 RULES = (
     rollout_functions,
     replayed_rollouts,
+    rollouts_alone,
     prompts,
     streaming,
     length_of_run,
