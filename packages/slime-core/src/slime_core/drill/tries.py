@@ -154,7 +154,7 @@ def try_driver_kills(
                 say(f"ended by itself ({_ending(running, 0)}) before kill {done + 1}")
                 break
         done += 1
-        where = "of its loop" if kill.in_loop else "after its start"
+        where = "into its loop" if kill.in_loop else "after its start"
         say(f"kill {done} of {len(kills)}: {kill.seconds:.2f} s {where}")
     with drill.start(name) as running:
         ended = _ending(running, drill.limit_s)
