@@ -33,9 +33,6 @@ class Fleet:
                 self.waiting.remove(url)
                 self.serving.append(url)
 
-    def published(self, version):
-        self.log.append(("published", version))
-
     def lose(self, name, back=None):
         for names in (self.serving, self.waiting):
             if name in names:
@@ -73,7 +70,14 @@ def made(*names, notice_s=0.0):
     fleet = Fleet(*names)
     trainer = Trainer(fleet)
     slept = []
-    tended = Readmission(trainer, fleet, notice_s=notice_s, start_s=0.0, sleep=slept.append)
+    tended = Readmission(
+        trainer,
+        fleet,
+        published=lambda version: fleet.log.append(("published", version)),
+        notice_s=notice_s,
+        start_s=0.0,
+        sleep=slept.append,
+    )
     return tended, trainer, fleet
 
 

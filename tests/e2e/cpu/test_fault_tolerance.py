@@ -1,4 +1,4 @@
-"""A run whose engines and router are killed and stopped while they generate."""
+"""A run whose engine and router are killed and stopped while they generate."""
 
 import os
 import signal
@@ -17,11 +17,13 @@ from slime_testing.tiny import make_qwen3
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 ITERATIONS = 4
-INTERVAL_S, TIMEOUT_ANSWER_S = 1.0, 15.0
+INTERVAL_S, TIMEOUT_ANSWER_S = 1.0, 8.0
+BUSY_S = 5.0
+"""What a machine with other work may add to a bound."""
 RECOVERED_S = 60.0
 FAULTS = {
     1: ("engine_0", signal.SIGKILL),
-    2: ("engine_1", signal.SIGSTOP),
+    2: ("engine_0", signal.SIGSTOP),
     3: ("router", signal.SIGKILL),
 }
 """In which iteration's generation, whom, with what."""
@@ -32,7 +34,7 @@ def words(root: Path, out: Path) -> list[object]:
         "--hf-checkpoint", root / "model", "--prompt-data", root / "sums.jsonl",
         "--num-rollout", ITERATIONS, "--rollout-batch-size", 8, "--n-samples-per-prompt", 4,
         "--global-batch-size", 32, "--micro-batch-size", 8, "--rollout-max-response-len", 128,
-        "--rollout-num-engines", 2, "--lr", "1e-2", "--custom-rm-path", f"{root / 'even.py'}:even",
+        "--lr", "1e-2", "--custom-rm-path", f"{root / 'even.py'}:even",
         "--save-debug-rollout-data", out / "{rollout_id}.pt", "--output-dir", out,
         "--save-hf", out / "hf-{rollout_id}", "--save-interval", ITERATIONS,
     ]  # fmt: skip
@@ -55,8 +57,9 @@ def undisturbed(inputs) -> Path:
 
 
 @pytest.fixture(scope="module")
-def disturbed(inputs) -> Path:
-    out = inputs / "disturbed"
+def disturbed(inputs) -> tuple[Path, list[int]]:
+    """Where it wrote, and whom it lost."""
+    out, victims = inputs / "disturbed", []
     process = Run(
         *words(inputs, out), "--use-fault-tolerance",
         "--rollout-health-check-interval", INTERVAL_S,
@@ -66,14 +69,15 @@ def disturbed(inputs) -> Path:
         for iteration, (name, number) in FAULTS.items():
             assert wait_for(lambda i=iteration: generates(process, out, i), 300), told(process)
             time.sleep(0.4)  # requests run
-            os.kill(pid_of(out, name), number)
+            victims.append(pid_of(out, name))
+            os.kill(victims[-1], number)
         output, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         raise AssertionError(told(process)) from None
     assert process.returncode == 0, output
     assert wait_for(lambda: not carriers(process.mark), 10), carriers(process.mark)
-    return out
+    return out, victims
 
 
 def generates(process: Run, out: Path, iteration: int) -> bool:
@@ -98,22 +102,23 @@ def pid_of(out: Path, name: str) -> int:
 
 
 def test_every_loss_is_noticed_in_time_and_made_up_for(disturbed):
-    events = read_events(disturbed / "events.jsonl")
-    lost = [event for event in events if event["event"] == "lost"]
-    assert [event["name"] for event in lost] == [name for name, _ in FAULTS.values()]
-    assert [event["how"] for event in lost] == ["exit", "hang", "exit"]
-    for event in lost:
-        bound = 1.0 if event["how"] == "exit" else INTERVAL_S + TIMEOUT_ANSWER_S + 1.0
-        assert event["seconds"] <= bound
+    out, victims = disturbed
+    events = read_events(out / "events.jsonl")
+    lost = {event["pid_lost"]: event for event in events if event["event"] == "lost"}
+    for pid, (name, number) in zip(victims, FAULTS.values(), strict=True):
+        stopped = number is signal.SIGSTOP
+        assert (lost[pid]["name"], lost[pid]["how"]) == (name, "hang" if stopped else "exit")
+        bound = INTERVAL_S + TIMEOUT_ANSWER_S if stopped else 0.2
+        assert lost[pid]["seconds"] <= bound + BUSY_S
     back = [event for event in events if event["event"] == "recovered"]
-    assert sorted(event["name"] for event in back) == sorted(name for name, _ in FAULTS.values())
+    assert len(back) == len(lost)
     assert max(event["seconds"] for event in back) <= RECOVERED_S
     assert not [event for event in events if event["event"] == "gave_up"]
 
 
 def test_the_samples_are_those_of_an_undisturbed_run(disturbed, undisturbed):
     for iteration in range(ITERATIONS):
-        found = samples_of(read_dump(str(disturbed / "{rollout_id}.pt"), iteration))
+        found = samples_of(read_dump(str(disturbed[0] / "{rollout_id}.pt"), iteration))
         wanted = samples_of(read_dump(str(undisturbed / "{rollout_id}.pt"), iteration))
         assert [s.tokens for s in found] == [s.tokens for s in wanted]
         assert {v for s in found for v in s.token_versions} == {iteration}
@@ -123,7 +128,7 @@ def test_the_weights_are_those_of_an_undisturbed_run(disturbed, undisturbed):
     from safetensors.torch import load_file
 
     name = f"hf-{ITERATIONS - 1}"
-    (mine,) = (disturbed / name).glob("*.safetensors")
+    (mine,) = (disturbed[0] / name).glob("*.safetensors")
     (theirs,) = (undisturbed / name).glob("*.safetensors")
     found, wanted = load_file(mine), load_file(theirs)
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)

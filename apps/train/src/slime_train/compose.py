@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from slime_core.checkpoints import Checkpoints, resume_from
 from slime_core.errors import ConfigError
 from slime_core.events import FILE_NAME, Events
-from slime_core.interfaces import Metrics
+from slime_core.interfaces import Metrics, Trainer
 from slime_core.no_trainer import NoTrainer
 from slime_core.phases import Phases
-
+from slime_sglang.health import HealthSpec
+from slime_sglang.readmission import Connectable, Readmission, RemoteFleet
 from slime_train.actor_critic import ActorCritic
 from slime_train.loop import Cadence, Job
 from slime_train.progress import Progress
 from slime_train.residency import SideBySide
 from slime_train.run_config import RunConfig
-from slime_train.runtime.fleet import surviving
 from slime_train.runtime.rollouts import RolloutFacts, RolloutProcess
 from slime_train.runtime.trainers import TrainerGroup
 
@@ -70,7 +70,7 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
     checkpoints = Checkpoints(config.checkpoint, trainer, rollout)
     job = Job(
         rollout=rollout,
-        trainer=surviving(config, trainer, rollout) if facts.engines else trainer,
+        trainer=_surviving(config, trainer, rollout) if facts.engines else trainer,
         residency=SideBySide(),
         save=checkpoints.save,
         log=screen.log,
@@ -85,6 +85,17 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
             path.unlink()  # not earlier: NCCL goes on meeting there as groups are used
 
     return Composition(job, cadence(config, first, facts), close)
+
+
+def _surviving(config: RunConfig, trainer: Connectable, rollout: RolloutProcess) -> Trainer:
+    """With --use-fault-tolerance, a trainer whose publishes survive the loss of engines."""
+    health = HealthSpec.of(config.health)
+    if health is None:
+        return trainer
+    fleet, told = RemoteFleet(rollout.fleet), rollout.published
+    surviving = Readmission(trainer, fleet, published=told, notice_s=health.notice_s)
+    rollout.tend = surviving.tend
+    return surviving
 
 
 def make_trainer(config: RunConfig, logs: Path) -> TrainerGroup | ActorCritic | NoTrainer:

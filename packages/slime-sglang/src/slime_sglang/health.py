@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from slime_core.config.rollout import HealthConfig
 from slime_core.errors import SlimeError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,18 @@ class HealthSpec:
     first_wait_s: float = 0.0
     max_restarts: int = 3
     """Of one part, without progress in between."""
+
+    @classmethod
+    def of(cls, config: HealthConfig) -> "HealthSpec | None":
+        """As the command line has it; None leaves a loss to end the run."""
+        if not config.use_fault_tolerance:
+            return None
+        return cls(
+            interval_s=config.rollout_health_check_interval,
+            timeout_s=config.rollout_health_check_timeout,
+            first_wait_s=config.rollout_health_check_first_wait,
+            max_restarts=config.max_engine_restarts,
+        )
 
     @property
     def notice_s(self) -> float:

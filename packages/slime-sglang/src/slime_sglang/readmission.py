@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from slime_core.errors import EngineError, WeightSyncError
 from slime_core.interfaces import BatchHandle, Metrics, Trainer
@@ -14,6 +14,7 @@ from slime_sglang.weights.session import EngineTarget, FleetStatus
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
+_START_S = 1800.0
 
 
 class Connectable(Trainer, Protocol):
@@ -39,9 +40,25 @@ class Fleet(Protocol):
         """These have the current weights."""
         ...
 
-    def published(self, version: int) -> None:
-        """Every engine has these weights, or later ones."""
-        ...
+
+class RemoteFleet:
+    """``Fleet`` over whatever carries a question to the engines' process."""
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        """``ask(verb, *args)`` calls a method of ``slime_sglang.engines.Engines``."""
+        self._ask = ask
+
+    def status(self) -> FleetStatus:
+        """Who is up."""
+        return self._ask("status")
+
+    def publishing(self, urls: Sequence[str]) -> None:
+        """These are paused for a publish."""
+        self._ask("publishing", urls)
+
+    def admit(self, urls: Sequence[str]) -> None:
+        """These have the current weights."""
+        self._ask("admit", urls)
 
 
 class Readmission:
@@ -55,13 +72,17 @@ class Readmission:
         trainer: Connectable,
         fleet: Fleet,
         *,
+        published: Callable[[int], None],
         notice_s: float,
-        start_s: float,
+        start_s: float = _START_S,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """``notice_s``: until a loss is noticed at the latest; ``start_s``: until it is made up."""
+        """``published`` hears of newer weights.
+
+        ``notice_s``: until a loss is noticed at the latest; ``start_s``: until it is made up.
+        """
         self._trainer, self._fleet = trainer, fleet
-        self._notice_s, self._start_s = notice_s, start_s
+        self._tell, self._notice_s, self._start_s = published, notice_s, start_s
         self._sleep = sleep
         self._published: int | None = None
         self._current: int | None = None
@@ -107,7 +128,7 @@ class Readmission:
         logger.info("publishing version %d to engines that came back", version)
         if self._to(status.up if newer else status.waiting, version, status) is not None and newer:
             self._published = version
-            self._fleet.published(version)
+            self._tell(version)
 
     def _to(
         self, targets: tuple[EngineTarget, ...], version: int, before: FleetStatus

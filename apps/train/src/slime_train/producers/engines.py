@@ -60,9 +60,8 @@ class EngineProducer:
         self._process = _optional(
             hooks.samples_process, config.rollout.rollout_all_samples_process_path, config
         )
-        self.fleet = Engines(
-            _fleet(config, directory), _health(config), Events(directory / FILE_NAME).record
-        )
+        record = Events(directory / FILE_NAME).record
+        self.fleet = Engines(_fleet(config, directory), HealthSpec.of(config.health), record)
         self._teacher_engines = _teacher_engines(config, directory)
         self._teacher: Teacher | None = None
         self._loop = asyncio.Runner()
@@ -248,19 +247,6 @@ def _fleet(config: RunConfig, directory: Path) -> FleetSpec:
         model_path=Path(config.model.hf_checkpoint),
         log_dir=directory / "logs",
         seed=config.data.rollout_seed,
-    )
-
-
-def _health(config: RunConfig) -> HealthSpec | None:
-    """How the engines are watched; None leaves a loss to end the run."""
-    health = config.health
-    if not health.use_fault_tolerance:
-        return None
-    return HealthSpec(
-        interval_s=health.rollout_health_check_interval,
-        timeout_s=health.rollout_health_check_timeout,
-        first_wait_s=health.rollout_health_check_first_wait,
-        max_restarts=health.max_engine_restarts,
     )
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from slime_core.interfaces import BatchHandle, Metrics
 from slime_sglang.weights.session import EngineTarget
-
 from slime_train.progress import Progress
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import Pending, Remote, gather, share
-from slime_train.runtime.fleet import RolloutFleet
+
+_FLEET_S = 120.0
+"""For what engines are asked; their router may have to be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,6 @@ class RolloutProcess:
             functools.partial(_RolloutWorker, config, directory),
             peekable=True,
         )
-        self.fleet = RolloutFleet(self._remote)
         self.tend: Callable[[], None] = lambda: None
         """Called while the trainer has nothing to do but to wait for the engines."""
         self._peek: Pending | None = None
@@ -66,6 +66,10 @@ class RolloutProcess:
     def evaluate(self, version: int) -> Metrics:
         """Score the evaluation sets under the weights ``version``."""
         return self._wait(self._remote.call("evaluate", version), self.tend)
+
+    def fleet(self, verb: str, *args: Any) -> Any:
+        """Ask the engines, beside whatever they do."""
+        return gather([self._remote.beside("fleet", verb, *args)], _FLEET_S, lambda: None)[0]
 
     def save(self, directory: Path, iteration: int) -> None:
         """Write what is left to do after ``iteration``; whatever is generated goes on meanwhile."""
