@@ -55,6 +55,13 @@ def test_later_iterations_are_held_to_agreement_with_the_engines_alone():
     )
 
 
+def test_saved_rollouts_are_of_other_weights_after_the_first_iteration():
+    off = {"train_rollout_logprob_abs_diff": 0.2}
+    check(off, iteration=1, debug_train_only=True)
+    with pytest.raises(CheckFailedError, match="iteration 0"):
+        check(off, debug_train_only=True)
+
+
 def test_divergences_are_left_out_where_told_or_where_they_are_not_zero():
     check({"ppo_kl": 1.0, "kl_loss": 1.0}, ci_disable_kl_checker=True)
     check({"ppo_kl": 1.0, "pg_clipfrac": 1.0}, recomputed=False)
