@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections import Counter
+from contextlib import closing
 
 import pyarrow as pa
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 from slime_core.config.data import DataConfig
+from slime_core.data import ahead as ahead_module
 from slime_core.data.ahead import ReadAhead
 from slime_core.data.opening import open_stream
 from slime_core.data.prompts import prompt_rows
@@ -154,16 +156,19 @@ def test_a_dead_worker_is_an_error_that_names_it_and_its_rows(files, tmp_path, m
     stream.close()
 
 
-def test_a_worker_killed_while_idle_is_noticed(files):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_worker_is_replaced_and_no_row_is_lost_or_repeated(files, number, monkeypatch):
+    monkeypatch.setattr(ahead_module, "_ANSWER_S", 6.0)
     config = DataConfig(prompt_data=files, num_data_workers=1, streaming_data=True)
-    cursor = StreamedPrompts(prompt_rows(config, CharTokenizer()), config, sources=files[:1])
-    cursor.next()
-    ahead = cursor._ahead
-    assert isinstance(ahead, ReadAhead)
-    os.kill(ahead._workers[0]._process.pid, signal.SIGKILL)
-    with pytest.raises(DataError, match=r"data worker 0 .* was killed by signal 9"):
-        [cursor.next() for _ in range(1000)]
-    cursor.close()
+    rows = prompt_rows(config, CharTokenizer())
+    with closing(StreamedPrompts(rows, config, sources=files[:1])) as cursor:
+        wanted = [cursor.next() for _ in range(200)]
+    with closing(StreamedPrompts(rows, config, sources=files[:1])) as cursor:
+        found = [cursor.next()]
+        assert isinstance(cursor._ahead, ReadAhead)
+        os.kill(cursor._ahead._workers[0]._process.pid, number)
+        found += [cursor.next() for _ in range(199)]
+    assert found == wanted
 
 
 def test_what_cannot_be_sent_to_workers_is_said(files):

@@ -1,6 +1,7 @@
 """Read rows ahead in other processes; the order is that of one process."""
 
 import contextlib
+import logging
 import pickle
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NoAnswer
+from dataclasses import dataclass, field
 from itertools import batched, count
 from types import TracebackType
 from typing import IO, Any
@@ -16,14 +18,21 @@ from slime_core.data.formats import Record
 from slime_core.data.reading import Job, Outcome
 from slime_core.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 _ROWS_AT_ONCE = 32
 _CHUNKS_AHEAD = 4
 """Of each process."""
-_ANSWER_S = 300.0
+_ANSWER_S = 120.0
+"""Of a process for one chunk, the first one with its start; later it counts as hung."""
 _END_S = 5.0
 
 Task = tuple[str, Record]
 """A source and one of its records."""
+
+
+class LostWorkerError(DataError):
+    """A process that reads ahead died or did not answer."""
 
 
 class ReadAhead:
@@ -53,26 +62,47 @@ class ReadAhead:
     def run[T](self, items: Iterable[T], task: Callable[[T], Task]) -> Iterator[tuple[T, Outcome]]:
         """Every item with the outcome of its task, in order.
 
+        A process that dies or does not answer within ``_ANSWER_S`` is replaced, and does again what
+        it was asked.
+
         Raises:
-            DataError: a process died or did not answer.
+            DataError: the one in its place died or did not answer either.
         """
         if not self._workers:
             for item in items:
                 yield item, self._job.do(*task(item))
             return
-        waiting: deque[tuple[tuple[T, ...], Future[list[Outcome]]]] = deque()
+        waiting: deque[_Asked[T]] = deque()
         chunks, turn = batched(items, _ROWS_AT_ONCE), count()
         while True:
             while len(waiting) < _CHUNKS_AHEAD * len(self._workers):
                 chunk = next(chunks, None)
                 if chunk is None:
                     break
-                worker = self._workers[next(turn) % len(self._workers)]
-                waiting.append((chunk, worker.submit([task(item) for item in chunk])))
+                asked = _Asked(chunk, [task(item) for item in chunk], next(turn) % self._count)
+                asked.answer = self._workers[asked.number].submit(asked.tasks)
+                waiting.append(asked)
             if not waiting:
                 return
-            chunk, future = waiting.popleft()
-            yield from zip(chunk, _result(future), strict=True)
+            try:
+                outcomes = _result(waiting[0].answer)
+            except LostWorkerError as error:
+                logger.warning("%s: another process does it again", error)
+                self._replace(waiting[0].number, waiting)
+                outcomes = _result(waiting[0].answer)
+            yield from zip(waiting.popleft().items, outcomes, strict=True)
+
+    @property
+    def _count(self) -> int:
+        return len(self._workers)
+
+    def _replace(self, number: int, waiting: "Iterable[_Asked[Any]]") -> None:
+        """Another process in place of one, which is asked everything that is not answered yet."""
+        self._workers[number].close()
+        self._workers[number] = _Worker(number, self._job)
+        for asked in waiting:
+            if asked.number == number:
+                asked.answer = self._workers[number].submit(asked.tasks)
 
     def close(self) -> None:
         """End the processes; what they were asked for is dropped."""
@@ -85,10 +115,20 @@ def _result(future: "Future[list[Outcome]]") -> list[Outcome]:
     try:
         return future.result(_ANSWER_S)
     except NoAnswer:
-        raise DataError(
+        raise LostWorkerError(
             f"a process that reads prompts did not answer for {_ANSWER_S:.0f} s: "
             "--num-data-workers 0 reads them in the run's own"
         ) from None
+
+
+@dataclass(slots=True)
+class _Asked[T]:
+    """A chunk, which process was asked for it, and its answer."""
+
+    items: tuple[T, ...]
+    tasks: list[Task]
+    number: int
+    answer: "Future[list[Outcome]]" = field(default_factory=Future)
 
 
 class _Worker:
@@ -147,11 +187,11 @@ class _Worker:
         except OSError as error:
             raise self._died(()) from error
 
-    def _died(self, tasks: Sequence[Task]) -> DataError:
+    def _died(self, tasks: Sequence[Task]) -> LostWorkerError:
         code = self._process.wait(_END_S)
         ways = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         at = f" while it read {tasks[0][1].place} and the rows after it" if tasks else ""
-        return DataError(f"{self._name} (process {self._process.pid}) {ways}{at}")
+        return LostWorkerError(f"{self._name} (process {self._process.pid}) {ways}{at}")
 
 
 _PROGRAM = (
