@@ -10,9 +10,17 @@ import torch
 from slime_core.drill import report
 from slime_core.drill.attempt import Hit
 from slime_core.drill.cli import main
-from slime_core.drill.plan import Cell, cells, driver_kills
+from slime_core.drill.plan import Cell, Kill, cells, driver_kills
 from slime_core.drill.trained import Outcome, compare, trained_samples, weights_digest
-from slime_core.drill.tries import FINISHED, Row, reaction, run_flags
+from slime_core.drill.tries import (
+    FINISHED,
+    Drill,
+    Row,
+    Undisturbed,
+    reaction,
+    run_flags,
+    try_driver_kills,
+)
 from slime_core.errors import ConfigError
 from slime_testing import scripted_run
 from slime_testing.scripted_run import prepare_dumps
@@ -20,7 +28,7 @@ from slime_testing.scripted_run import prepare_dumps
 SCRIPT = Path(scripted_run.__file__)
 
 
-def drill(directory: Path, *words: str, behave: str = "well", expect: int = 0) -> list[dict]:
+def drilled(directory: Path, *words: str, behave: str = "well", expect: int = 0) -> list[dict]:
     dumps = directory / "dumps"
     dumps.mkdir()
     prepare_dumps(dumps)
@@ -32,7 +40,7 @@ def drill(directory: Path, *words: str, behave: str = "well", expect: int = 0) -
 @pytest.mark.parametrize("fault", ["KILL", "STOP"])
 def test_an_engine_that_is_replaced_costs_nothing(tmp_path, fault):
     words = ("--kinds", "engine", "--signals", fault, "--phases", "train")
-    (row,) = drill(tmp_path, *words)
+    (row,) = drilled(tmp_path, *words)
     assert row["ended"] == FINISHED
     assert 0 <= row["detected_s"] < 2
     assert 0 <= row["recovered_s"] < 2
@@ -43,20 +51,20 @@ def test_an_engine_that_is_replaced_costs_nothing(tmp_path, fault):
 @pytest.mark.parametrize(("behave", "lost", "twice"), [("forgetful", 2, 0), ("greedy", 0, 2)])
 def test_samples_that_are_lost_or_trained_twice_are_counted(tmp_path, behave, lost, twice):
     words = ("--kinds", "engine", "--signals", "KILL", "--phases", "train")
-    (row,) = drill(tmp_path, *words, behave=behave, expect=1)
+    (row,) = drilled(tmp_path, *words, behave=behave, expect=1)
     assert (row["samples_lost"], row["samples_duplicated"]) == (lost, twice)
 
 
 def test_a_run_that_gives_up_says_why(tmp_path):
     words = ("--kinds", "engine", "--signals", "KILL", "--phases", "publish")
-    (row,) = drill(tmp_path, *words, behave="blind", expect=1)
+    (row,) = drilled(tmp_path, *words, behave="blind", expect=1)
     assert row["ended"] == "gave up: the engine is gone"
     assert row["weights_equal"] is None
 
 
 def test_a_killed_driver_is_started_again_and_a_stopped_one_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr("slime_core.drill.tries.DRIVER_PAUSE_S", 0.3)
-    killed, stopped = drill(tmp_path, "--kinds", "driver", "--phases", "generate")
+    killed, stopped = drilled(tmp_path, "--kinds", "driver", "--phases", "generate")
     assert killed["ended"] == stopped["ended"] == FINISHED
     assert killed["weights_equal"]
     assert stopped["weights_equal"]
@@ -64,17 +72,27 @@ def test_a_killed_driver_is_started_again_and_a_stopped_one_goes_on(tmp_path, mo
 
 
 def test_a_kind_that_no_process_is_of_is_no_failure(tmp_path):
-    (row,) = drill(tmp_path, "--kinds", "router", "--signals", "KILL", "--phases", "train")
+    (row,) = drilled(tmp_path, "--kinds", "router", "--signals", "KILL", "--phases", "train")
     assert row["ended"] == "no such process"
 
 
 def test_a_driver_killed_many_times_ends_like_one_that_was_not(tmp_path, capsys):
-    (row,) = drill(tmp_path, "--driver-kills", "3", "--seed", "1")
+    (row,) = drilled(tmp_path, "--driver-kills", "3", "--seed", "1")
     assert row["ended"] == FINISHED
     assert 1 <= row["kills"] <= 3
     assert row["weights_equal"] is True
     assert (row["samples_lost"], row["samples_duplicated"]) == (0, 0)
     assert "weights" in capsys.readouterr().out
+
+
+def test_a_driver_that_fails_by_itself_between_kills_is_not_started_again(tmp_path):
+    drill = Drill((sys.executable, "-c", "raise SystemExit(3)"), tmp_path, 20.0)
+    said: list[str] = []
+    undisturbed = Undisturbed(1.0, 0.5, Outcome(None, Counter()))
+    kills = [Kill(15.0, in_loop=False)] * 2
+    row = try_driver_kills(drill, kills, undisturbed, said.append)
+    assert (row.ended, row.kills) == ("exit code 3", 0)
+    assert said == ["before kill 1: exit code 3"]
 
 
 def test_places_that_the_drill_chooses_are_not_given(tmp_path, capsys):

@@ -124,7 +124,7 @@ def try_cell(drill: Drill, cell: Cell, undisturbed: Undisturbed) -> Row:
     with drill.start(cell.name) as running:
         hit = _hit(running, cell, drill.limit_s)
         if hit is None:
-            ended = ABSENT if running.exit_code is None else _ending(running, 0)
+            ended = ABSENT if running.exit_code is None else _ending(running, 0.0)
             return _row(cell, ended, seconds=time.time() - begin)
         if cell.kind == "driver":
             _go_on(running, cell)
@@ -146,18 +146,21 @@ def try_driver_kills(
     """Kill the driver at each of these moments; start the same command again each time."""
     begin, name, done = time.time(), "driver-kills", 0
     drill.clear(name)
+    ended: str | None = None
     for kill in kills:
         with drill.start(name) as running:
             if kill.in_loop:
                 running.wait_for_loop(drill.limit_s)
             if running.finish(kill.seconds):
-                say(f"ended by itself ({_ending(running, 0)}) before kill {done + 1}")
+                ended = _ending(running, 0.0)
+                say(f"before kill {done + 1}: {ended}")
                 break
         done += 1
         where = "into its loop" if kill.in_loop else "after its start"
         say(f"kill {done} of {len(kills)}: {kill.seconds:.2f} s {where}")
-    with drill.start(name) as running:
-        ended = _ending(running, drill.limit_s)
+    if ended is None:
+        with drill.start(name) as running:
+            ended = _ending(running, drill.limit_s)
     row = Row(
         kind="driver",
         fault="KILL",
