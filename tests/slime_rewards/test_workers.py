@@ -1,5 +1,8 @@
 import asyncio
+import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 from slime_rewards.sandbox import Limits
@@ -227,5 +230,17 @@ def test_the_process_that_starts_workers_is_started_again(grader):
         made._nursery._process.wait()
         time.sleep(0.1)  # its workers end with it
         assert ask(made, hostile(grader, "one")).reward == 1.0
+    finally:
+        made.close()
+
+
+def test_a_stopped_worker_is_replaced_and_the_response_is_graded_all_the_same(grader):
+    made = Workers(num_workers=1, time_limit_s=DEADLINE)
+    try:
+        assert ask(made, hostile(grader, "one")).reward == 1.0
+        stopped = made._idle[0]._pid
+        os.kill(stopped, signal.SIGSTOP)
+        assert ask(made, hostile(grader, "one")).reward == 1.0
+        assert not Path(f"/proc/{stopped}").exists()
     finally:
         made.close()

@@ -103,11 +103,23 @@ class Workers:
                 return worker
             worker.end()
 
-    def _grade(self, worker: "_Worker", question: Question) -> Verdict:
+    def _grade_anew(self, question: Question, *, trusted: bool) -> Verdict:
+        """By another process: the first one was stopped, which says nothing about the response."""
+        logger.warning("a stopped process of grader %r is replaced", question.grader)
+        worker = _Worker(self._nursery, trusted=trusted)
+        try:
+            return self._grade(worker, question, again=False)
+        finally:
+            worker.end()
+
+    def _grade(self, worker: "_Worker", question: Question, *, again: bool = True) -> Verdict:
         start = time.monotonic()
         try:
             answer = worker.ask(question, self._limit)
         except TimeoutError as error:
+            if worker.is_stopped() and again:
+                worker.end()
+                return self._grade_anew(question, trusted=worker.trusted)
             worker.end()
             outcome, message = Outcome.ABSTENTION, str(error)
         except (OSError, ValueError) as error:
@@ -239,6 +251,7 @@ class _Worker:
 
     def __init__(self, nursery: _Nursery, *, trusted: bool) -> None:
         self._nursery = nursery
+        self.trusted = trusted
         self._channel, theirs = socket.socketpair()
         self._loaded: set[str] = set()
         self.alive = False
@@ -271,6 +284,12 @@ class _Worker:
     def hears(self) -> bool:
         """Whether the process still holds its end; an idle one says nothing."""
         return not self._readable(0)
+
+    def is_stopped(self) -> bool:
+        """Whether somebody stopped the process (SIGSTOP)."""
+        with contextlib.suppress(OSError, IndexError):
+            return Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        return False
 
     def end(self) -> str:
         """Kill all of it; how it had ended."""
