@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
+from slime_sglang import generation
 from slime_testing.engine_stub import Server, answered, run
 
 
@@ -139,3 +140,26 @@ def test_a_request_body_is_plain_json() -> None:
     server = Server(answered)
     run(server, make_samples())
     json.dumps(server.bodies[0])
+
+
+class _Fleet:
+    """Engines that are being repaired until the sixth question."""
+
+    urls: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def may_recover(self, since: float) -> bool:
+        self.asked += 1
+        return self.asked < 6
+
+
+def test_requests_outlast_the_repair_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "_RETRY_S", 0.01)
+    replies = [(503, {"error": "no workers"})] * 5
+    server = Server(lambda body: replies.pop() if replies else answered(body))
+    (sample,) = run(server, [Sample(index=0, tokens=[1, 2])], fleet=_Fleet())
+    assert sample.status is Status.COMPLETED
+    assert len(server.bodies) == 6
+    assert all(body == server.bodies[0] for body in server.bodies)

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from slime_core.data.chat import Tokenizer
 from slime_core.types import Sample
-from slime_sglang.generation import Generation, GenerationSpec
+from slime_sglang.generation import Generation, GenerationSpec, Recovering
 from slime_sglang.sampling_params import Sampling
 
 Reply = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
@@ -100,6 +100,7 @@ def run(
     samples: Sequence[Sample],
     *,
     check_alive: Callable[[], None] = lambda: None,
+    fleet: Recovering | None = None,
     evaluation: bool = False,
     abort_first: bool = False,
     tokenizer: Tokenizer | None = None,
@@ -117,7 +118,7 @@ def run(
         }
         try:
             spec = GenerationSpec(**fields)
-            async with Generation(spec, tokenizer, check_alive) as generation:
+            async with Generation(spec, tokenizer, check_alive, fleet) as generation:
                 generation.begin(1)
                 if evaluation:
                     generation.begin_evaluation("set", Sampling(temperature=0, max_response_len=5))
