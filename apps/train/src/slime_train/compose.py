@@ -15,6 +15,7 @@ from slime_core.no_trainer import NoTrainer
 from slime_core.phases import Phases
 from slime_sglang.health import HealthSpec
 from slime_sglang.readmission import Connectable, Readmission, RemoteFleet
+
 from slime_train.actor_critic import ActorCritic
 from slime_train.loop import Cadence, Job
 from slime_train.progress import Progress
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 1800.0
-"""For imports, engines and checkpoints; a large model reads for minutes."""
 WORK_TIMEOUT_S = 4 * 3600.0
 """For one verb of the loop; hung collectives and requests end sooner, by timeouts of their own."""
 
@@ -41,6 +40,8 @@ class Screen:
     say: Callable[[str], None]
     progress: Callable[[Progress | None], None]
     log: Callable[[int, Metrics], None]
+    on_wait: Callable[[], None] = lambda: None
+    """Called about twice a second while the driver waits for a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,13 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
     """Start trainer and engines side by side; return once both are ready."""
     checkpoint = resume_from(config.checkpoint, screen.say)
     rollout = RolloutProcess(
-        config, directory=directory, on_progress=screen.progress, timeout_s=WORK_TIMEOUT_S
+        config,
+        directory=directory,
+        on_progress=screen.progress,
+        on_wait=screen.on_wait,
+        timeout_s=WORK_TIMEOUT_S,
     )
-    trainer = make_trainer(config, directory / "logs")
+    trainer = make_trainer(config, directory / "logs", screen.on_wait)
     screen.say("starting the trainer and the engines")
     rollout_ready = rollout.start(checkpoint)
     meeting = directory / f".rendezvous-{uuid.uuid4().hex[:8]}"  # no earlier run has met there
@@ -98,14 +103,16 @@ def _surviving(config: RunConfig, trainer: Connectable, rollout: RolloutProcess)
     return surviving
 
 
-def make_trainer(config: RunConfig, logs: Path) -> TrainerGroup | ActorCritic | NoTrainer:
+def make_trainer(
+    config: RunConfig, logs: Path, on_wait: Callable[[], None]
+) -> TrainerGroup | ActorCritic | NoTrainer:
     """The policy's ranks, and with --advantage-estimator ppo those of its critic beside them."""
     if config.debug.debug_rollout_only:
         return NoTrainer()
 
     def group(role: "Role", its_config: RunConfig) -> TrainerGroup:
         return TrainerGroup(
-            its_config, logs=logs, on_wait=lambda: None, timeout_s=WORK_TIMEOUT_S, role=role
+            its_config, logs=logs, on_wait=on_wait, timeout_s=WORK_TIMEOUT_S, role=role
         )
 
     actor = group("actor", config)

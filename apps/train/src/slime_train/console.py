@@ -89,6 +89,9 @@ class Console:
     def begin(self, cadence: Cadence) -> None:
         """Show how many iterations lie ahead."""
         self._since = time.monotonic()
+        if self._run is not None:
+            self._bars.remove_task(self._run)
+            self._run = None
         if cadence.last > cadence.first:
             self._run = self._bars.add_task(
                 "iterations", total=cadence.last, completed=cadence.first, note=""

@@ -1,21 +1,21 @@
 """One run, from a checked configuration to its last checkpoint."""
 
 import logging
-import signal
 import sys
 import time
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 from slime_core.errors import SlimeError
+from slime_core.events import FILE_NAME, Events
+from slime_core.heartbeat import Watch
 from slime_core.interfaces import Metrics
-from slime_core.sentinel import owned_processes
+from slime_core.logs import log_to_file
+from slime_core.restarts import Restarts
+from slime_core.sentinel import owned_processes, sigterm_interrupts
 
 from slime_train.compose import Screen, compose
 from slime_train.console import Console
-from slime_train.logs import log_to_file
 from slime_train.loop import train
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import cluster
@@ -30,7 +30,7 @@ def run(config: RunConfig) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     log_to_file(directory / "logs" / "driver.log")
     try:
-        with _signals_raise():
+        with sigterm_interrupts():
             _run(config, directory)
     except SlimeError as error:
         logger.exception("the run failed")
@@ -43,9 +43,9 @@ def run(config: RunConfig) -> int:
 
 
 def _run(config: RunConfig, directory: Path) -> None:
-    begin = time.monotonic()
+    health, events = config.health, Events(directory / FILE_NAME)
+    events.process("driver", "driver")
     with ExitStack() as stack:
-        stack.enter_context(owned_processes())
         console = stack.enter_context(Console())
         tracker = open_trackers(config.tracking, directory)
         stack.callback(tracker.close)
@@ -54,26 +54,25 @@ def _run(config: RunConfig, directory: Path) -> None:
             tracker.log(step, metrics)
             console.log(step, metrics)
 
-        models = [config] if config.of_critic is None else [config, config.of_critic]
-        num_ranks = sum(model.megatron.layout.world_size for model in models)
-        stack.enter_context(cluster(num_ranks + 1))
-        screen = Screen(say=console.say, progress=console.progress, log=log)
-        composition = compose(config, directory, screen)
-        console.say(f"ready after {time.monotonic() - begin:.1f} s")
-        console.begin(composition.cadence)
-        train(composition.job, composition.cadence)
-        composition.close()
+        def say(text: str) -> None:
+            logger.info("%s", text)
+            console.say(text)
 
+        limit = health.max_restarts if health.use_fault_tolerance else None
+        restarts = Restarts(limit, config.checkpoint.save, events, say)
 
-@contextmanager
-def _signals_raise() -> Generator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that what was started is ended."""
+        def attempt() -> None:
+            watch = Watch(directory, health.heartbeat_timeout_s)
+            screen = Screen(say=say, progress=console.progress, log=log, on_wait=watch.check)
+            models = [config] if config.of_critic is None else [config, config.of_critic]
+            num_ranks = sum(model.megatron.layout.world_size for model in models)
+            begin = time.monotonic()
+            with owned_processes(), cluster(num_ranks + 1), watch.blaming():
+                composition = compose(config, directory, screen)
+                say(f"ready after {time.monotonic() - begin:.1f} s")
+                restarts.ready()
+                console.begin(composition.cadence)
+                train(composition.job, composition.cadence)
+                composition.close()
 
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        restarts.run(attempt)

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 TOKEN_VARIABLE = "SLIME_RUN_TOKEN"
 GRACE_S = 5.0
@@ -47,6 +48,20 @@ def owned_processes() -> Generator[str]:
         os.environ.pop(TOKEN_VARIABLE, None)
         os.close(writer)
         sentinel.wait(timeout=4 * GRACE_S)
+
+
+@contextmanager
+def sigterm_interrupts() -> Generator[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that what was started is ended."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def carriers(token: str) -> list[int]:

@@ -1,9 +1,11 @@
 """What an iteration of a trainer reports, and the names it goes by."""
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from slime_core.errors import SlimeError
 
 from slime_megatron.microbatch_loss import LOG_PROBS
 from slime_megatron.passes import StepResult
@@ -29,12 +31,34 @@ class Report:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
+class SkippedStepsError(SlimeError, FloatingPointError):
+    """Too many steps in a row had gradients that are infinite or not a number."""
+
+
+def skipped_in_a_row(before: int, steps: Sequence[StepResult], limit: int | None) -> int:
+    """How many steps were skipped since one was taken, after ``before`` and then ``steps``.
+
+    Raises:
+        SkippedStepsError: ever more than ``limit``.
+    """
+    for step in steps:
+        before = 0 if step.updated else before + 1
+        if limit is not None and before > limit:
+            raise SkippedStepsError(
+                f"{before} steps in a row had a gradient that is infinite or not a number (the "
+                f"last norm: {step.grad_norm}) and changed no weight (--max-skipped-steps "
+                f"{limit}): lower --lr, look for rewards or log-probabilities that are not "
+                "finite, or go on regardless with --no-check-for-nan-in-loss-and-grad"
+            )
+    return before
+
+
 def step_metrics(step: StepResult, prefix: str = "train") -> dict[str, float]:
     """``train/*``, or ``critic/*``, of one optimizer step."""
     metrics = {f"{prefix}/{name}": x for name, x in step.metrics.items() if name != LOG_PROBS}
     metrics[f"{prefix}/grad_norm"] = step.grad_norm
     metrics |= {f"{prefix}/lr-pg_{i}": lr for i, lr in enumerate(step.learning_rates)}
-    return metrics | {f"{prefix}/skipped_steps": float(not step.updated)}
+    return metrics | {f"{prefix}/num_skipped_steps": float(not step.updated)}
 
 
 def actor_metrics(report: Report) -> dict[str, float]:
@@ -62,5 +86,5 @@ def _over_steps(report: Report, prefix: str) -> dict[str, float]:
             named.setdefault(name, []).append(value)
     metrics = {name: sum(values) / len(values) for name, values in named.items()}
     if steps:
-        metrics[f"{prefix}/skipped_steps"] *= len(steps)
+        metrics[f"{prefix}/num_skipped_steps"] *= len(steps)
     return metrics

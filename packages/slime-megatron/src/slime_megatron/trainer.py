@@ -11,7 +11,13 @@ from slime_core.ci_checks import check_grad_norms, check_iteration
 from slime_core.interfaces import Metrics, WeightReceiver
 
 from slime_megatron.objective import OLD_ACTOR, REFERENCE
-from slime_megatron.report import Report, actor_metrics, critic_metrics, step_metrics
+from slime_megatron.report import (
+    Report,
+    actor_metrics,
+    critic_metrics,
+    skipped_in_a_row,
+    step_metrics,
+)
 from slime_megatron.stages import (
     NOTHING,
     RankPayload,
@@ -57,7 +63,7 @@ class TrainerRank:
         self._receiver_factory = receiver_factory
         self._receiver: WeightReceiver | None = None
         self._pending_save: Any = None
-        self._iteration = 0
+        self._iteration = self._skipped = 0
         self._last_report = Report()
         self._returns: SampleVectors = {}
         self._state: TrainState
@@ -128,6 +134,9 @@ class TrainerRank:
             given=given,
             updates=not waits,
         )
+        checks = self._state.args.check_for_nan_in_loss_and_grad
+        limit = self._config.optimizer.max_skipped_steps if checks else None
+        self._skipped = skipped_in_a_row(self._skipped, report.steps, limit)
         report = from_last_stage(report)
         self._returns = {}
         if self._passes.reports and vectors.returns is not None and payload.rows:

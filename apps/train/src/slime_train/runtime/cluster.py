@@ -13,16 +13,13 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from slime_core.errors import SlimeError
+from slime_core.heartbeat import WorkerError
 
 from slime_train.runtime.env import ray_address
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-
-
-class WorkerError(SlimeError, RuntimeError):
-    """A process of the run died or did not answer in time; names it and what it was doing."""
 
 
 @contextmanager
@@ -114,16 +111,21 @@ class Pending:
             return ray.get(self.ref, timeout=timeout_s)
         except GetTimeoutError as error:
             raise WorkerError(
-                f"{self._remote.name} did not finish `{self._method}` within {timeout_s:.0f} s"
+                f"{self._remote.name} did not finish `{self._method}` within {timeout_s:.0f} s",
+                self._remote.name,
+                "hang",
             ) from error
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, SlimeError):
                 raise cause from error
+            if isinstance(cause, RuntimeError | OSError):  # of a device, of a connection
+                message = f"{self._remote.name} failed during `{self._method}`: {error}"
+                raise WorkerError(message, self._remote.name) from error
             raise
         except RayActorError as error:
             raise WorkerError(
-                f"{self._remote.name} died during `{self._method}`: {error}"
+                f"{self._remote.name} died during `{self._method}`: {error}", self._remote.name
             ) from error
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slime_core.heartbeat import announce
 from slime_core.interfaces import BatchHandle, Metrics
 from slime_sglang.weights.session import EngineTarget
+
 from slime_train.progress import Progress
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import Pending, Remote, gather, share
@@ -33,10 +35,11 @@ class RolloutProcess:
         *,
         directory: Path,
         on_progress: Callable[[Progress | None], None],
+        on_wait: Callable[[], None],
         timeout_s: float,
     ) -> None:
         self._timeout_s = timeout_s
-        self._on_progress = on_progress
+        self._on_progress, self._on_wait = on_progress, on_wait
         self._remote = Remote(
             "rollout worker",
             functools.partial(_RolloutWorker, config, directory),
@@ -81,7 +84,7 @@ class RolloutProcess:
 
     def _wait(self, call: Pending, meanwhile: Callable[[], None] = lambda: None) -> Any:
         def waiting() -> None:
-            self._show_progress()
+            self._while_waiting()
             if not call.is_done():
                 meanwhile()
 
@@ -90,8 +93,9 @@ class RolloutProcess:
         finally:
             self._on_progress(None)
 
-    def _show_progress(self) -> None:
+    def _while_waiting(self) -> None:
         """Ask again once the last answer is in; a busy worker is not asked twice."""
+        self._on_wait()
         if self._peek is not None and self._peek.is_done():
             self._on_progress(self._peek.result(0))
             self._peek = None
@@ -101,10 +105,12 @@ class RolloutProcess:
 
 class _RolloutWorker:
     def __init__(self, config: RunConfig, directory: Path) -> None:
-        from slime_train.logs import log_to_file
+        from slime_core.logs import log_to_file
+
+        log_to_file(log := directory / "logs" / "rollout.log")
+        announce(directory, "rollout_worker", "rollout worker", log)
         from slime_train.rollout_host import RolloutHost
 
-        log_to_file(directory / "logs" / "rollout.log")
         self._host = RolloutHost(config, directory)
 
     def start(self, load: Path | None) -> RolloutFacts:

@@ -136,8 +136,12 @@ def rank_environment(config: RunConfig, rank: int, world_size: int) -> Mapping[s
 
 def _trainer_rank(config: RunConfig, rank: int, world_size: int, logs: Path, role: "Role") -> Any:
     # Here, in the rank's own process, the first import of torch and Megatron happens.
-    from slime_train.logs import log_to_file
+    from slime_core.heartbeat import announce
+    from slime_core.logs import log_to_file
+
+    kind, name = ("trainer_rank", "trainer") if role == "actor" else ("critic_rank", "critic")
+    log_to_file(log := logs / f"{name}-{rank}.log")
+    announce(logs.parent, kind, f"{name} rank {rank}", log)
     from slime_train.runtime.trainer_worker import TrainerWorker
 
-    log_to_file(logs / f"{'trainer' if role == 'actor' else role}-{rank}.log")
     return TrainerWorker(config, rank, world_size, role)

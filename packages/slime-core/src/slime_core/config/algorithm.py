@@ -154,9 +154,12 @@ class CriticConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """What happens to the optimizer's moments."""
+    """What happens to the optimizer's moments, and to steps that cannot be taken."""
 
     reset_optimizer_states: bool = False
     """Forget the optimizer's moments before each iteration."""
     use_stateless_adam: bool = False
     """Forget them before each step; needs --optimizer adam and --no-save-optim."""
+    max_skipped_steps: int = flag(default=10, at_least=0, ours=True)
+    """Steps in a row that may be left out because their gradient is infinite or not a number; one
+    more ends the run. With --no-check-for-nan-in-loss-and-grad there is no limit."""

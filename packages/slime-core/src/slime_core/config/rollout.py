@@ -137,3 +137,9 @@ class HealthConfig:
     max_engine_restarts: int = flag(default=3, at_least=0, ours=True)
     """Restarts of one engine, or of the router, without a finished rollout in between; one more
     loss ends the run with what is known of all of them."""
+    heartbeat_timeout_s: float = flag(default=60.0, above=0, ours=True)
+    """Seconds without a sign of life after which a trainer rank or the rollout worker counts as
+    hung. With --use-fault-tolerance the run then starts again from its last checkpoint, as it does
+    when one of them ends; without it the run ends with what is known of that process."""
+    max_restarts: int = flag(default=3, at_least=0, ours=True)
+    """Such restarts without a new checkpoint in between; one more loss ends the run."""

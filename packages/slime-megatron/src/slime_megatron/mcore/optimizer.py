@@ -20,10 +20,7 @@ class NonFiniteGradientError(SlimeError, FloatingPointError):
     """The gradient norm of a step is infinite or not a number; nothing was updated."""
 
     def __init__(self, norm: float) -> None:
-        super().__init__(
-            f"the gradient norm is {norm} and no weight was changed: lower --lr, or leave such "
-            "steps out with --no-check-for-nan-in-loss-and-grad"
-        )
+        super().__init__(f"the gradient norm is {norm} and no weight was changed")
         self.norm = norm
 
 

@@ -39,9 +39,7 @@ def train_step(
 ) -> StepResult:
     """Forward and backward over ``items``, then update; all ranks together.
 
-    Raises:
-        NonFiniteGradientError: with nothing updated, unless --no-check-for-nan-in-loss-and-grad is
-            given: then the step is left out and reported.
+    A step whose gradient norm is infinite or not a number changes nothing and says so.
     """
     wrapped: list[Any] = list(state.chunks)
     for chunk in wrapped:
@@ -74,8 +72,6 @@ def _update(state: TrainState) -> tuple[bool, float]:
     try:
         updated, grad_norm, _ = state.optimizer.step()
     except NonFiniteGradientError as error:
-        if state.args.check_for_nan_in_loss_and_grad:
-            raise
         return False, error.norm
     return bool(updated), float("nan") if grad_norm is None else float(grad_norm)
 
