@@ -22,7 +22,7 @@ def prefetch[T](
         yield queue.drain()
     finally:
         queue.stop()
-        thread.join()
+        thread.join()  # waits: for the piece being read; the queue takes no more
 
 
 class _Queue[T]:

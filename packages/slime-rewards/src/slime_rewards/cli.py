@@ -112,9 +112,10 @@ def _grade(
         for question in _questions(lines, grader):
             pending.append(_submitted(question, workers, chance))
             while pending and (pending[0].done() or len(pending) >= _AHEAD):
+                # waits: graders have time limits
                 _write(pending.popleft().result(), out)
     finally:
-        while pending:
+        while pending:  # waits: graders have time limits
             _write(pending.popleft().result(), out)
 
 

@@ -242,7 +242,7 @@ class _Nursery:
                 self._process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait()
+                self._process.wait(60)
             self._process = None
 
 

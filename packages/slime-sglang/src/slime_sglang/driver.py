@@ -127,6 +127,7 @@ async def _next(tasks: Tasks, generation: Abortable) -> list[SampleGroup]:
     failures = [error for task in done if (error := task.exception()) is not None]
     if failures:
         raise failures[0]
+    # waits: all are done
     return sorted((task.result() for task in done), key=lambda group: group.group_index)
 
 

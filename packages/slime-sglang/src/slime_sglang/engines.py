@@ -319,7 +319,7 @@ class Engines:
             with ThreadPoolExecutor(len(parts)) as pool:
                 list(pool.map(_stop, parts))
         if watch is not None:
-            watch.join()
+            watch.join()  # waits: with a timeout of its own
         if self._routing is not None:
             self._routing.close()
 

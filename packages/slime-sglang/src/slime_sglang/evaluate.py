@@ -116,7 +116,7 @@ async def _answer(
                 waiting, timeout=_CHECK_S, return_when=asyncio.FIRST_COMPLETED
             )
             generation.check_alive()
-            finished += [task.result() for task in done]
+            finished += [task.result() for task in done]  # waits: is done
             if show is not None:
                 so_far = [sample for group in finished for sample in group.samples]
                 show(len(finished), len(groups), running_statistics(so_far, began))
@@ -125,6 +125,7 @@ async def _answer(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+    # waits: all are done
     return [sample for task in tasks for sample in task.result().samples]
 
 

@@ -120,7 +120,7 @@ def run(stage: str, words: Sequence[str]) -> float:
     begin = time.monotonic()
     # The command installed beside this one, also where the shell's PATH has another or none.
     program = Path(sys.executable).with_name(words[0])
-    done = subprocess.run([program, *words[1:]], check=False)
+    done = subprocess.run([program, *words[1:]], check=False)  # waits: it bounds its own waits
     if done.returncode != 0:
         raise StageError(f"{stage} ended with exit code {done.returncode}")
     return time.monotonic() - begin

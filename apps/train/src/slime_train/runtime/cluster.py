@@ -20,6 +20,7 @@ from slime_train.runtime.env import ray_address
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
+_FETCH_S = 600.0
 
 
 @contextmanager
@@ -173,7 +174,7 @@ class _Host:
         self._object = factory()
 
     def call(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        resolved = [ray.get(arg) if isinstance(arg, ray.ObjectRef) else arg for arg in args]
+        resolved = [fetch([x], _FETCH_S)[0] if isinstance(x, ray.ObjectRef) else x for x in args]
         return getattr(self._object, method)(*resolved, **kwargs)
 
 

@@ -160,7 +160,7 @@ class _Worker:
                     pipe.close()
 
     def _ask(self, tasks: Sequence[Task]) -> list[Outcome]:
-        self._started.result()
+        self._started.result(timeout=_ANSWER_S)
         self._send(list(tasks))
         pipe = self._process.stdout
         assert pipe is not None

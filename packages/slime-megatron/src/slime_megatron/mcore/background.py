@@ -43,12 +43,12 @@ class PendingSave:
         Collective. Raises ``CheckpointError`` on every rank when any of them could not write.
         """
         if wait:
-            self._thread.join()
+            self._thread.join()  # waits: for the disk; the driver's call has a deadline
         writing = torch.tensor([int(self._thread.is_alive())], device=torch.cuda.current_device())
         dist.all_reduce(writing)
         if int(writing):
             return False
-        self._thread.join()
+        self._thread.join()  # waits: has ended
         try:
             while self._finalize:
                 self._finalize.pop(0)()

@@ -189,14 +189,14 @@ async def _stream(
     """Comments until the turn is there, so that clients do not give up; then the turn."""
     done, _ = await asyncio.wait([answer], timeout=_PING_S)
     if done:
-        answer.result()  # what fails at once is an ordinary error
+        answer.result()  # waits: is done; what fails at once is an ordinary error
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     try:
         while not done:
             await response.write(b": thinking\n\n")
             done, _ = await asyncio.wait([answer], timeout=_PING_S)
-        for event in api.stream(answer.result(), chat):
+        for event in api.stream(answer.result(), chat):  # waits: is done
             await response.write(event.encode())
     except (SlimeError, AbortedError) as error:
         logger.warning("a streamed answer failed: %s", error)

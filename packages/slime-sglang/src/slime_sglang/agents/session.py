@@ -124,7 +124,7 @@ class Session:
             AbortedError: the rollout ends without this sample.
         """
         task = asyncio.ensure_future(work)
-        aborted = asyncio.ensure_future(self.aborted.wait())
+        aborted = asyncio.ensure_future(self.aborted.wait())  # waits: as long as the work
         try:
             waiting, first = [task, aborted], asyncio.FIRST_COMPLETED
             done, _ = await asyncio.wait(waiting, timeout=timeout_s, return_when=first)

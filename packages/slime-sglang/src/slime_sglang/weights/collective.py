@@ -128,7 +128,7 @@ class CollectiveReceiver:
         try:
             work = self._group.broadcast([flat], options)
             self._wait(work, requests)
-            work.wait()
+            work.wait()  # waits: is done
         except RuntimeError as error:
             self._session.collect([request for request in requests if request.done()])
             raise WeightSyncError(f"broadcasting weights failed: {error}") from error

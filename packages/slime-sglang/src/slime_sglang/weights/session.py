@@ -88,7 +88,7 @@ class Session:
         results: list[T] = []
         for future in futures:
             try:
-                results.append(future.result())
+                results.append(future.result())  # waits: requests have deadlines
             except EngineError as error:
                 problems.append(str(error))
         if problems:
