@@ -332,25 +332,6 @@ def test_an_engine_that_cannot_start_is_reported_with_its_log(tmp_path: Path) ->
     assert time.monotonic() - began < 200
 
 
-def test_a_dead_engine_is_noticed_at_once(engines: Engines, reference: Any) -> None:
-    """Last of this file: it kills the engine that all the others use."""
-    target = EngineTarget(engines.urls[0])
-    server = psutil.Process(engines._engines[0].process.pid).children()[0]
-    scheduler = next(p for p in server.children(recursive=True) if "sched" in p.name())
-    receiver = CollectiveReceiver([target], backend="gloo", timeout_s=30)
-    receiver.begin(20)
-    os.kill(scheduler.pid, signal.SIGKILL)
-    began = time.monotonic()
-    with pytest.raises(WeightSyncError):
-        receiver.send(weights(reference))
-    assert time.monotonic() - began < 40
-    with pytest.raises(EngineError, match="engine_0"):
-        generate(engines)
-    engines.stop()
-    with pytest.raises(EngineError):
-        EngineClient(target.url).generate({"input_ids": [1]}, timeout_s=2)
-
-
 CONVERSE = """
 from slime_sglang import generate_single, run_agent
 
@@ -416,3 +397,22 @@ def test_conversations_carry_the_models_own_log_probabilities(
         found = torch.tensor(sample.rollout_log_probs)
         assert float((picked - found)[mask].abs().max()) < 1e-4
         assert sample.metadata["prefix_cache"]["cached_tokens"] > 0
+
+
+def test_a_dead_engine_is_noticed_at_once(engines: Engines, reference: Any) -> None:
+    """Last of this file: it kills the engine that all the others use."""
+    target = EngineTarget(engines.urls[0])
+    server = psutil.Process(engines._parts[0].engine.process.pid).children()[0]
+    scheduler = next(p for p in server.children(recursive=True) if "sched" in p.name())
+    receiver = CollectiveReceiver([target], backend="gloo", timeout_s=30)
+    receiver.begin(20)
+    os.kill(scheduler.pid, signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(WeightSyncError):
+        receiver.send(weights(reference))
+    assert time.monotonic() - began < 40
+    with pytest.raises(EngineError, match="engine_0"):
+        generate(engines)
+    engines.stop()
+    with pytest.raises(EngineError):
+        EngineClient(target.url).generate({"input_ids": [1]}, timeout_s=2)

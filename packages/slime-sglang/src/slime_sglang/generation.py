@@ -33,6 +33,8 @@ _ROUTING_HEADER = "X-SMG-Routing-Key"
 _ATTEMPTS = 3
 _RETRY_S = 0.5
 _ABORT_S = 10.0
+_ABORTED_UNREAD = 499
+"""What an engine says of a request that a publish aborted before it was scheduled."""
 
 _active: ContextVar["Execution | None"] = ContextVar("_active", default=None)
 
@@ -268,7 +270,7 @@ class Generation:
         """The engine's answer; None when it refused this sample, which is then ``FAILED``."""
         headers = {_ROUTING_HEADER: sample.session_id or ""}
         problem, began, failures = "", time.monotonic(), 0
-        while failures < _ATTEMPTS:
+        while failures < _ATTEMPTS and time.monotonic() - began < self.spec.timeout_s:
             if problem:
                 await asyncio.sleep(_RETRY_S * max(1, failures))
                 self.check_alive()
@@ -282,6 +284,8 @@ class Generation:
             if self._aborting:
                 sample.status = Status.ABORTED
                 return None
+            if status == _ABORTED_UNREAD:
+                continue
             if 400 <= status < 500:
                 sample.status = Status.FAILED
                 sample.metadata["error"] = f"the engine refused the request: {problem}"

@@ -58,7 +58,7 @@ def append(sample: Sample, answer: Mapping[str, Any]) -> None:
     sample.response_length += len(tokens)
     if sample.loss_mask is not None:
         sample.loss_mask = [*sample.loss_mask, *([1] * len(tokens))]
-    for name in dict.fromkeys([*map(str, numbers), version]):
+    for name in dict.fromkeys([*(str(n) for n in numbers if n != UNWRITTEN), version]):
         if not sample.weight_versions or sample.weight_versions[-1] != name:
             sample.weight_versions.append(name)
     reason = (meta.get("finish_reason") or {}).get("type")
