@@ -1,17 +1,20 @@
 """One atomic commit holds everything a run needs to continue: both sides write into it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from slime_core.config.checkpoint import CheckpointConfig
-from slime_core.interfaces import Rollout
+from slime_core.errors import CheckpointError
 from slime_core.staging import Staging, begin, clean, latest
 
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class SavingTrainer(Protocol):
     """What a checkpoint asks of the trainer."""
 
@@ -28,10 +31,21 @@ class SavingTrainer(Protocol):
         ...
 
 
+@runtime_checkable
+class SavingRollout(Protocol):
+    """What a checkpoint asks of the generating side."""
+
+    def save(self, directory: Path, iteration: int) -> None:
+        """Write what is left to do after ``iteration``."""
+        ...
+
+
 class Checkpoints:
     """Writes the checkpoints of a run; at most one is under way."""
 
-    def __init__(self, config: CheckpointConfig, trainer: SavingTrainer, rollout: Rollout) -> None:
+    def __init__(
+        self, config: CheckpointConfig, trainer: SavingTrainer, rollout: SavingRollout
+    ) -> None:
         self._config, self._trainer, self._rollout = config, trainer, rollout
         self._pending: Staging | None = None
 
@@ -39,17 +53,27 @@ class Checkpoints:
         """Checkpoint after ``iteration``; with ``--async-save`` it is committed later."""
         self.finish(wait=True)
         if self._config.save is not None:
-            self._pending = self._write(Path(self._config.save), iteration)
+            with _full_disk_named(Path(self._config.save)):
+                self._pending = self._write(Path(self._config.save), iteration)
             self.finish(wait=not self._config.async_save)
         if self._config.save_hf is not None:
             self._trainer.save_hf(Path(self._config.save_hf.format(rollout_id=iteration)))
 
     def finish(self, *, wait: bool) -> None:
         """Commit the checkpoint under way if every rank has written its part."""
-        if self._pending is not None and self._trainer.finish_save(wait):
-            final = self._pending.commit()
-            self._pending = None
-            logger.info("saved %s", final)
+        if self._pending is None:
+            return
+        with _full_disk_named(self._pending.save):
+            try:
+                if not self._trainer.finish_save(wait):
+                    return
+                final = self._pending.commit()
+            except BaseException:
+                self._pending.discard()
+                self._pending = None
+                raise
+        self._pending = None
+        logger.info("saved %s", final)
 
     def _write(self, save: Path, iteration: int) -> Staging:
         staging = begin(save, iteration)
@@ -60,6 +84,33 @@ class Checkpoints:
             staging.discard()
             raise
         return staging
+
+
+@contextmanager
+def _full_disk_named(save: Path) -> Generator[None]:
+    """Say that there is no room where a write failed for lack of it, in whichever process."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not _for_lack_of_room(error):
+            raise
+        kept = latest(save)
+        raise CheckpointError(
+            f"--save {save}: there is no room for another checkpoint ({error}); "
+            f"{kept.name if kept else 'none'} is there and complete. Make room, or save elsewhere, "
+            "and start the same command again"
+        ) from error
+
+
+def _for_lack_of_room(error: BaseException | None) -> bool:
+    """Whether it, or what it was raised from, is about space; torch says it only in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EFBIG):
+            return True
+        if any(words in str(error) for words in ("No space left", "PytorchStreamWriter failed")):
+            return True
+        error = error.__cause__
+    return False
 
 
 def resume_from(config: CheckpointConfig, say: Callable[[str], None]) -> Path | None:
