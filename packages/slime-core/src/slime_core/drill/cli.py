@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slime_core.drill import report
 from slime_core.drill.plan import FAULTS, KINDS, PHASES, Cell, cells, driver_kills
-from slime_core.drill.task import WATCHED, small_task
+from slime_core.drill.task import NUM_ITERATIONS, WATCHED, small_task
 from slime_core.drill.tries import (
     Drill,
     Row,
@@ -78,7 +78,7 @@ def _drill(options: argparse.Namespace, words: Sequence[str]) -> list[Row]:
         raise ConfigError(f"{', '.join(taken)}: the drill gives each run its own; leave it out")
     kills: int | None = options.driver_kills
     planned = [] if kills else cells(*(_words(options, name) for name in _LISTS))
-    command = _command(directory, words)
+    command = _command(directory, words, 2 * kills if kills else 0)
     drill = Drill(command, directory, options.timeout_s or 3600.0)
     _say(f"undisturbed: {' '.join(drill.command('undisturbed'))}")
     expected = run_undisturbed(drill)
@@ -112,9 +112,9 @@ def _words(options: argparse.Namespace, name: str) -> list[str]:
     return [word for word in getattr(options, name).split(",") if word]
 
 
-def _command(directory: Path, words: Sequence[str]) -> tuple[str, ...]:
+def _command(directory: Path, words: Sequence[str], at_least: int) -> tuple[str, ...]:
     """What is run; slime-train is the one installed beside this command."""
-    given = tuple(words) or small_task(directory / "task")
+    given = tuple(words) or small_task(directory / "task", max(NUM_ITERATIONS, at_least))
     if given[0].startswith("-"):
         given = ("slime-train", *given)
     beside = Path(sys.executable).parent / given[0]

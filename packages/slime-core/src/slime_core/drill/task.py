@@ -18,7 +18,7 @@ _QUICKSTART = "slime-quickstart"
 _MAKE_S = 300.0
 
 
-def small_task(directory: Path) -> tuple[str, ...]:
+def small_task(directory: Path, num_iterations: int = NUM_ITERATIONS) -> tuple[str, ...]:
     """Make model, data and reward in ``directory`` once; arguments of slime-train for them."""
     if not (directory / "data" / "train.jsonl").is_file():
         command = Path(sys.executable).with_name(_QUICKSTART)
@@ -28,7 +28,7 @@ def small_task(directory: Path) -> tuple[str, ...]:
     settings = f"""--prompt-data {directory}/data/train.jsonl --input-key prompt --label-key label
         --hf-checkpoint {directory}/model --apply-chat-template --rollout-shuffle
         --custom-rm-path {directory}/reward.py:even --num-data-workers 1
-        --num-rollout {NUM_ITERATIONS} --rollout-batch-size 8 --n-samples-per-prompt 4
+        --num-rollout {num_iterations} --rollout-batch-size 8 --n-samples-per-prompt 4
         --global-batch-size 32 --rollout-max-response-len 16 --use-dynamic-batch-size
         --max-tokens-per-gpu 4096 --lr 1e-3 --device cpu"""
     return tuple(settings.split())
