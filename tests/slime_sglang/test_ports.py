@@ -1,6 +1,8 @@
 import socket
 
-from slime_sglang.ports import PortLease
+import pytest
+from slime_core.errors import ConfigError
+from slime_sglang.ports import PortLease, require_free
 
 
 def test_a_leased_port_is_handed_to_nobody_else() -> None:
@@ -23,3 +25,13 @@ def test_a_closed_lease_gives_its_ports_back() -> None:
     lease.close()
     with socket.socket() as anyone:
         anyone.bind(("127.0.0.1", lease.ports[0]))
+
+
+def test_a_port_that_is_taken_is_named_with_its_flag():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--sglang-router-port {port}: .* in use"):
+            require_free(port, "--sglang-router-port")
+    require_free(port, "--sglang-router-port")

@@ -17,6 +17,7 @@ from slime_sglang.client import EngineClient, MemoryTag
 from slime_sglang.config import SGLangConfig
 from slime_sglang.health import HealthSpec, Part, Record, Watch
 from slime_sglang.parts import EnginePart, RouterPart, Routing
+from slime_sglang.ports import require_free
 from slime_sglang.router import Members, Router, RouterSpec
 from slime_sglang.server.launch import EngineSpec
 from slime_sglang.weights.session import EngineTarget, FleetStatus
@@ -178,6 +179,8 @@ class Engines:
         if config.sglang_router_ip is not None:
             self._join_router(self.router_url)
             return
+        if config.sglang_router_port is not None:
+            require_free(config.sglang_router_port, "--sglang-router-port")
         self._router = Router(
             RouterSpec(
                 worker_urls=self.urls,

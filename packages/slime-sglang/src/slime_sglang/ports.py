@@ -3,6 +3,8 @@
 import socket
 from types import TracebackType
 
+from slime_core.errors import ConfigError
+
 
 class PortLease:
     """Free ports of one address, held until ``close``; belongs to one process.
@@ -31,6 +33,19 @@ class PortLease:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def require_free(port: int, flag: str, host: str = "127.0.0.1") -> None:
+    """Refuse a port that somebody listens on; ``flag`` asked for it."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"{flag} {port}: the port cannot be used ({error.strerror}); give another one, or "
+            "leave the flag out and a free one is found"
+        ) from error
 
 
 def _hold(host: str) -> socket.socket:
