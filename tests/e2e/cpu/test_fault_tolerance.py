@@ -14,14 +14,14 @@ from slime_core.types import samples_of
 from slime_testing.runs import TIMEOUT_S, Run, carriers, run, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ITERATIONS = 4
-INTERVAL_S, TIMEOUT_ANSWER_S = 1.0, 8.0
-BUSY_S = 5.0
+INTERVAL_S, TIMEOUT_ANSWER_S = 1.0, 20.0
+BUSY_S = 30.0
 """What a machine with other work may add to a bound."""
-RECOVERED_S = 60.0 + 90.0
-"""With what starting an engine takes longer beside other work."""
+RECOVERED_S = 400.0
+"""A minute on an idle machine; starting an engine takes several times that beside other work."""
 FAULTS = {
     1: ("engine_0", signal.SIGKILL),
     2: ("engine_0", signal.SIGSTOP),
@@ -77,7 +77,7 @@ def disturbed(inputs) -> tuple[Path, list[int]]:
         process.kill()
         raise AssertionError(told(process)) from None
     assert process.returncode == 0, output
-    assert wait_for(lambda: not carriers(process.mark), 10), carriers(process.mark)
+    assert wait_for(lambda: not carriers(process.mark), 30), carriers(process.mark)
     return out, victims
 
 

@@ -9,9 +9,11 @@ from slime_core.events import FILE_NAME, read_events
 from slime_testing.runs import Run, carriers, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 START_S = 300
-HEARTBEAT_TIMEOUT_S = 15.0
+HEARTBEAT_TIMEOUT_S = 30.0
+"""Half of the default; a rank that imports on a busy machine may be silent for seconds."""
+BUSY_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +70,16 @@ def test_a_rank_that_ends_and_one_that_hangs_are_replaced_and_nothing_changes(in
     signal_rank(path, signal.SIGKILL)
     assert wait_for(lambda: recovered(path) and trains(path, 3), seconds=START_S)
     signal_rank(path, signal.SIGSTOP)
-    output, _ = process.communicate(timeout=START_S)
+    output, _ = process.communicate(timeout=2 * START_S)
     assert process.returncode == 0, output
-    assert wait_for(lambda: not carriers(process.mark), 10), carriers(process.mark)
+    assert wait_for(lambda: not carriers(process.mark), 30), carriers(process.mark)
 
     lost = [e for e in read_events(path) if e["event"] == "lost"]
     assert [(e["kind"], e["name"], e["how"]) for e in lost] == [
         ("trainer_rank", "trainer rank 1", "exit"), ("trainer_rank", "trainer rank 1", "hang")
     ]  # fmt: skip
-    assert lost[0]["seconds"] < 5
-    assert HEARTBEAT_TIMEOUT_S < lost[1]["seconds"] < HEARTBEAT_TIMEOUT_S + 5
+    assert lost[0]["seconds"] < BUSY_S
+    assert HEARTBEAT_TIMEOUT_S < lost[1]["seconds"] < HEARTBEAT_TIMEOUT_S + BUSY_S
     assert len(recovered(path)) == 2
     assert "starting again from its last checkpoint (1 of 3 times)" in " ".join(output.split())
     assert series(disturbed / "out", "train/loss") == series(whole / "out", "train/loss")
