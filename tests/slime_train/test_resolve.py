@@ -384,3 +384,10 @@ def test_a_run_that_only_generates_has_no_trainer_to_make_room_for():
 )
 def test_what_needs_a_trainer_is_refused_where_there_is_none(line, named):
     assert named in problems(f"--debug-rollout-only {line}")
+
+
+def test_a_set_whose_reward_would_not_be_asked_is_refused():
+    file = {"eval": {"datasets": [{"name": "gpqa", "path": "g.jsonl", "rm_type": "gpqa"}]}}
+    line = "--eval-config sets.yaml --custom-rm-path mine.py"
+    assert "gpqa: rm_type gpqa has no effect" in problems(line, eval_file=file)
+    assert config("--eval-config sets.yaml", eval_file=file).evaluation.eval_datasets[0].rm_type

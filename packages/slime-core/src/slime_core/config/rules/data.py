@@ -178,6 +178,13 @@ def eval_sets(draft: Draft, facts: Facts) -> None:
     """Every evaluation set with what holds for it."""
     found = eval_datasets(draft["eval_prompt_data"], facts.eval_file, draft.own.values)
     draft.problems += found.problems
+    for each in found.datasets:
+        if each.rm_type and draft["custom_rm_path"] and not each.custom_rm_path:
+            draft.problem(
+                f"--eval-config {each.name}: rm_type {each.rm_type} has no effect, because "
+                f"--custom-rm-path {draft['custom_rm_path']} scores every sample of the run: give "
+                "the set a custom_rm_path too, or leave its rm_type out"
+            )
     draft.own.put("eval_datasets", found.datasets, "derived: --eval-prompt-data, --eval-config")
 
 
