@@ -1,6 +1,7 @@
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,16 +13,23 @@ def record_many(path, name):
         Events(path).process("engine", f"{name} {i} {'x' * 300}")
 
 
+RECORD = """
+import sys
+from pathlib import Path
+from slime_core.events import Events
+for i in range(200):
+    Events(Path(sys.argv[1])).process("engine", f"{sys.argv[2]} {i} " + 300 * "x")
+"""
+
+
 def test_lines_of_many_processes_and_threads_never_mix(tmp_path):
     path = tmp_path / "run" / FILE_NAME
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=record_many, args=(path, f"p{i}")) for i in range(2)]
-    for process in processes:
-        process.start()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", RECORD, str(path), f"p{i}"]) for i in range(2)
+    ]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: record_many(path, name), "abcd"))
-    for process in processes:
-        process.join(30)
+    assert [process.wait(120) for process in processes] == [0, 0]
     events = read_events(path)
     assert len(events) == len({event["name"] for event in events}) == 6 * 200
     assert len({event["pid"] for event in events}) == 3
