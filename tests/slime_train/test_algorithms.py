@@ -14,7 +14,7 @@ from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
 from slime_testing.workspace import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 PAGE = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
 ROWS = [
@@ -149,7 +149,7 @@ def all_lines(rank: int, world: int, root: str, lines: list[str]) -> dict[str, A
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("algorithms")
     prepare(root)
-    return run_on_ranks(1, all_lines, str(root), LINES, megatron=True, seconds=900)[0]
+    return run_on_ranks(1, all_lines, str(root), LINES, megatron=True, seconds=1800)[0]
 
 
 @pytest.mark.parametrize("line", LINES)
