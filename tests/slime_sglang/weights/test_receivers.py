@@ -167,6 +167,18 @@ def test_an_engine_that_refuses_to_join_a_group_is_an_error_and_not_a_hang(
     receiver.close()
 
 
+def test_every_group_that_is_formed_has_a_name_of_its_own(engine: FakeEngine) -> None:
+    refusal = (400, {"success": False, "message": "no"})
+    engine.replies["/init_weights_update_group"] = [refusal, refusal]
+    receiver = CollectiveReceiver([EngineTarget(engine.url)], backend="gloo", timeout_s=2)
+    for version in (1, 2):
+        with pytest.raises(WeightSyncError):
+            receiver.begin(version)
+    receiver.close()
+    asked = [body for path, body in engine.calls if path == "/init_weights_update_group"]
+    assert len({body["group_name"] for body in asked}) == len(asked) == 2
+
+
 def test_nccl_needs_its_memory_setting_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NCCL_CUMEM_ENABLE", raising=False)
     with pytest.raises(ConfigError, match="NCCL_CUMEM_ENABLE must be 0"):

@@ -48,7 +48,7 @@ class CollectiveReceiver:
         self._backend = backend
         self._host = host
         self._timeout_s = timeout_s
-        self._name = f"slime-{uuid.uuid4().hex[:12]}"
+        self._name = ""
         self._store: TCPStore | None = None
         self._group: Any = None
 
@@ -81,6 +81,8 @@ class CollectiveReceiver:
         self._session.close()
 
     def _connect(self) -> None:
+        # A new name each time: engines still hold a group that was given up.
+        self._name = name = f"slime-{uuid.uuid4().hex[:12]}"
         timeout = timedelta(seconds=self._timeout_s)
         self._store = TCPStore(
             self._host, 0, is_master=True, wait_for_workers=False, timeout=timeout
@@ -93,14 +95,14 @@ class CollectiveReceiver:
                     "master_port": self._store_port,
                     "rank_offset": self._first_rank(target),
                     "world_size": world,
-                    "group_name": self._name,
+                    "group_name": name,
                     "backend": self._backend,
                 },
                 timeout_s=self._timeout_s,
             )
         )
         try:
-            self._group = _join(self._store, self._backend, self._name, world, timeout)
+            self._group = _join(self._store, self._backend, name, world, timeout)
         except (RuntimeError, dist.DistError) as error:
             self._session.collect([request for request in requests if request.done()])
             raise WeightSyncError(
@@ -148,6 +150,7 @@ class CollectiveReceiver:
             time.sleep(_POLL_S)
 
     def _abort(self) -> None:
+        """Give the group up; the next publish forms another."""
         group, self._group = self._group, None
         if hasattr(group, "abort"):
             group.abort()
