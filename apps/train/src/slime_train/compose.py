@@ -125,7 +125,7 @@ def cadence(config: RunConfig, first: int, facts: RolloutFacts) -> Cadence:
     """When to do what, for a run that starts at iteration ``first``."""
     if config.data.start_rollout_id is not None:
         first = config.data.start_rollout_id
-    evaluates = bool(config.evaluation.eval_datasets)
+    evaluates = config.evaluation.evaluates
     return Cadence(
         first=first,
         last=num_iterations(config, facts.num_prompts),

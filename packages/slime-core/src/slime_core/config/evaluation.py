@@ -62,3 +62,8 @@ class EvalConfig:
     """Longest prompt plus response in tokens; --rollout-max-context-len by default."""
     eval_function_path: str | None = None
     """Function (args, rollout_id, data_source, evaluation) that replaces the whole evaluation."""
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is anything to evaluate on, or with."""
+        return bool(self.eval_datasets or self.eval_function_path)
