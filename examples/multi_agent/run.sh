@@ -7,14 +7,7 @@ out=${1:-outputs/multi_agent}
 mkdir -p "$out"
 python "$here/data.py" "$out"
 
-slime-train --hf-checkpoint "$out/model" --output-dir "$out/warm-up" \
-  --loss-type sft_loss --calculate-per-token-loss \
-  --prompt-data "$out/demonstrations.jsonl" --input-key messages \
-  --num-rollout 20 --rollout-batch-size 1024 --global-batch-size 32 \
-  --use-dynamic-batch-size --max-tokens-per-gpu 4096 \
-  --lr 3e-3 --lr-warmup-iters 32 --lr-decay-style WSD --lr-wsd-decay-style linear \
-  --lr-wsd-decay-iters 160 --adam-beta2 0.95 --weight-decay 0 \
-  --save "$out/warm-up/checkpoints" --save-interval 20 --save-hf "$out/warm-up/hf"
+"$here/../warm_up.sh" "$out" "$out/demonstrations.jsonl" 20 --input-key messages
 
 slime-train --hf-checkpoint "$out/warm-up/hf" --output-dir "$out/grpo" \
   --prompt-data "$out/train.jsonl" --input-key prompt --label-key label \
