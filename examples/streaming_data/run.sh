@@ -7,15 +7,8 @@ out=${1:-outputs/streaming_data}
 mkdir -p "$out"
 python "$here/data.py" "$out"
 
-slime-train --hf-checkpoint "$out/model" --output-dir "$out/warm-up" \
-  --loss-type sft_loss --calculate-per-token-loss \
-  --prompt-data "$out/data/demonstrations.jsonl" --input-key messages \
-  --streaming-data --streaming-window 2000 --rollout-shuffle \
-  --num-rollout 20 --rollout-batch-size 1024 --global-batch-size 32 \
-  --use-dynamic-batch-size --max-tokens-per-gpu 4096 \
-  --lr 3e-3 --lr-warmup-iters 32 --lr-decay-style WSD --lr-wsd-decay-style linear \
-  --lr-wsd-decay-iters 160 --adam-beta2 0.95 --weight-decay 0 \
-  --save "$out/warm-up/checkpoints" --save-interval 20 --save-hf "$out/warm-up/hf"
+"$here/../warm_up.sh" "$out" "$out/data/demonstrations.jsonl" 20 --input-key messages \
+  --streaming-data --streaming-window 2000 --rollout-shuffle
 
 slime-train --hf-checkpoint "$out/warm-up/hf" --output-dir "$out/grpo" \
   --prompt-data "$out/data/sums.jsonl" "$out/data/sums.csv*0.5" "$out/data/sums@[:-50]*2" \
