@@ -51,17 +51,6 @@ OBJECTIVES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def flags_of(case: Case) -> tuple[str, ...]:
-    layout = case.layout
-    return (
-        f"--tensor-model-parallel-size={layout.tp}",
-        f"--pipeline-model-parallel-size={layout.pp}",
-        f"--context-parallel-size={layout.cp}",
-        "--make-vocab-size-divisible-by=8",
-        *case.flags,
-    )
-
-
 SP = ("--sequence-parallel",)
 DISTRIBUTED = ("--use-distributed-optimizer",)
 INTERLEAVED = ("--num-virtual-stages-per-pipeline-rank=2",)
@@ -140,7 +129,7 @@ def step_on_rank(
         batch = make_batch(pairs=pairs)
         given = make_given(batch) if case.objective == "critic" else {}
         sections = {"batch": case.batch, **OBJECTIVES[case.objective]}
-        config = make_config(Path(directories[case.tied]), *flags_of(case), **sections)
+        config = make_config(Path(directories[case.tied]), *case.argv, **sections)
         trainer = TrainerRank(config, rank, world)
         trainer.initialize()
         payload = make_payload(batch, case.layout, case.batch, rank, whole_rollouts=pairs)

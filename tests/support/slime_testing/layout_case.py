@@ -17,3 +17,15 @@ class Case:
     batch: BatchConfig = STATIC
     flags: tuple[str, ...] = ()
     tied: bool = False
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """Megatron's words for the layout, and the case's own."""
+        return (
+            f"--tensor-model-parallel-size={self.layout.tp}",
+            f"--pipeline-model-parallel-size={self.layout.pp}",
+            f"--context-parallel-size={self.layout.cp}",
+            f"--expert-model-parallel-size={self.layout.ep}",
+            "--make-vocab-size-divisible-by=8",
+            *self.flags,
+        )
