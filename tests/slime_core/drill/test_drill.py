@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from slime_core.drill import report
-from slime_core.drill.attempt import Hit
+from slime_core.drill.attempt import Hit, first_iteration, underway, usual_lengths
 from slime_core.drill.cli import main
-from slime_core.drill.plan import Cell, Kill, cells, driver_kills
+from slime_core.drill.kills import try_driver_kills
+from slime_core.drill.plan import PHASES, Cell, Kill, cells, driver_kills
 from slime_core.drill.trained import Outcome, compare, trained_samples, weights_digest
 from slime_core.drill.tries import (
     FINISHED,
@@ -19,7 +20,6 @@ from slime_core.drill.tries import (
     Undisturbed,
     reaction,
     run_flags,
-    try_driver_kills,
 )
 from slime_core.errors import ConfigError
 from slime_testing import scripted_run
@@ -71,8 +71,9 @@ def test_a_killed_driver_is_started_again_and_a_stopped_one_goes_on(tmp_path, mo
     assert killed["recovered_s"] > 0
 
 
-def test_a_kind_that_no_process_is_of_is_no_failure(tmp_path):
-    (row,) = drilled(tmp_path, "--kinds", "router", "--signals", "KILL", "--phases", "train")
+def test_a_kind_that_no_process_is_of_is_a_failure(tmp_path):
+    words = ("--kinds", "router", "--signals", "KILL", "--phases", "train")
+    (row,) = drilled(tmp_path, *words, expect=1)
     assert row["ended"] == "no such process"
 
 
@@ -89,7 +90,7 @@ def test_a_driver_that_fails_by_itself_between_kills_is_not_started_again(tmp_pa
     drill = Drill((sys.executable, "-c", "raise SystemExit(3)"), tmp_path, 20.0)
     said: list[str] = []
     undisturbed = Undisturbed(1.0, 0.5, Outcome(None, Counter()))
-    kills = [Kill(15.0, in_loop=False)] * 2
+    kills = [Kill("train", 0, 0.5)] * 2
     row = try_driver_kills(drill, kills, undisturbed, said.append)
     assert (row.ended, row.kills) == ("exit code 3", 0)
     assert said == ["before kill 1: exit code 3"]
@@ -115,12 +116,24 @@ def test_cells_are_every_combination():
     assert len(found) == 8
 
 
-def test_kills_are_the_same_for_a_seed_and_cannot_outlast_the_loop_on_average():
-    kills = driver_kills(200, seed=3, start_s=10.0, loop_s=40.0)
-    assert kills == driver_kills(200, seed=3, start_s=10.0, loop_s=40.0)
-    reach = sum(kill.seconds for kill in kills if kill.in_loop)
-    assert 20 < reach < 40
-    assert 20 < sum(not kill.in_loop for kill in kills) < 80
+def test_kills_are_the_same_for_a_seed_and_spread_over_all_phases():
+    kills = driver_kills(20, seed=3)
+    assert kills == driver_kills(20, seed=3) != driver_kills(20, seed=4)
+    assert Counter(kill.phase for kill in kills) == dict.fromkeys(("start", *PHASES), 4)
+    assert {kill.iteration for kill in kills} == {0, 1}
+
+
+def test_the_phase_under_way_and_usual_lengths_are_read_from_the_events():
+    def phase(name: str, time: float, *, begin: bool) -> dict:
+        return {"event": "phase", "name": name, "iteration": 3, "begin": begin, "time": time}
+
+    events = [{"event": "process"}, phase("train", 1.0, begin=True)]
+    assert (underway(events[:1]), first_iteration(events[:1])) == ("start", None)
+    assert (underway(events), first_iteration(events)) == ("train", 3)
+    events += [phase("train", 2.0, begin=False)]
+    assert underway(events) == "between"
+    events += [phase("train", 5.0, begin=True), phase("train", 8.0, begin=False)]
+    assert usual_lengths(events) == {"train": 2.0}
 
 
 def test_the_command_saves_after_every_iteration_unless_told_otherwise():

@@ -80,3 +80,23 @@ def test_the_first_failure_ends_a_gather(worker):
     with pytest.raises(EngineError):
         gather([worker.call("fail"), worker.call("hang")], 60, lambda: None)
     assert time.monotonic() - begin < 30
+
+
+def test_a_ray_of_our_own_that_does_not_start_is_tried_again_a_few_times(monkeypatch):
+    tries: list[dict] = []
+
+    def init(**options):
+        tries.append(options)
+        if len(tries) < 3:
+            raise TimeoutError("the node timed out")
+
+    monkeypatch.setattr("slime_train.runtime.cluster.ray.init", init)
+    monkeypatch.setattr("slime_train.runtime.cluster.ray.shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with cluster(1):
+        assert len(tries) == 3
+    tries.clear()
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    with pytest.raises(WorkerError, match="joining RAY_ADDRESS=elsewhere:6379 failed"), cluster(1):
+        raise AssertionError
+    assert len(tries) == 1

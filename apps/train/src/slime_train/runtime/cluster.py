@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 _FETCH_S = 600.0
+_STARTS = 3
+"""How often a Ray of our own is tried to be started."""
 
 
 @contextmanager
@@ -35,18 +37,31 @@ def cluster(num_workers: int) -> Generator[None]:
         options["address"] = address
     else:
         options |= {"num_cpus": num_workers + 1, "num_gpus": 0, "include_dashboard": False}
-    try:
-        ray.init(**options)
-    except Exception as error:  # Ray raises whatever its parts raise
-        where = f"joining RAY_ADDRESS={address}" if address else "starting Ray on this machine"
-        raise WorkerError(
-            f"{where} failed: {error}. On a machine that is very busy, try again; otherwise look "
-            "into /tmp/ray/session_latest/logs"
-        ) from error
+    _start_ray(options, 1 if address else _STARTS)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_ray(options: Mapping[str, Any], num_tries: int) -> None:
+    """Ray's parts wait for each other with limits of their own, too short on a busy machine."""
+    address = options.get("address")
+    for number in range(1, num_tries + 1):
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray raises whatever its parts raise
+            ray.shutdown()
+            if number < num_tries:
+                logger.warning("Ray did not start (%d of %d): %s", number, num_tries, error)
+                continue
+            where = f"joining RAY_ADDRESS={address}" if address else "starting Ray on this machine"
+            raise WorkerError(
+                f"{where} failed: {error}. On a machine that is very busy, try again; otherwise "
+                "look into /tmp/ray/session_latest/logs"
+            ) from error
+        else:
+            return
 
 
 class Remote:

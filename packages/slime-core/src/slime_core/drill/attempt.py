@@ -8,13 +8,15 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from slime_core.drill.plan import Cell
+from slime_core.drill.plan import START, Cell
 from slime_core.events import read_events
 
 POLL_S = 0.02
 GRACE_S = 30.0
+BETWEEN = "between"
 Event = dict[str, Any]
 
 
@@ -116,6 +118,33 @@ def phase_begun(events: Sequence[Event], phase: str, first: int) -> Event | None
         ),
         None,
     )
+
+
+def first_iteration(events: Sequence[Event]) -> int | None:
+    """Where the loop began."""
+    return next((event["iteration"] for event in events if event["event"] == "phase"), None)
+
+
+def underway(events: Sequence[Event]) -> str:
+    """The phase that was entered and not left; ``start`` before the first one."""
+    phases = [event for event in events if event["event"] == "phase"]
+    if not phases:
+        return START
+    return phases[-1]["name"] if phases[-1]["begin"] else BETWEEN
+
+
+def usual_lengths(events: Sequence[Event]) -> dict[str, float]:
+    """Median seconds of every phase."""
+    lengths: dict[str, list[float]] = {}
+    begun: dict[str, float] = {}
+    for event in events:
+        if event["event"] != "phase":
+            continue
+        if event["begin"]:
+            begun[event["name"]] = event["time"]
+        else:
+            lengths.setdefault(event["name"], []).append(event["time"] - begun[event["name"]])
+    return {name: median(seconds) for name, seconds in lengths.items()}
 
 
 def newest_process(events: Sequence[Event], kind: str) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slime_core.drill import report
+from slime_core.drill.kills import try_driver_kills
 from slime_core.drill.plan import FAULTS, KINDS, PHASES, Cell, cells, driver_kills
 from slime_core.drill.task import NUM_ITERATIONS, WATCHED, small_task
 from slime_core.drill.tries import (
@@ -14,7 +15,6 @@ from slime_core.drill.tries import (
     Undisturbed,
     run_undisturbed,
     try_cell,
-    try_driver_kills,
 )
 from slime_core.errors import ConfigError, SlimeError
 
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "--driver-kills",
         type=int,
         metavar="N",
-        help="instead of the cells: kill the driver N times at random, start it again each time",
+        help="instead of the cells: kill the driver N times and start it again each time",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (%(default)s)")
     parser.add_argument(
@@ -122,9 +122,7 @@ def _command(directory: Path, words: Sequence[str], at_least: int) -> tuple[str,
 
 
 def _kill_drivers(drill: Drill, count: int, seed: int, expected: Undisturbed) -> Row:
-    loop_s = expected.seconds - expected.start_s
-    kills = driver_kills(count, seed=seed, start_s=expected.start_s, loop_s=loop_s)
-    return try_driver_kills(drill, kills, expected, _say)
+    return try_driver_kills(drill, driver_kills(count, seed=seed), expected, _say)
 
 
 def _try(drill: Drill, cell: Cell, expected: Undisturbed) -> Row:

@@ -47,24 +47,30 @@ def cells(kinds: Sequence[str], faults: Sequence[str], phases: Sequence[str]) ->
     return [Cell(kind, fault, phase) for kind in kinds for fault in signals for phase in phases]
 
 
+START = "start"
+"""Before the loop: not one of ``PHASES``, but a driver is killed there, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """When the driver is killed: seconds after it was started, or after its loop has begun."""
+    """When a driver is killed, counted from its start or its first iteration."""
 
-    seconds: float
-    in_loop: bool
+    phase: str
+    iteration: int
+    """How many iterations after the first one of this start."""
+    part: float
+    """How far into the phase, in parts of its usual length."""
 
 
-def driver_kills(count: int, *, seed: int, start_s: float, loop_s: float) -> list[Kill]:
-    """``count`` random moments for an undisturbed run of ``start_s`` and then ``loop_s``.
+def driver_kills(count: int, *, seed: int) -> list[Kill]:
+    """``count`` moments, the same number in every phase and while starting, in random order.
 
-    One in four meets a run that is starting. The others are spread so that together they reach
-    over the whole loop: each comes within ``2 loop_s / count`` of it, half of that on average.
+    A driver is killed in the first or the second iteration after its start, so ``2 * count``
+    iterations outlast them all.
     """
     draw = random.Random(seed)
-    reach = 2 * loop_s / max(1, count)
-    kills: list[Kill] = []
-    for _ in range(count):
-        in_loop = draw.random() >= 0.25
-        kills.append(Kill(draw.uniform(0, reach if in_loop else start_s), in_loop))
-    return kills
+    places = (START, *PHASES)
+    first = draw.randrange(len(places))
+    phases = [places[(first + number) % len(places)] for number in range(count)]
+    draw.shuffle(phases)
+    return [Kill(phase, draw.randrange(2), draw.random()) for phase in phases]

@@ -28,7 +28,7 @@ def small_task(directory: Path, num_iterations: int = NUM_ITERATIONS) -> tuple[s
     settings = f"""--prompt-data {directory}/data/train.jsonl --input-key prompt --label-key label
         --hf-checkpoint {directory}/model --apply-chat-template --rollout-shuffle
         --custom-rm-path {directory}/reward.py:even --num-data-workers 1
-        --num-rollout {num_iterations} --rollout-batch-size 8 --n-samples-per-prompt 4
-        --global-batch-size 32 --rollout-max-response-len 16 --use-dynamic-batch-size
-        --max-tokens-per-gpu 4096 --lr 1e-3 --device cpu"""
+        --streaming-data --num-rollout {num_iterations} --rollout-batch-size 32
+        --n-samples-per-prompt 2 --global-batch-size 64 --rollout-max-response-len 16
+        --use-dynamic-batch-size --max-tokens-per-gpu 4096 --lr 1e-3 --device cpu"""
     return tuple(settings.split())

@@ -4,9 +4,9 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from slime_core.drill.attempt import (
@@ -17,8 +17,9 @@ from slime_core.drill.attempt import (
     newest_process,
     phase_begun,
     strike,
+    usual_lengths,
 )
-from slime_core.drill.plan import Cell, Kill
+from slime_core.drill.plan import Cell
 from slime_core.drill.trained import Outcome, compare, outcome
 from slime_core.events import FILE_NAME
 
@@ -44,16 +45,15 @@ class Row:
     weights_equal: bool | None = None
     seconds: float = 0.0
     kills: int | None = None
-    kills_in_loop: int | None = None
+    kills_by_phase: dict[str, int] | None = None
+    """What the driver was doing when it was killed."""
 
     @property
     def failed(self) -> bool:
-        """Anything else than a finished run with the same samples; an absent process is no fault.
+        """Anything else than a finished run with the same samples; nothing was tried on nobody.
 
         Other tokens and weights alone are none: only a deterministic command promises them.
         """
-        if self.ended == ABSENT:
-            return False
         return self.ended != FINISHED or bool(self.samples_lost or self.samples_duplicated)
 
 
@@ -64,6 +64,8 @@ class Undisturbed:
     seconds: float
     start_s: float
     outcome: Outcome
+    lengths: dict[str, float] = field(default_factory=dict[str, float])
+    """Usual seconds of every phase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +111,13 @@ def run_undisturbed(drill: Drill) -> Undisturbed:
     with drill.start(name) as running:
         begun = running.wait_for_loop(drill.limit_s)
         start_s = time.time() - running.started
-        ended = _ending(running, drill.limit_s)
+        ended = ending(running, drill.limit_s)
         if not begun or ended != FINISHED:
             log = drill.directory / name / _LOG
             raise RuntimeError(f"the undisturbed run: {ended}; see {log}")
         seconds = time.time() - running.started
-    return Undisturbed(seconds, start_s, outcome(drill.directory / name))
+        lengths = usual_lengths(running.events)
+    return Undisturbed(seconds, start_s, outcome(drill.directory / name), lengths)
 
 
 def try_cell(drill: Drill, cell: Cell, undisturbed: Undisturbed) -> Row:
@@ -124,53 +127,20 @@ def try_cell(drill: Drill, cell: Cell, undisturbed: Undisturbed) -> Row:
     with drill.start(cell.name) as running:
         hit = _hit(running, cell, drill.limit_s)
         if hit is None:
-            ended = ABSENT if running.exit_code is None else _ending(running, 0.0)
+            ended = ABSENT if running.exit_code is None else ending(running, 0.0)
             return _row(cell, ended, seconds=time.time() - begin)
         if cell.kind == "driver":
             _go_on(running, cell)
-        ended = _ending(running, drill.limit_s)
+        ended = ending(running, drill.limit_s)
         detected, recovered = reaction(running.events, cell.kind, hit)
     if cell.kind == "driver" and cell.fault == "KILL":
         with drill.start(cell.name) as running:
             if running.wait_for_loop(drill.limit_s):
                 recovered = time.time() - hit.time
-            ended = _ending(running, drill.limit_s)
+            ended = ending(running, drill.limit_s)
     row = _row(cell, ended, seconds=time.time() - begin)
     found = outcome(drill.directory / cell.name)
-    return _judged(row, undisturbed.outcome, found, detected_s=detected, recovered_s=recovered)
-
-
-def try_driver_kills(
-    drill: Drill, kills: Sequence[Kill], undisturbed: Undisturbed, say: Callable[[str], None]
-) -> Row:
-    """Kill the driver at each of these moments; start the same command again each time."""
-    begin, name, done = time.time(), "driver-kills", 0
-    drill.clear(name)
-    ended: str | None = None
-    for kill in kills:
-        with drill.start(name) as running:
-            if kill.in_loop:
-                running.wait_for_loop(drill.limit_s)
-            if running.finish(kill.seconds):
-                ended = _ending(running, 0.0)
-                say(f"before kill {done + 1}: {ended}")
-                break
-        done += 1
-        where = "into its loop" if kill.in_loop else "after its start"
-        say(f"kill {done} of {len(kills)}: {kill.seconds:.2f} s {where}")
-    if ended is None:
-        with drill.start(name) as running:
-            ended = _ending(running, drill.limit_s)
-    row = Row(
-        kind="driver",
-        fault="KILL",
-        phase="any",
-        ended=ended,
-        seconds=round(time.time() - begin, 1),
-        kills=done,
-        kills_in_loop=sum(kill.in_loop for kill in kills[:done]),
-    )
-    return _judged(row, undisturbed.outcome, outcome(drill.directory / name))
+    return judged(row, undisturbed.outcome, found, detected_s=detected, recovered_s=recovered)
 
 
 def reaction(events: Sequence[Event], kind: str, hit: Hit) -> tuple[float | None, float | None]:
@@ -212,7 +182,8 @@ def _go_on(running: Attempt, cell: Cell) -> None:
         running.kill()
 
 
-def _ending(running: Attempt, seconds: float) -> str:
+def ending(running: Attempt, seconds: float) -> str:
+    """How the command ended, waiting for that no longer than ``seconds``."""
     if not running.finish(seconds):
         return HUNG
     if running.exit_code == 0:
@@ -231,7 +202,7 @@ def _row(cell: Cell, ended: str, *, seconds: float) -> Row:
     )
 
 
-def _judged(
+def judged(
     row: Row,
     expected: Outcome,
     found: Outcome,
