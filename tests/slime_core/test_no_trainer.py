@@ -1,9 +1,9 @@
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 from slime_core.no_trainer import NoTrainer
 from slime_core.phases import Phases
+from slime_core.residency import SideBySide
 from slime_train.loop import Cadence, Job, train
 
 
@@ -14,12 +14,11 @@ def test_the_loop_generates_and_evaluates_without_a_trainer():
         evaluate=lambda v: done.append(("evaluate", v)) or {},
         published=lambda v: None,
     )
-    room = SimpleNamespace(training=nullcontext, publishing=nullcontext)
     logged = []
     job = Job(
         rollout=rollout,
         trainer=NoTrainer(),
-        residency=room,
+        residency=SideBySide(),
         save=lambda i: pytest.fail("there is nothing to save"),
         log=lambda step, metrics: logged.append(metrics),
         phase=Phases(),

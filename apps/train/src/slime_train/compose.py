@@ -13,13 +13,13 @@ from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics, Trainer
 from slime_core.no_trainer import NoTrainer
 from slime_core.phases import Phases
+from slime_core.residency import SideBySide
 from slime_sglang.health import HealthSpec
 from slime_sglang.readmission import Connectable, Readmission, RemoteFleet
 
 from slime_train.actor_critic import ActorCritic
 from slime_train.loop import Cadence, Job
 from slime_train.progress import Progress
-from slime_train.residency import SideBySide
 from slime_train.run_config import RunConfig
 from slime_train.runtime.rollouts import RolloutFacts, RolloutProcess
 from slime_train.runtime.trainers import TrainerGroup

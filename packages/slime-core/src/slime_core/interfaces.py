@@ -139,20 +139,31 @@ class WeightReceiver(Protocol):
         """
         ...
 
-    def commit(self) -> None:
-        """Flush caches, set the weight version, resume; raises ``WeightSyncError``."""
+    def commit(self) -> Metrics:
+        """Set the weight version and resume; what this carrier has to report besides time.
+
+        Raises:
+            WeightSyncError: an engine did not load what was sent, or does not serve it.
+        """
         ...
 
 
 class Residency(Protocol):
     """Who occupies the GPUs; a no-op when trainer and engines have their own."""
 
-    def training(self) -> AbstractContextManager[None]:
-        """Engines give their memory to the trainer inside the block."""
+    def training(self, *, publishes: bool) -> AbstractContextManager[None]:
+        """Engines give their memory to the trainer inside the block.
+
+        They have it back after it, unless a publish follows.
+        """
         ...
 
     def publishing(self) -> AbstractContextManager[None]:
         """Engines hold weights but no KV cache inside the block, everything after it."""
+        ...
+
+    def spent(self) -> Metrics:
+        """What moving memory has cost since the last call."""
         ...
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from slime_core.ci_checks import check_grad_norms, check_iteration
 from slime_core.interfaces import Metrics, WeightReceiver
+from slime_core.residency import Holding
 
 from slime_megatron.objective import OLD_ACTOR, REFERENCE
 from slime_megatron.report import (
@@ -30,6 +31,7 @@ from slime_megatron.trainer_hooks import model_provider, trainer_hooks
 
 if TYPE_CHECKING:
     from slime_megatron.mcore.model_passes import ModelPasses
+    from slime_megatron.mcore.residence import Residence
     from slime_megatron.mcore.snapshots import Snapshots
     from slime_megatron.mcore.state import TrainState
 
@@ -69,6 +71,7 @@ class TrainerRank:
         self._state: TrainState
         self._snapshots: Snapshots
         self._passes: ModelPasses
+        self._residence: Residence
 
     @property
     def iteration(self) -> int:
@@ -120,6 +123,7 @@ class TrainerRank:
         from slime_megatron.mcore import adam_state
         from slime_megatron.mcore.model_passes import from_last_stage
 
+        self._residence.hold("everything")
         start = time.perf_counter()
         if self._config.optimizer.reset_optimizer_states:
             adam_state.reset(self._state.optimizer)
@@ -171,6 +175,7 @@ class TrainerRank:
         Nothing on ranks that only hold a part, or a copy, of what another one reports.
         """
         self._bootstrap()
+        self._residence.hold("everything")
         found = score_iteration(self._passes, payload)
         return payload.named(found) if found and self._passes.reports else {}
 
@@ -187,14 +192,26 @@ class TrainerRank:
         from slime_megatron.publish import publish
 
         if self._needs(OLD_ACTOR):
-            self._snapshots.store(OLD_ACTOR)
+            with self._residence.at_least("weights"):
+                self._snapshots.store(OLD_ACTOR)
         if not to_engines:
             return {}
         if self._rank == 0 and self._receiver is None:
             assert self._receiver_factory is not None, "rank 0 was given no receiver factory"
             self._receiver = self._receiver_factory()
         size = self._config.sync.update_weight_buffer_size
-        return publish(self._state, self._receiver, version, size)
+        with self._residence.at_least("weights"):
+            return publish(self._state, self._receiver, version, size)
+
+    def hold(self, what: Holding) -> float:
+        """Keep so much in device memory; the bytes that host memory has for the rest.
+
+        On a CPU only gradients are given up: the rest is in host memory as it is. Whoever needs
+        what is away gets it back: ``train`` and ``values`` for good, ``publish`` and ``save`` while
+        they last.
+        """
+        self._bootstrap()
+        return float(self._residence.hold(what))
 
     def save(self, directory: Path, iteration: int) -> None:
         """Write the state after ``iteration``; with --async-save, ``finish_save`` completes it."""
@@ -202,14 +219,15 @@ class TrainerRank:
         from slime_megatron.mcore import checkpoint
 
         self.finish_save(wait=True)
-        if self._keeps_reference:
-            _own_directory(directory / REFERENCE, self._rank)
-            with self._snapshots.using(REFERENCE):
-                checkpoint.save_model(self._state, directory / REFERENCE)
-        asynchronous = self._config.checkpoint.async_save
-        self._pending_save = checkpoint.save(
-            self._state, directory, iteration, asynchronous=asynchronous
-        )
+        with self._residence.at_least("everything"):
+            if self._keeps_reference:
+                _own_directory(directory / REFERENCE, self._rank)
+                with self._snapshots.using(REFERENCE):
+                    checkpoint.save_model(self._state, directory / REFERENCE)
+            asynchronous = self._config.checkpoint.async_save
+            self._pending_save = checkpoint.save(
+                self._state, directory, iteration, asynchronous=asynchronous
+            )
 
     def finish_save(self, wait: bool = True) -> bool:
         """Whether the checkpoint under way, if any, is complete on every rank."""
@@ -226,7 +244,8 @@ class TrainerRank:
         self._bootstrap()
         from slime_megatron.mcore.export import save_hf
 
-        save_hf(self._state, directory, source=Path(self._config.model.hf_checkpoint))
+        with self._residence.at_least("weights"):
+            save_hf(self._state, directory, source=Path(self._config.model.hf_checkpoint))
 
     def shutdown(self) -> None:
         """Finish what is being written and leave the process group."""
@@ -251,6 +270,7 @@ class TrainerRank:
         from slime_convert.families import find, read_config, scored
 
         from slime_megatron.mcore import arguments, compiled, initialize, model, optimizer
+        from slime_megatron.mcore.residence import Residence
         from slime_megatron.mcore.snapshots import Snapshots
         from slime_megatron.mcore.state import TrainState
 
@@ -289,6 +309,7 @@ class TrainerRank:
             value_head=value_head,
         )
         self._snapshots = Snapshots(self._state)
+        self._residence = Residence(self._state)
         self._passes = self._make_passes()
 
     def _make_passes(self) -> "ModelPasses":
