@@ -155,3 +155,16 @@ def test_weighing_the_estimate_that_needs_no_weight_is_warned_about():
 def test_one_response_per_prompt_cannot_be_compared():
     notices = resolved("--n-samples-per-prompt 1").notices
     assert any("every advantage is 0" in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("line", "policy"),
+    [("--reward-failure-score -1", "score"), ("--reward-num-retries 3", "retry")],
+)
+def test_what_belongs_to_one_failure_policy_is_refused_with_another(line, policy):
+    text = problems(line)
+    assert f"has no effect with --reward-failure-policy drop-sample: give {POLICY} {policy}" in text
+    assert config(f"{line} {POLICY} {policy}").reward.reward_failure_policy == policy
+
+
+POLICY = "--reward-failure-policy"

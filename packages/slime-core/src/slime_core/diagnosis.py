@@ -63,6 +63,12 @@ def stat_fields(pid: int) -> list[str] | None:
         return None
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether somebody stopped the process (SIGSTOP)."""
+    fields = stat_fields(pid)
+    return fields is not None and fields[0] in "Tt"
+
+
 def describe(subject: Subject) -> str:
     """State, where in the kernel, stacks of its threads, end of its log; takes up to 2 s."""
     parts: list[str] = []

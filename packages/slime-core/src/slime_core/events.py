@@ -73,6 +73,20 @@ class Events:
         self.record("gave_up", reason=reason)
 
 
+_own: list[Events] = []
+
+
+def keep_in(path: Path) -> None:
+    """What this process records by ``record`` goes to ``path`` from now on."""
+    _own[:] = [Events(path)]
+
+
+def record(event: str, **fields: Any) -> None:
+    """Append to this process's file of events; nothing where it has none, as outside a run."""
+    for events in _own:
+        events.record(event, **fields)
+
+
 def read_events(path: Path) -> list[dict[str, Any]]:
     """All events of a file, oldest first; none when there is no file, or of a line half written."""
     if not path.exists():

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from slime_core.diagnosis import Subject, describe, stat_fields
 from slime_core.errors import SlimeError
-from slime_core.events import FILE_NAME, Events, Kind, Lost
+from slime_core.events import FILE_NAME, Kind, Lost, keep_in, record
 
 BEAT_S = 1.0
 _LOOK_S = 0.4
@@ -63,7 +63,8 @@ class WorkerError(SlimeError, RuntimeError):
 def announce(directory: Path, kind: Kind, name: str, log: Path | None = None) -> None:
     """Tell the run in ``directory`` that this process is up, and go on telling.
 
-    From here on SIGUSR1 makes it write the stacks of its threads into a file.
+    From here on what it records is an event of that run, and SIGUSR1 makes it write the stacks of
+    its threads into a file.
     """
     place = directory / _DIRECTORY
     place.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,8 @@ def announce(directory: Path, kind: Kind, name: str, log: Path | None = None) ->
     new.write_text(json.dumps(about))
     new.replace(path)
     threading.Thread(target=_beat, args=(path,), name="heartbeat", daemon=True).start()
-    Events(directory / FILE_NAME).process(kind, name)
+    keep_in(directory / FILE_NAME)
+    record("process", kind=kind, name=name)
 
 
 def _beat(path: Path) -> None:

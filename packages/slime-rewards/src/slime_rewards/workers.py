@@ -18,6 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from slime_core import events
+from slime_core.diagnosis import is_stopped
+
 from slime_rewards import graders
 from slime_rewards.sandbox import Limits
 from slime_rewards.verdict import Outcome, Question, Verdict
@@ -34,6 +37,10 @@ _STANDBY = 16
 """How many workers may be started in place of those."""
 _YIELDED = 5
 """How nice those are: a third of the time that others get."""
+_FROM_OUTSIDE = ("was killed by SIGKILL", "was lost")
+"""Ends of a process that need not be the grader's doing."""
+_KIND: events.Kind = "reward_worker"
+_NAME = "reward worker"
 
 
 class Workers:
@@ -41,7 +48,8 @@ class Workers:
 
     A grader that takes longer than ``time_limit_s`` is killed with all it started, its process is
     replaced, and the outcome is an abstention. Workers that take long are stood in for before they
-    are late, so responses queued behind them do not wait.
+    are late, so responses queued behind them do not wait. One that is stopped or killed from outside
+    is replaced as well, and what it was grading is graded again.
     """
 
     def __init__(
@@ -57,6 +65,8 @@ class Workers:
         self._slots = _Slots(self._count, self._count + max(_STANDBY, 2 * self._count))
         self._threads = ThreadPoolExecutor(self._slots.most, thread_name_prefix="grader")
         self._idle: deque[_Worker] = deque()
+        self._missed: deque[float] = deque()
+        """When the loss of those was noticed that are not replaced yet."""
 
     async def ask(self, question: Question) -> Verdict:
         """The verdict on one response; never raises for what a grader does."""
@@ -82,7 +92,7 @@ class Workers:
         with self._slots:
             try:
                 worker = None if trusted else self._take()
-                worker = worker or _Worker(self._nursery, trusted=trusted)
+                worker = worker or self._start(trusted=trusted)
             except OSError as error:
                 return Verdict(outcome=Outcome.ERROR, error=f"no worker process: {error}")
             verdict = self._grade(worker, question)
@@ -101,12 +111,30 @@ class Workers:
                 return None
             if worker.hears():
                 return worker
+            self._miss(worker, "exit")
             worker.end()
 
-    def _grade_anew(self, question: Question, *, trusted: bool) -> Verdict:
-        """By another process: the first one was stopped, which says nothing about the response."""
-        logger.warning("a stopped process of grader %r is replaced", question.grader)
+    def _start(self, *, trusted: bool) -> "_Worker":
+        """A new process; one that is used once is no event."""
         worker = _Worker(self._nursery, trusted=trusted)
+        if not trusted:
+            events.record("process", kind=_KIND, name=_NAME, pid=worker.pid)
+        with contextlib.suppress(IndexError):
+            seconds = round(time.monotonic() - self._missed.popleft(), 3)
+            events.record("recovered", kind=_KIND, name=_NAME, seconds=seconds)
+        return worker
+
+    def _miss(self, worker: "_Worker", how: events.Lost) -> None:
+        """Note that somebody else ended or stopped a process."""
+        self._missed.append(now := time.monotonic())
+        seconds = round(now - worker.heard, 3)
+        fields = {"pid_lost": worker.pid, "how": how, "seconds": seconds}
+        events.record("lost", kind=_KIND, name=_NAME, **fields)
+
+    def _grade_anew(self, question: Question, *, trusted: bool) -> Verdict:
+        """By another process: what befell the first one says nothing about the response."""
+        logger.warning("a lost process of grader %r is replaced", question.grader)
+        worker = self._start(trusted=trusted)
         try:
             return self._grade(worker, question, again=False)
         finally:
@@ -117,14 +145,19 @@ class Workers:
         try:
             answer = worker.ask(question, self._limit)
         except TimeoutError as error:
-            if worker.is_stopped() and again:
+            if is_stopped(worker.pid) and again:
+                self._miss(worker, "hang")
                 worker.end()
                 return self._grade_anew(question, trusted=worker.trusted)
             worker.end()
             outcome, message = Outcome.ABSTENTION, str(error)
         except (OSError, ValueError) as error:
+            end = worker.end()
+            if end in _FROM_OUTSIDE and again:
+                self._miss(worker, "exit")
+                return self._grade_anew(question, trusted=worker.trusted)
             outcome = Outcome.ERROR
-            message = f"the process of grader {question.grader!r} {worker.end()} ({error})"
+            message = f"the process of grader {question.grader!r} {end} ({error})"
         else:
             seconds = answer.get("seconds", time.monotonic() - start)
             if "error" in answer:
@@ -259,11 +292,13 @@ class _Worker:
         """Whether it has its full share of the processors."""
         with theirs:
             try:
-                self._pid, self._generation = nursery.start(theirs, trusted=trusted)
+                self.pid, self._generation = nursery.start(theirs, trusted=trusted)
             except BaseException:
                 self._channel.close()
                 raise
         self.alive = True
+        self.heard = time.monotonic()
+        """When it answered last."""
 
     def ask(self, question: Question, seconds: float) -> dict[str, Any]:
         """What the grader answers.
@@ -285,19 +320,13 @@ class _Worker:
         """Whether the process still holds its end; an idle one says nothing."""
         return not self._readable(0)
 
-    def is_stopped(self) -> bool:
-        """Whether somebody stopped the process (SIGSTOP)."""
-        with contextlib.suppress(OSError, IndexError):
-            return Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-        return False
-
     def end(self) -> str:
         """Kill all of it; how it had ended."""
         if not self.alive:
             return "had ended"
         self.alive = False
         self._channel.close()
-        status = self._nursery.end(self._pid, self._generation)
+        status = self._nursery.end(self.pid, self._generation)
         if status is None:
             return "was lost"
         if os.WIFSIGNALED(status):
@@ -315,6 +344,7 @@ class _Worker:
                 answer += self._read(deadline)
         except TimeoutError as error:
             raise TimeoutError(late) from error
+        self.heard = time.monotonic()
         return json.loads(answer)
 
     def _read(self, deadline: float) -> bytes:
@@ -335,7 +365,7 @@ class _Worker:
         self.fresh = False
         for yielded in (_yield_in_session, _yield_in_group):
             with contextlib.suppress(OSError):
-                yielded(self._pid)
+                yielded(self.pid)
         return self._readable(deadline - time.monotonic())
 
 

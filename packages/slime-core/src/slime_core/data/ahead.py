@@ -5,6 +5,7 @@ import logging
 import pickle
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,8 +15,10 @@ from itertools import batched, count
 from types import TracebackType
 from typing import IO, Any
 
+from slime_core import events
 from slime_core.data.formats import Record
 from slime_core.data.reading import Job, Outcome
+from slime_core.diagnosis import is_stopped
 from slime_core.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ _CHUNKS_AHEAD = 4
 _ANSWER_S = 120.0
 """Of a process for one chunk, the first one with its start; later it counts as hung."""
 _END_S = 5.0
+_KIND: events.Kind = "data_worker"
 
 Task = tuple[str, Record]
 """A source and one of its records."""
@@ -62,8 +66,8 @@ class ReadAhead:
     def run[T](self, items: Iterable[T], task: Callable[[T], Task]) -> Iterator[tuple[T, Outcome]]:
         """Every item with the outcome of its task, in order.
 
-        A process that dies or does not answer within ``_ANSWER_S`` is replaced, and does again what
-        it was asked.
+        A process that dies, is stopped, or does not answer within ``_ANSWER_S`` is replaced, and
+        does again what it was asked. The first two are noticed when more items are asked for.
 
         Raises:
             DataError: the one in its place died or did not answer either.
@@ -84,6 +88,7 @@ class ReadAhead:
                 waiting.append(asked)
             if not waiting:
                 return
+            self._replace_ended(waiting)
             try:
                 outcomes = _result(waiting[0].answer)
             except LostWorkerError as error:
@@ -96,10 +101,23 @@ class ReadAhead:
     def _count(self) -> int:
         return len(self._workers)
 
+    def _replace_ended(self, waiting: "Iterable[_Asked[Any]]") -> None:
+        """At once, also where nothing of theirs is due yet."""
+        for number, worker in enumerate(self._workers):
+            if worker.ended or worker.is_stopped:
+                logger.warning("data worker %d was ended or stopped: it is replaced", number)
+                self._replace(number, waiting)
+
     def _replace(self, number: int, waiting: "Iterable[_Asked[Any]]") -> None:
         """Another process in place of one, which is asked everything that is not answered yet."""
-        self._workers[number].close()
+        old, begin = self._workers[number], time.monotonic()
+        seconds = round(begin - old.answered, 3)
+        how: events.Lost = "exit" if old.ended else "hang"
+        about = {"kind": _KIND, "name": old.name}
+        events.record("lost", **about, pid_lost=old.pid, how=how, seconds=seconds)
+        old.close()
         self._workers[number] = _Worker(number, self._job)
+        events.record("recovered", **about, seconds=round(time.monotonic() - begin, 3))
         for asked in waiting:
             if asked.number == number:
                 asked.answer = self._workers[number].submit(asked.tasks)
@@ -135,15 +153,32 @@ class _Worker:
     """One process, and the thread that talks to it."""
 
     def __init__(self, number: int, job: Job) -> None:
-        self._name = f"data worker {number}"
+        self.name = f"data worker {number}"
         # Not multiprocessing: that would import the main module of the run again.
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, repr(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._name)
+        self.answered = time.monotonic()
+        events.record("process", kind=_KIND, name=self.name, pid=self.pid)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.name)
         self._started = self._thread.submit(self._send_job, job)  # takes seconds, nobody waits
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody stopped the process."""
+        return is_stopped(self.pid)
 
     def submit(self, tasks: Sequence[Task]) -> "Future[list[Outcome]]":
         """Ask; the answer is ready when it is."""
@@ -165,9 +200,11 @@ class _Worker:
         pipe = self._process.stdout
         assert pipe is not None
         try:
-            return pickle.load(pipe)
+            outcomes = pickle.load(pipe)
         except (EOFError, pickle.UnpicklingError) as error:
             raise self._died(tasks) from error
+        self.answered = time.monotonic()
+        return outcomes
 
     def _send_job(self, job: Job) -> None:
         try:
@@ -191,7 +228,7 @@ class _Worker:
         code = self._process.wait(_END_S)
         ways = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         at = f" while it read {tasks[0][1].place} and the rows after it" if tasks else ""
-        return LostWorkerError(f"{self._name} (process {self._process.pid}) {ways}{at}")
+        return LostWorkerError(f"{self.name} (process {self.pid}) {ways}{at}")
 
 
 _PROGRAM = (

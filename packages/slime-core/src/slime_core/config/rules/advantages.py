@@ -82,6 +82,20 @@ def several_rewards(draft: Draft, facts: Facts) -> None:
     draft.derive("normalize_advantages", True, "gdpo normalises over the batch")
 
 
+_OF_A_FAILURE_POLICY = {"reward_failure_score": "score", "reward_num_retries": "retry"}
+
+
+def failures_of_rewards(draft: Draft, facts: Facts) -> None:
+    """What belongs to one --reward-failure-policy is not given with another."""
+    policy = draft["reward_failure_policy"]
+    for name, needed in _OF_A_FAILURE_POLICY.items():
+        if draft.given(name) and policy != needed:
+            draft.problem(
+                f"{spelled(name)} has no effect with --reward-failure-policy {policy}: "
+                f"give --reward-failure-policy {needed}, or drop it"
+            )
+
+
 def shaping_fits(draft: Draft, facts: Facts) -> None:
     """A penalty on length needs a reward it can be added to."""
     flags = {
@@ -145,6 +159,7 @@ RULES = (
     normalization,
     penalty_in_the_reward,
     several_rewards,
+    failures_of_rewards,
     shaping,
     shaping_fits,
     critic,
