@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from slime_core import events
 from slime_rewards.sandbox import Limits
 from slime_rewards.verdict import Outcome, Question
 from slime_rewards.workers import Workers
@@ -105,6 +106,7 @@ def huge():
 
 HOW = {name: value for name, value in list(globals().items()) if callable(value)}
 HOW["one"] = lambda: 1.0
+HOW["slow"] = lambda: time.sleep(3.0) or 1.0
 HOW["words"] = lambda: "good"
 HOW["raise"] = lambda: 1 / 0
 HOW["exit"] = lambda: sys.exit(3)
@@ -234,13 +236,44 @@ def test_the_process_that_starts_workers_is_started_again(grader):
         made.close()
 
 
-def test_a_stopped_worker_is_replaced_and_the_response_is_graded_all_the_same(grader):
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "_own", [])
+    events.keep_in(tmp_path / "events.jsonl")
+    return lambda: events.read_events(tmp_path / "events.jsonl")
+
+
+@pytest.mark.parametrize(("number", "how"), [(signal.SIGSTOP, "hang"), (signal.SIGKILL, "exit")])
+def test_a_worker_that_is_lost_is_replaced_and_said_to_be(grader, recorded, number, how):
     made = Workers(num_workers=1, time_limit_s=DEADLINE)
     try:
         assert ask(made, hostile(grader, "one")).reward == 1.0
-        stopped = made._idle[0]._pid
-        os.kill(stopped, signal.SIGSTOP)
+        victim = made._idle[0].pid
+        os.kill(victim, number)
         assert ask(made, hostile(grader, "one")).reward == 1.0
-        assert not Path(f"/proc/{stopped}").exists()
+        assert not Path(f"/proc/{victim}").exists()
     finally:
         made.close()
+    found = recorded()
+    assert [event["event"] for event in found] == ["process", "lost", "process", "recovered"]
+    assert {event["kind"] for event in found} == {"reward_worker"}
+    assert found[0]["pid"] == found[1]["pid_lost"] == victim
+    assert found[1]["how"] == how
+
+
+def test_a_worker_killed_while_it_grades_costs_no_reward(grader, recorded):
+    made = Workers(num_workers=1, time_limit_s=60.0)
+    try:
+        assert ask(made, hostile(grader, "one")).reward == 1.0
+        busy = made.submit(hostile(grader, "slow"))
+        time.sleep(0.5)
+        os.kill(made_by(recorded), signal.SIGKILL)
+        assert busy.result(120).reward == 1.0
+    finally:
+        made.close()
+    assert [e["how"] for e in recorded() if e["event"] == "lost"] == ["exit"]
+
+
+def made_by(recorded):
+    """The process that was started last."""
+    return [event["pid"] for event in recorded() if event["event"] == "process"][-1]

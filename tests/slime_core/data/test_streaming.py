@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from slime_core import events
 from slime_core.config.data import DataConfig
-from slime_core.data import ahead as ahead_module
 from slime_core.data.ahead import ReadAhead
 from slime_core.data.opening import open_stream
 from slime_core.data.prompts import prompt_rows
@@ -157,8 +157,11 @@ def test_a_dead_worker_is_an_error_that_names_it_and_its_rows(files, tmp_path, m
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_lost_worker_is_replaced_and_no_row_is_lost_or_repeated(files, number, monkeypatch):
-    monkeypatch.setattr(ahead_module, "_ANSWER_S", 6.0)
+def test_a_lost_worker_is_replaced_and_no_row_is_lost_or_repeated(
+    files, number, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(events, "_own", [])
+    events.keep_in(tmp_path / "events.jsonl")
     config = DataConfig(prompt_data=files, num_data_workers=1, streaming_data=True)
     rows = prompt_rows(config, CharTokenizer())
     with closing(StreamedPrompts(rows, config, sources=files[:1])) as cursor:
@@ -166,9 +169,14 @@ def test_a_lost_worker_is_replaced_and_no_row_is_lost_or_repeated(files, number,
     with closing(StreamedPrompts(rows, config, sources=files[:1])) as cursor:
         found = [cursor.next()]
         assert isinstance(cursor._ahead, ReadAhead)
-        os.kill(cursor._ahead._workers[0]._process.pid, number)
-        found += [cursor.next() for _ in range(199)]
+        os.kill(cursor._ahead._workers[0].pid, number)
+        found += [cursor.next() for _ in range(40)]  # to the next rows that are asked for
+        told = events.read_events(tmp_path / "events.jsonl")
+        found += [cursor.next() for _ in range(159)]
     assert found == wanted
+    names = [event["event"] for event in told if event["kind"] == "data_worker"]
+    assert names[-4:] == ["process", "lost", "process", "recovered"]
+    assert told[-3]["how"] == ("exit" if number == signal.SIGKILL else "hang")
 
 
 def test_what_cannot_be_sent_to_workers_is_said(files):

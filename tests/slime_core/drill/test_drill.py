@@ -48,6 +48,41 @@ def test_an_engine_that_is_replaced_costs_nothing(tmp_path, fault):
     assert row["weights_equal"] is True
 
 
+def test_faults_in_a_row_share_a_run_and_what_came_of_it(tmp_path):
+    words = ("--kinds", "engine,driver", "--signals", "KILL", "--phases", "train,save")
+    rows = drilled(tmp_path, "--in-a-row", *words)
+    assert [(row["kind"], row["phase"]) for row in rows] == [
+        ("engine", "train"),
+        ("engine", "save"),
+        ("driver", "train"),
+        ("driver", "save"),
+    ]
+    for row in rows:
+        assert (row["ended"], row["faults_in_run"]) == (FINISHED, 2)
+        assert row["weights_equal"] is True
+        assert 0 <= row["recovered_s"] < 20
+    assert sorted(path.name for path in tmp_path.glob("*-in-a-row")) == [
+        "driver-in-a-row",
+        "engine-in-a-row",
+    ]
+
+
+def test_faults_in_a_row_that_end_the_run_leave_the_others_untried(tmp_path):
+    words = ("--kinds", "engine", "--signals", "KILL", "--phases", "generate,train,save")
+    rows = drilled(tmp_path, "--in-a-row", *words, behave="blind", expect=1)
+    ends = [row["ended"] for row in rows]
+    assert ends == ["gave up: the engine is gone", "not tried", "not tried"]
+
+
+def test_the_undisturbed_run_of_the_same_command_is_made_once(tmp_path, capsys):
+    words = ("--kinds", "engine", "--signals", "KILL", "--phases", "train")
+    drilled(tmp_path, *words)
+    made = (tmp_path / "undisturbed" / "events.jsonl").stat().st_mtime_ns
+    run = ("--", sys.executable, str(SCRIPT), "--behave", "well", "--dumps")
+    assert main(["--output-dir", str(tmp_path), *words, *run, str(tmp_path / "dumps")]) == 0
+    assert (tmp_path / "undisturbed" / "events.jsonl").stat().st_mtime_ns == made
+
+
 @pytest.mark.parametrize(("behave", "lost", "twice"), [("forgetful", 2, 0), ("greedy", 0, 2)])
 def test_samples_that_are_lost_or_trained_twice_are_counted(tmp_path, behave, lost, twice):
     words = ("--kinds", "engine", "--signals", "KILL", "--phases", "train")

@@ -48,8 +48,8 @@ class Workers:
 
     A grader that takes longer than ``time_limit_s`` is killed with all it started, its process is
     replaced, and the outcome is an abstention. Workers that take long are stood in for before they
-    are late, so responses queued behind them do not wait. One that is stopped or killed from outside
-    is replaced as well, and what it was grading is graded again.
+    are late, so responses queued behind them do not wait. One that somebody stops or kills is
+    replaced as well, and what it was grading is graded again.
     """
 
     def __init__(

@@ -3,9 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from slime_core.drill import report
+from slime_core.drill.in_a_row import num_iterations, try_in_a_row
 from slime_core.drill.kills import try_driver_kills
 from slime_core.drill.plan import FAULTS, KINDS, PHASES, Cell, cells, driver_kills
 from slime_core.drill.task import NUM_ITERATIONS, WATCHED, small_task
@@ -62,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="instead of the cells: kill the driver N times and start it again each time",
     )
+    parser.add_argument(
+        "--in-a-row", action="store_true", help="all faults of one kind in one run: quicker"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (%(default)s)")
     parser.add_argument(
         "--timeout-s",
@@ -78,7 +83,9 @@ def _drill(options: argparse.Namespace, words: Sequence[str]) -> list[Row]:
         raise ConfigError(f"{', '.join(taken)}: the drill gives each run its own; leave it out")
     kills: int | None = options.driver_kills
     planned = [] if kills else cells(*(_words(options, name) for name in _LISTS))
-    command = _command(directory, words, 2 * kills if kills else 0)
+    by_kind = [list(cells) for _, cells in groupby(planned, key=lambda cell: cell.kind)]
+    longest = max(map(len, by_kind), default=0) if options.in_a_row else 0
+    command = _command(directory, words, 2 * kills if kills else num_iterations(longest))
     drill = Drill(command, directory, options.timeout_s or 3600.0)
     _say(f"undisturbed: {' '.join(drill.command('undisturbed'))}")
     expected = run_undisturbed(drill)
@@ -99,8 +106,8 @@ def _drill(options: argparse.Namespace, words: Sequence[str]) -> list[Row]:
         report.write(directory / report.FILE_NAME, settings, rows)
     watched = ("--use-fault-tolerance", *(() if words else WATCHED))
     drill = Drill((*command, *watched), directory, limit_s)
-    for cell in planned:
-        rows.append(_try(drill, cell, expected))
+    for some in by_kind if options.in_a_row else [[cell] for cell in planned]:
+        rows += _try(drill, some, expected)
         report.write(directory / report.FILE_NAME, settings, rows)
     return rows
 
@@ -125,10 +132,14 @@ def _kill_drivers(drill: Drill, count: int, seed: int, expected: Undisturbed) ->
     return try_driver_kills(drill, driver_kills(count, seed=seed), expected, _say)
 
 
-def _try(drill: Drill, cell: Cell, expected: Undisturbed) -> Row:
-    row = try_cell(drill, cell, expected)
-    _say("  ".join(report.shown(row)))
-    return row
+def _try(drill: Drill, planned: Sequence[Cell], expected: Undisturbed) -> list[Row]:
+    if len(planned) == 1:
+        rows = [try_cell(drill, planned[0], expected)]
+    else:
+        rows = try_in_a_row(drill, planned, expected, _say)
+    for row in rows:
+        _say("  ".join(report.shown(row)))
+    return rows
 
 
 def _say(text: str) -> None:

@@ -11,8 +11,9 @@ def even(response, label, metadata):
     """Whether the answer has an even number of characters that are no digits."""
     return float(sum(not c.isdigit() for c in response) % 2 == 0)
 '''
-NUM_ITERATIONS = 8
-WATCHED = ("--rollout-health-check-interval", "2", "--rollout-health-check-timeout", "10")
+NUM_ITERATIONS = 4
+WATCHED = ("--rollout-health-check-interval", "2", "--rollout-health-check-timeout", "20")
+WATCHED += ("--heartbeat-timeout-s", "30")
 """Added to it where processes are lost: it is soon known."""
 _QUICKSTART = "slime-quickstart"
 _MAKE_S = 300.0

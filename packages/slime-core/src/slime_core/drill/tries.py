@@ -1,13 +1,15 @@
 """Run a command undisturbed, and again with a fault; say what became of it."""
 
+import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from slime_core.drill.attempt import (
     Attempt,
@@ -21,10 +23,11 @@ from slime_core.drill.attempt import (
 )
 from slime_core.drill.plan import Cell
 from slime_core.drill.trained import Outcome, compare, outcome
-from slime_core.events import FILE_NAME
+from slime_core.events import FILE_NAME, read_events
 
 FINISHED, HUNG, ABSENT = "finished", "no end", "no such process"
 _LOG = "output.log"
+_ABOUT = "undisturbed.json"
 DRIVER_PAUSE_S = 10.0
 """How long a driver stays stopped: nobody watches it, so it is continued from outside."""
 
@@ -47,6 +50,8 @@ class Row:
     kills: int | None = None
     kills_by_phase: dict[str, int] | None = None
     """What the driver was doing when it was killed."""
+    faults_in_run: int | None = None
+    """More than one where all faults of a kind shared a run, and what came of it."""
 
     @property
     def failed(self) -> bool:
@@ -105,19 +110,37 @@ def run_flags(run: Path, given: Sequence[str]) -> list[str]:
 
 
 def run_undisturbed(drill: Drill) -> Undisturbed:
-    """Run to the end; raises ``RuntimeError`` when it fails."""
+    """Run to the end, unless the same command has; raises ``RuntimeError`` when it fails."""
     name = "undisturbed"
+    command, run = [*drill.command(name)], drill.directory / name
+    if (kept := _kept(run, command)) is not None:
+        return kept
     drill.clear(name)
     with drill.start(name) as running:
         begun = running.wait_for_loop(drill.limit_s)
         start_s = time.time() - running.started
         ended = ending(running, drill.limit_s)
         if not begun or ended != FINISHED:
-            log = drill.directory / name / _LOG
+            log = run / _LOG
             raise RuntimeError(f"the undisturbed run: {ended}; see {log}")
         seconds = time.time() - running.started
-        lengths = usual_lengths(running.events)
-    return Undisturbed(seconds, start_s, outcome(drill.directory / name), lengths)
+    about = {"command": command, "seconds": seconds, "start_s": start_s}
+    (run / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    return _found(run, about)
+
+
+def _kept(run: Path, command: list[str]) -> Undisturbed | None:
+    """What an earlier drill has found for the same command."""
+    path = run / _ABOUT
+    if not path.is_file():
+        return None
+    about = json.loads(path.read_text(encoding="utf-8"))
+    return _found(run, about) if about["command"] == command else None
+
+
+def _found(run: Path, about: Mapping[str, Any]) -> Undisturbed:
+    lengths = usual_lengths(read_events(run / FILE_NAME))
+    return Undisturbed(about["seconds"], about["start_s"], outcome(run), lengths)
 
 
 def try_cell(drill: Drill, cell: Cell, undisturbed: Undisturbed) -> Row:
@@ -130,7 +153,7 @@ def try_cell(drill: Drill, cell: Cell, undisturbed: Undisturbed) -> Row:
             ended = ABSENT if running.exit_code is None else ending(running, 0.0)
             return _row(cell, ended, seconds=time.time() - begin)
         if cell.kind == "driver":
-            _go_on(running, cell)
+            go_on(running, cell)
         ended = ending(running, drill.limit_s)
         detected, recovered = reaction(running.events, cell.kind, hit)
     if cell.kind == "driver" and cell.fault == "KILL":
@@ -172,8 +195,8 @@ def _hit(running: Attempt, cell: Cell, limit_s: float) -> Hit | None:
     return strike(running, cell) if running.exit_code is None else None
 
 
-def _go_on(running: Attempt, cell: Cell) -> None:
-    """What is done to a driver from outside."""
+def go_on(running: Attempt, cell: Cell) -> None:
+    """End or continue a driver that was struck: nobody else would."""
     if cell.fault == "STOP":
         running.finish(DRIVER_PAUSE_S)
         with suppress(ProcessLookupError):
