@@ -11,6 +11,8 @@ from slime_sglang.server.launch import Engine, EngineSpec
 from slime_sglang.supervise import keep_log
 from slime_sglang.weights.session import EngineTarget
 
+_ROOM_S = 1.0
+
 
 class Routing:
     """Which engines get requests; the router may be our own or another's."""
@@ -67,6 +69,11 @@ class EnginePart:
         self.is_up = True
         self.quiet = False
         """Whether it is given weights: it is paused then and generates nothing."""
+        self.lends = False
+        """Whether some of its memory is in use by others: it cannot generate then."""
+        self.room = threading.Event()
+        """Whether there is memory to start it."""
+        self.room.set()
         self.ended = False
         self.leave: Callable[[str], None] = _nobody
         """Called with its address when it is lost."""
@@ -99,11 +106,11 @@ class EnginePart:
         return EngineTarget(self.engine.url, self.engine.num_ranks)
 
     def answers(self, timeout_s: float) -> bool:
-        """Whether it generates, or, while it is given weights, none of its processes is stopped."""
-        if self.quiet:
+        """Whether it generates, or, where it may not now, none of its processes is stopped."""
+        if self.quiet or self.lends:
             return self._is_there(timeout_s)
         return self._answers("/health_generate", timeout_s) or (
-            self.quiet and self._is_there(timeout_s)
+            (self.quiet or self.lends) and self._is_there(timeout_s)
         )
 
     def _is_there(self, timeout_s: float) -> bool:
@@ -123,6 +130,8 @@ class EnginePart:
         self.leave(self.engine.url)
         self.engine.kill()
         keep_log(self.engine.process.log_path)
+        while not (self.room.wait(_ROOM_S) or self.ended):
+            pass
         self.quiet = False
         self.engine = Engine(self.spec)
         if self.ended:

@@ -1,6 +1,7 @@
 """Start one stock SGLang server as a supervised process and wait until it generates."""
 
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
@@ -8,11 +9,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from slime_core.errors import EngineError
+from slime_core.residency import Holding
 
-from slime_sglang.client import EngineClient
+from slime_sglang.client import EngineClient, MemoryTag
 from slime_sglang.command_line import to_words
 from slime_sglang.ports import PortLease
 from slime_sglang.server.archs import disabled_models
@@ -29,6 +32,14 @@ _PRIVATE_ENV = (
     "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
 )  # fmt: skip
 """Variables that describe the caller's own process group."""
+_LENT: Mapping[Holding, frozenset[MemoryTag]] = MappingProxyType(
+    {
+        "everything": frozenset(),
+        "weights": frozenset({"kv_cache", "cuda_graph"}),
+        "nothing": frozenset({"kv_cache", "cuda_graph", "weights"}),
+    }
+)
+"""What an engine that holds so much has released."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +58,7 @@ class EngineSpec:
     """Threads of an engine on a CPU."""
     seed: int = 0
     memory_saver: bool = False
-    """Let the engine's memory be released and resumed."""
+    """Let the engine's memory be released and resumed; on a CPU it always can be."""
     host: str = "127.0.0.1"
 
 
@@ -67,6 +78,7 @@ class Engine:
             env=environment(spec, os.environ),
         )
         self.process = Supervised(command)
+        self._lent: frozenset[MemoryTag] = frozenset()
 
     @property
     def num_ranks(self) -> int:
@@ -82,6 +94,16 @@ class Engine:
         except EngineError as error:
             self.process.check("answering its first request")
             raise EngineError(f"{error}; log:\n{self.process.tail()}") from error
+
+    def hold(self, what: Holding) -> None:
+        """Keep so much in memory; it must be idle, and weights come back without their content."""
+        wanted = _LENT[what]
+        if more := wanted - self._lent:
+            self.client.flush_cache()  # answers once nothing runs
+            self.client.release_memory(sorted(more))
+        if back := self._lent - wanted:
+            self.client.resume_memory(sorted(back))
+        self._lent = wanted
 
     def check_alive(self) -> None:
         """Raise ``EngineError`` with the end of its log if it has ended."""
@@ -133,7 +155,7 @@ def command_line(spec: EngineSpec, *, port: int, collective_port: int) -> list[s
         "tp_size": max(1, len(spec.gpus)),
         "skip_server_warmup": True,
         "random_seed": spec.seed,
-        "enable_memory_saver": spec.memory_saver,
+        "enable_memory_saver": spec.memory_saver and spec.device == "cuda",
     }
     values = {"log_level_http": "warning", **_device_defaults(spec), **spec.server, **ours}
     module = "slime_sglang.server.cpu_main" if spec.device == "cpu" else "sglang.launch_server"
@@ -171,6 +193,8 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
         env["PYTHONPATH"] = os.pathsep.join(paths)
     if spec.device == "cuda":
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, _visible(spec.gpus, base)))
+        if spec.memory_saver:
+            env |= _memory_saver(env)
         return env
     env |= {
         "SGLANG_USE_CPU_ENGINE": "1",
@@ -181,6 +205,15 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
     if not spec.server.get("enable_torch_compile"):
         env["TORCHDYNAMO_DISABLE"] = "1"  # else the sampler compiles C++ on its first batch
     return env
+
+
+def _memory_saver(env: Mapping[str, str]) -> dict[str, str]:
+    """Captured graphs are released, too, and the preloaded library finds torch's CUDA runtime."""
+    packages = importlib.util.find_spec("nvidia")
+    roots = list(packages.submodule_search_locations or ()) if packages is not None else []
+    found = {str(path.parent) for root in roots for path in Path(root).glob("*/lib/libcudart.so.*")}
+    paths = [*filter(None, [env.get("LD_LIBRARY_PATH")]), *sorted(found)]
+    return {"SGLANG_MEMORY_SAVER_CUDA_GRAPH": "1", "LD_LIBRARY_PATH": os.pathsep.join(paths)}
 
 
 def _visible(gpus: tuple[int, ...], base: Mapping[str, str]) -> list[str]:
