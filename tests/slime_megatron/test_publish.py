@@ -27,8 +27,9 @@ class Engines:
             raise WeightSyncError("lm_head.weight differs")
         self.buckets.append({name: tensor.clone() for name, tensor in tensors})
 
-    def commit(self) -> None:
+    def commit(self) -> dict[str, float]:
         self.committed = True
+        return {"perf/update_weights_density": 0.5}
 
 
 def publishes(rank: int, world: int, model: str) -> None:
@@ -53,6 +54,7 @@ def publishes(rank: int, world: int, model: str) -> None:
         assert metrics["perf/update_weights_bytes"] == sum(t.nbytes for t in original.values())
         assert metrics["perf/update_weights_buckets"] == len(engines.buckets) > 4
         assert metrics["perf/update_weights_time"] > 0.0
+        assert metrics["perf/update_weights_density"] == 0.5
 
     broken = Engines(broken=True) if rank == 0 else None
     with pytest.raises(WeightSyncError, match=r"lm_head\.weight differs"):

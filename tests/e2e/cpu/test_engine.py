@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,11 @@ from slime_sglang.sampling_params import Sampling
 from slime_sglang.teacher import Teacher
 from slime_sglang.weights import digests, disk_format
 from slime_sglang.weights.collective import CollectiveReceiver
-from slime_sglang.weights.disk import DiskReceiver
+from slime_sglang.weights.disk import DiskReceiver, DiskSpec
 from slime_sglang.weights.session import EngineTarget
 from slime_sglang.weights.tensor import TensorReceiver
+from slime_sglang.weights.version_files import LocalCopySpec
+from slime_sglang.weights.version_index import read_index
 from slime_testing.tiny import make_qwen3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -103,7 +106,14 @@ def receivers(engines: Engines, directory: Path) -> dict[str, Any]:
     return {
         "tensor": TensorReceiver(engines.targets),
         "collective": CollectiveReceiver(engines.targets, backend="gloo"),
-        "disk": DiskReceiver(engines.targets, directory / "versions"),
+        "disk": DiskReceiver(engines.targets, DiskSpec(directory=directory / "versions")),
+        "delta": DiskReceiver(
+            engines.targets,
+            DiskSpec(
+                directory=directory / "versions",
+                local=LocalCopySpec(directory=directory / "copy", delta=True),
+            ),
+        ),
     }
 
 
@@ -140,7 +150,7 @@ def test_log_probabilities_are_the_same_bits_in_any_batch(engines: Engines) -> N
     assert [s.rollout_log_probs for s in many] == [s.rollout_log_probs for s in one]
 
 
-@pytest.mark.parametrize("transport", ["tensor", "collective", "disk"])
+@pytest.mark.parametrize("transport", ["tensor", "collective", "disk", "delta"])
 def test_published_weights_are_served_and_versioned(
     transport: str, engines: Engines, reference: Any, tmp_path: Path
 ) -> None:
@@ -153,11 +163,18 @@ def test_published_weights_are_served_and_versioned(
         assert log_prob_difference(reference, samples, scale) <= 1e-4
     if transport == "disk":
         assert [path.name for path in (tmp_path / "versions").iterdir()] == ["weight_v000002"]
+    if transport == "delta":
+        index = read_index(tmp_path / "versions" / "weight_v000002")
+        assert index is not None
+        assert (index.kind, index.base_version) == ("delta", 1)
+        assert (tmp_path / "copy" / "weight_v000002").is_dir()
+        shutil.rmtree(tmp_path / "copy")  # what a machine that was replaced has: nothing
     publish(receiver, 3, weights(reference))
+    assert log_prob_difference(reference, generate(engines)) <= 1e-4
     receiver.close()
 
 
-@pytest.mark.parametrize("transport", ["tensor", "collective", "disk"])
+@pytest.mark.parametrize("transport", ["tensor", "collective", "disk", "delta"])
 def test_a_tensor_that_changed_on_the_way_is_named(
     transport: str,
     engines: Engines,
@@ -178,7 +195,7 @@ def test_a_tensor_that_changed_on_the_way_is_named(
 
     with monkeypatch.context() as patch:
         patch.setattr("slime_sglang.weights.bucket.digests_of", corrupt)
-        patch.setattr("slime_sglang.weights.disk.digests_of", corrupt)
+        patch.setattr("slime_sglang.weights.version_files.digests_of", corrupt)
         with pytest.raises(WeightSyncError, match=name):
             publish(receiver, 7, weights(reference))
     publish(receiver, 8, weights(reference))
@@ -189,7 +206,7 @@ def test_a_tensor_that_changed_on_the_way_is_named(
 def test_a_file_damaged_on_disk_is_an_error_and_the_engine_survives(
     engines: Engines, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receiver = DiskReceiver(engines.targets, tmp_path)
+    receiver = DiskReceiver(engines.targets, DiskSpec(directory=tmp_path))
     write = disk_format.write_shard
 
     def cut(directory: Path, number: int, tensors: Any) -> None:
@@ -197,7 +214,7 @@ def test_a_file_damaged_on_disk_is_an_error_and_the_engine_survives(
         path = next(directory.glob(f"*{number:05d}*"))
         path.write_bytes(path.read_bytes()[:-64])
 
-    monkeypatch.setattr("slime_sglang.weights.disk.write_shard", cut)
+    monkeypatch.setattr("slime_sglang.weights.version_files.write_shard", cut)
     with pytest.raises(WeightSyncError):
         publish(receiver, 9, weights(reference))
     monkeypatch.undo()

@@ -1,75 +1,21 @@
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import orjson
 import pytest
 import torch
 from slime_core.errors import ConfigError, EngineError, WeightSyncError
 from slime_sglang.client import EngineClient
 from slime_sglang.weights.collective import CollectiveReceiver
-from slime_sglang.weights.disk import DiskReceiver
+from slime_sglang.weights.disk import DiskReceiver, DiskSpec
 from slime_sglang.weights.session import EngineTarget, Session
 from slime_sglang.weights.tensor import TensorReceiver
-
-
-class FakeEngine(ThreadingHTTPServer):
-    """Answers every endpoint with what the test put into ``replies``."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.replies: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-        self.version = "0"
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        self.calls.append((path, body))
-        if path == "/update_weight_version":
-            self.version = body["new_version"]
-        planned = self.replies.get(path)
-        if planned:
-            return planned.pop(0) if len(planned) > 1 else planned[0]
-        if path == "/model_info":
-            return 200, {"weight_version": self.version}
-        return 200, {"success": True, "message": ""}
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: FakeEngine
-
-    def log_message(self, *_args: Any) -> None:
-        pass
-
-    def _reply(self) -> None:
-        size = int(self.headers.get("Content-Length") or 0)
-        body = orjson.loads(self.rfile.read(size)) if size else {}
-        status, value = self.server.answer(self.path, body)
-        data = orjson.dumps(value)
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_POST = _reply  # noqa: N815
+from slime_testing.engine_http import FakeEngine, serving
 
 
 @pytest.fixture
 def engine() -> Iterator[FakeEngine]:
-    server = FakeEngine()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving() as server:
+        yield server
 
 
 TENSORS = [("w", torch.ones(3))]
@@ -186,7 +132,7 @@ def test_nccl_needs_its_memory_setting_before_it_starts(monkeypatch: pytest.Monk
 
 
 def test_a_version_on_disk_is_there_whole_or_not_at_all(engine: FakeEngine, tmp_path: Any) -> None:
-    receiver = DiskReceiver([EngineTarget(engine.url)], tmp_path)
+    receiver = DiskReceiver([EngineTarget(engine.url)], DiskSpec(directory=tmp_path))
     receiver.begin(2)
     receiver.send(TENSORS)
     assert not list(tmp_path.glob("weight_v*"))

@@ -28,6 +28,7 @@ _PATHS = (
     ("reward", "custom_rm_path"),
     ("reward", "custom_reward_post_process_path"),
     ("advantage", "custom_advantage_function_path"),
+    ("sync", "custom_update_weight_post_write_path"),
     ("off_policy", "custom_tis_function_path"),
     ("policy_loss", "custom_loss_function_path"),
     ("policy_loss", "custom_pg_loss_reducer_function_path"),

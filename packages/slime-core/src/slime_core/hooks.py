@@ -40,6 +40,7 @@ _NAMES = {
     "custom_advantage_function_path": ("custom_advantages", "compute_advantages"),
     "custom_tis_function_path": ("custom_tis", "tis"),
     "custom_loss_function_path": ("custom_loss", "loss"),
+    "custom_update_weight_post_write_path": ("post_write", "publish"),
     "custom_pg_loss_reducer_function_path": ("pg_loss_reducer", "reducer"),
 }
 """Fields and what a function is usually called in a file given for them."""
@@ -332,3 +333,15 @@ def buffer_filter(spec: str, flat: Flat) -> Callable[[list[Any], int], list[Any]
         return [by_samples[id(samples)] for samples in found]
 
     return select
+
+
+def weight_post_write(spec: str, flat: Flat) -> Callable[[Path, Sequence[Any]], None]:
+    """--custom-update-weight-post-write-path: ``f(args, version_dir, engines)``, not async."""
+    fn = load_hook("custom_update_weight_post_write_path", spec)
+    _require(spec, fn, ("args", "version_dir", "engines"), ("version_dir", "engines"))
+    call = bind(fn, flat)
+
+    def written(version_dir: Path, engines: Sequence[Any]) -> None:
+        call(str(version_dir), list(engines))
+
+    return written

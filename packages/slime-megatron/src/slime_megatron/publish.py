@@ -26,6 +26,7 @@ def publish(
 
     start = time.perf_counter()
     sent = {"bytes": 0, "tensors": 0, "buckets": 0}
+    reported: dict[str, float] = {}
 
     def send(buckets: Iterator[Bucket]) -> None:
         assert receiver is not None, "rank 0 needs a receiver"
@@ -35,13 +36,14 @@ def publish(
             sent["bytes"] += sum(tensor.nbytes for _, tensor in bucket)
             sent["tensors"] += len(bucket)
             sent["buckets"] += 1
-        receiver.commit()
+        reported.update(receiver.commit())
 
     on_rank_zero(state, send, bucket_bytes=buffer_size)
     if receiver is None:
         return {}
     seconds = time.perf_counter() - start
     return {
+        **reported,
         "perf/update_weights_time": seconds,
         "perf/update_weights_bytes": float(sent["bytes"]),
         "perf/update_weights_tensors": float(sent["tensors"]),

@@ -13,8 +13,6 @@ BUILT_IN_ROLLOUTS = (
 
 TemplateDrift = Literal["refuse", "keep", "fork"]
 
-_ENGINES_ARE_OURS = "engines are started by the run: leave it out"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingConfig:
@@ -79,10 +77,9 @@ class RolloutConfig:
     """Function (rollout_id, args, data, metrics); True replaces the default log."""
     rollout_data_postprocess_path: str | None = None
     """Function (args, rollout_id, rollout_data) called on the trainer before its steps."""
-    rollout_external_engine_addrs: tuple[str, ...] | None = flag(
-        default=None, planned=_ENGINES_ARE_OURS
-    )
-    """Addresses of engines that already run."""
+    rollout_external_engine_addrs: tuple[str, ...] | None = None
+    """Addresses (host:port) of engines that already run, with slime-sglang beside them: they are
+    asked for their sizes, given weights and requests, and never started or ended."""
     rollout_data_transport: Literal["object-store", "nixl"] = flag(
         default="object-store", planned={"nixl": "use object-store"}
     )

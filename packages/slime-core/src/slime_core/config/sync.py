@@ -5,9 +5,6 @@ from typing import Literal
 
 from slime_core.config.flags import flag
 
-_FULL_ONLY = "whole weights are sent each time: leave it out"
-
-
 UpdateMode = Literal["abort", "retract", "in_place"]
 
 
@@ -15,10 +12,9 @@ UpdateMode = Literal["abort", "retract", "in_place"]
 class WeightSyncConfig:
     """How new weights reach the engines."""
 
-    update_weight_mode: Literal["full", "delta"] = flag(
-        default="full", planned={"delta": "use full"}
-    )
-    """Send all bytes, or those that changed."""
+    update_weight_mode: Literal["full", "delta"] = "full"
+    """Send all bytes, or those that changed (delta: --update-weight-transport disk, applied to the
+    copy in --update-weight-local-checkpoint-dir)."""
     update_weight_transport: Literal["auto", "tensor", "nccl", "disk"] = "auto"
     """Carrier: shared memory (tensor; engines on the trainer's machine), a collective group (nccl,
     which is gloo on CPU), or a directory (disk). auto takes tensor on one machine, else nccl."""
@@ -35,19 +31,15 @@ class WeightSyncConfig:
     retract has the engine compute their cache anew, in_place keeps the cache of the old weights."""
     check_weight_update_equal: bool = False
     """Every publish is verified by digests of every tensor, whether this is given or not."""
-    update_weight_delta_encoding: Literal["xor", "overwrite"] = flag(
-        default="xor", planned=_FULL_ONLY
-    )
-    """How changed bytes are written."""
-    update_weight_delta_checksum: Literal["xxh3-128", "blake3", "adler32"] = flag(
-        default="xxh3-128", planned=_FULL_ONLY
-    )
-    """Checksum of changed tensors."""
-    custom_update_weight_post_write_path: str | None = flag(
-        default=None, planned="the disk transport needs a file system both sides see"
-    )
-    """Function (args, version_dir, engines) called after a version is written."""
-    update_weight_local_checkpoint_dir: str | None = flag(default=None, planned=_FULL_ONLY)
-    """Copy of the weights on each engine's machine."""
+    update_weight_delta_encoding: Literal["xor", "overwrite"] = "xor"
+    """How changes are written: xor of all bytes, or places and values of changed elements."""
+    update_weight_delta_checksum: Literal["xxh3-128", "blake3", "adler32"] = "xxh3-128"
+    """Checksum of every changed tensor, checked after its change was applied."""
+    custom_update_weight_post_write_path: str | None = None
+    """Function (args, version_dir, engines) called when the files of a version are written, before
+    any engine loads them: to bring them where the engines see them."""
+    update_weight_local_checkpoint_dir: str | None = None
+    """Directory on each engine's machine for a copy of the weights that published versions on disk
+    are brought into and loaded from."""
     release_train: bool = flag(default=False, planned="the trainer stays up: leave it out")
     """End the trainer's processes while engines generate."""

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from slime_sglang.weights import digests
 from slime_sglang.weights.disk_format import read_digests
+from slime_sglang.weights.local_copy import bring
+from slime_sglang.weights.version_index import read_index
 
 _UPDATER = "sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater"
 _LOADER = "sglang.srt.model_loader.loader.DefaultModelLoader"
@@ -63,17 +65,28 @@ def _attempt(update: Callable[[], _Outcome], checked: _Checked) -> _Outcome:
 def _update_from_disk(
     original: Callable[..., _Outcome], updater: Any, model_path: str, *args: Any, **kw: Any
 ) -> _Outcome:
-    expected = read_digests(Path(model_path))
-    token = _reading.set(expected or None)
+    return _agreed(_from_disk(functools.partial(original, updater), Path(model_path), args, kw))
+
+
+def _from_disk(
+    load: Callable[..., _Outcome], source: Path, args: tuple[Any, ...], kw: Mapping[str, Any]
+) -> _Outcome:
+    """Load a version, by way of this machine's copy where the version says so."""
+    token = None
     try:
-        succeeded, message = original(updater, model_path, *args, **kw)
+        index = read_index(source)
+        directory = source if index is None else bring(source, index)
+        expected = read_digests(directory)
+        token = _reading.set(expected or None)
+        succeeded, message = load(str(directory), *args, **kw)
     except Exception as error:  # SGLang retries a failed load from the same files, unguarded
-        succeeded, message = False, f"{type(error).__name__}: {error}"
+        return False, f"{type(error).__name__}: {error}"
     finally:
-        _reading.reset(token)
+        if token is not None:
+            _reading.reset(token)
     if succeeded and expected:
         message = f"{message} {digests.receipt(expected)}"
-    return _agreed((succeeded, message))
+    return succeeded, message
 
 
 def _weights_on_disk(original: Callable[..., Any], *args: Any, **kw: Any) -> Any:

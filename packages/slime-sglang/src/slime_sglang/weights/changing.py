@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from slime_core.interfaces import WeightReceiver
+from slime_core.interfaces import Metrics, WeightReceiver
 from torch import Tensor
 
 
@@ -39,7 +39,7 @@ class ChangingReceiver:
         assert self._receiver is not None, "begin() comes first"
         self._receiver.send(tensors)
 
-    def commit(self) -> None:
+    def commit(self) -> Metrics:
         """Set the version and resume."""
         assert self._receiver is not None, "begin() comes first"
-        self._receiver.commit()
+        return self._receiver.commit()

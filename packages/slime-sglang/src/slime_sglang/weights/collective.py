@@ -9,15 +9,17 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 from slime_core.config.sync import UpdateMode
 from slime_core.errors import ConfigError, WeightSyncError
+from slime_core.interfaces import Metrics
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
@@ -69,9 +71,10 @@ class CollectiveReceiver:
         self._broadcast(bucket.flat, requests)
         self._session.check_receipts(self._session.collect(requests), bucket.receipt)
 
-    def commit(self) -> None:
+    def commit(self) -> Metrics:
         """Set the version and resume."""
         self._session.finish()
+        return {}
 
     def close(self) -> None:
         """Leave the group and drop the connections."""
@@ -170,11 +173,17 @@ def _join(
     return dist.ProcessGroupNCCL(keys, 0, world, options)
 
 
-def host_address() -> str:
-    """An address of this machine that others on its network reach; loopback when it has none."""
+def host_towards(urls: Iterable[str]) -> str:
+    """An address of this machine that the engines reach: loopback when all are on it."""
+    hosts = [urlsplit(url).hostname or "" for url in urls]
+    away = [host for host in hosts if host != "localhost" and not host.startswith("127.")]
+    return _address_towards(away[0]) if away else "127.0.0.1"
+
+
+def _address_towards(host: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # a documentation address: nothing is sent
+            probe.connect((host, 9))  # chooses a route: nothing is sent
         except OSError:
             return "127.0.0.1"
         return str(probe.getsockname()[0])

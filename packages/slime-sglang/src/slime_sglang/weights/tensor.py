@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.multiprocessing
 from slime_core.config.sync import UpdateMode
+from slime_core.interfaces import Metrics
 from torch import Tensor
 from torch.multiprocessing import reductions
 
@@ -53,9 +54,10 @@ class TensorReceiver:
         if bucket.flat.is_cuda:
             torch.cuda.ipc_collect()
 
-    def commit(self) -> None:
+    def commit(self) -> Metrics:
         """Set the version and resume."""
         self._session.finish()
+        return {}
 
     def close(self) -> None:
         """Drop the connections."""

@@ -36,13 +36,46 @@ def reference_files(draft: Draft, facts: Facts) -> None:
 def transport(draft: Draft, facts: Facts) -> None:
     """The disk transport needs a directory; auto follows from where the engines are."""
     one_host = draft["actor_num_nodes"] == 1 and not facts.in_cluster
+    shared = draft["device"] == "cpu" or draft["colocate"]  # a GPU's memory is opened on that GPU
+    local = all(_is_local(address) for address in draft["rollout_external_engine_addrs"] or ())
     if draft["update_weight_transport"] == "auto":
-        draft.derive("update_weight_transport", "tensor" if one_host else "nccl", "placement")
+        by_memory = one_host and shared and local
+        draft.derive("update_weight_transport", "tensor" if by_memory else "nccl", "placement")
     if draft["update_weight_transport"] == "disk" and draft["update_weight_disk_dir"] is None:
         draft.problem(
             "--update-weight-transport disk needs a directory that trainer and engines see: "
             "give --update-weight-disk-dir DIR"
         )
+
+
+def _is_local(address: str) -> bool:
+    return address.removeprefix("http://").startswith(("127.", "localhost:", "[::1]:"))
+
+
+def weights_on_disk(draft: Draft, facts: Facts) -> None:
+    """What is about files of weights needs a transport that writes files."""
+    delta = draft["update_weight_mode"] == "delta"
+    if draft["update_weight_transport"] != "disk":
+        if delta:
+            draft.problem(
+                "--update-weight-mode delta needs --update-weight-transport disk: by memory and "
+                "collectives whole weights are sent"
+            )
+        for name in ("custom_update_weight_post_write_path", "update_weight_local_checkpoint_dir"):
+            if draft[name] is not None:
+                draft.problem(f"{_flag(name)} needs --update-weight-transport disk")
+    if delta and draft["update_weight_local_checkpoint_dir"] is None:
+        draft.problem(
+            "--update-weight-mode delta needs a directory on the engines' machines for the weights "
+            "that changes are applied to: give --update-weight-local-checkpoint-dir DIR"
+        )
+    for name in ("update_weight_delta_encoding", "update_weight_delta_checksum"):
+        if draft.given(name) and not delta:
+            draft.problem(f"{_flag(name)} needs --update-weight-mode delta")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def output(draft: Draft, facts: Facts) -> None:
@@ -58,4 +91,4 @@ def output(draft: Draft, facts: Facts) -> None:
         draft.derive("tb_project_name", facts.tensorboard_dir, "TENSORBOARD_DIR")
 
 
-RULES = (checkpoints, reference_files, transport, output)
+RULES = (checkpoints, reference_files, transport, weights_on_disk, output)
