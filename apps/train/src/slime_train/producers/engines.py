@@ -277,6 +277,7 @@ def _generation(config: RunConfig, engines: Engines) -> GenerationSpec:
         mask_earlier_weights=config.rollout.mask_offpolicy_in_partial_rollout,
         custom_generate=config.rollout.custom_generate_function_path,
         flat=_flat(config, engines),
+        weight_update_mode=config.sync.weight_update_mode,
         agents=AgentSettings.of(config.rollout, config.sglang, config.data),
     )
 
