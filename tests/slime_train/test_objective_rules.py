@@ -168,3 +168,14 @@ def test_what_belongs_to_one_failure_policy_is_refused_with_another(line, policy
 
 
 POLICY = "--reward-failure-policy"
+
+
+@pytest.mark.parametrize("mode", ["abort", "in_place"])
+def test_who_asks_the_engines_knows_what_a_publish_does_to_requests(mode):
+    from types import SimpleNamespace
+
+    from slime_train.producers.engines import _generation
+
+    engines = SimpleNamespace(router_url="http://127.0.0.1:1", urls=["http://127.0.0.1:2"])
+    spec = _generation(config(f"--weight-update-mode {mode}"), engines)
+    assert spec.weight_update_mode == mode
