@@ -92,6 +92,7 @@ def test_a_ray_of_our_own_that_does_not_start_is_tried_again_a_few_times(monkeyp
 
     monkeypatch.setattr("slime_train.runtime.cluster.ray.init", init)
     monkeypatch.setattr("slime_train.runtime.cluster.ray.shutdown", lambda: None)
+    monkeypatch.setenv("SLIME_RUN_TOKEN", "of nobody")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with cluster(1):
         assert len(tries) == 3

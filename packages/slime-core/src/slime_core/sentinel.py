@@ -92,6 +92,12 @@ def end_processes(token: str, grace_s: float = GRACE_S) -> None:
         time.sleep(0.05)
 
 
+def end_own_processes() -> None:
+    """End whatever this process has started since it has a token; nothing where it has none."""
+    if token := os.environ.get(TOKEN_VARIABLE):
+        end_processes(token)
+
+
 def _signal_all(token: str, signum: int) -> int:
     pids = carriers(token)
     _signal(pids, signum)

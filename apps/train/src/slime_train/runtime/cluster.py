@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from slime_core.errors import SlimeError
 from slime_core.heartbeat import WorkerError
+from slime_core.sentinel import end_own_processes
 
 from slime_train.runtime.env import ray_address
 
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 _FETCH_S = 600.0
-_STARTS = 3
-"""How often a Ray of our own is tried to be started."""
+_STARTS = 5
+"""How often a Ray of our own is tried to be started; each time it waits for half a minute."""
 
 
 @contextmanager
@@ -52,6 +53,7 @@ def _start_ray(options: Mapping[str, Any], num_tries: int) -> None:
             ray.init(**options)
         except Exception as error:  # Ray raises whatever its parts raise
             ray.shutdown()
+            end_own_processes()  # what came up of it would be in the way of the next
             if number < num_tries:
                 logger.warning("Ray did not start (%d of %d): %s", number, num_tries, error)
                 continue
