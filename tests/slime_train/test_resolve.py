@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from slime_core.config.draft import Facts
 from slime_core.errors import ConfigErrors
-from slime_train.facts import visible_gpus
+from slime_core.machine import visible_gpus
 from slime_train.resolve import resolve
 from slime_train.sources import read_sources
 
@@ -69,11 +69,17 @@ def test_float32_can_be_asked_for_on_gpus_and_bf16_on_a_cpu():
 
 def test_colocated_engines_use_the_trainers_gpus():
     c = config("--actor-num-gpus-per-node 2 --colocate", num_gpus=2)
-    assert (c.cluster.rollout_num_gpus, c.cluster.offload_train) == (2, False)
+    assert (c.cluster.rollout_num_gpus, c.cluster.offload_train) == (2, True)
 
 
-def test_a_single_gpu_is_shared_and_the_engine_takes_less_than_half():
+def test_a_single_gpu_is_shared_in_turns():
     c = config(num_gpus=1)
+    assert (c.cluster.offload_train, c.cluster.offload_rollout) == (True, True)
+    assert c.sglang.server == {"mem_fraction_static": 0.8}
+
+
+def test_side_by_side_the_engine_takes_less_than_half():
+    c = config("--no-offload-train --no-offload-rollout", num_gpus=1)
     assert (c.cluster.colocate, c.cluster.actor_num_gpus_per_node) == (True, 1)
     assert c.cluster.rollout_num_gpus == 1
     assert c.sglang.server == {"mem_fraction_static": 0.4}
@@ -201,7 +207,7 @@ def test_heads_and_layers_must_divide():
 
 
 def test_chunks_of_log_probabilities_are_bounded():
-    assert config().batch.log_probs_chunk_size == 1024
+    assert config().batch.log_probs_chunk_size == -1
     assert config("--log-probs-chunk-size 64").batch.log_probs_chunk_size == 64
 
 
@@ -228,6 +234,18 @@ def test_the_reference_is_the_model_itself():
     assert config("--use-kl-loss").reference.ref_load == "/models/tiny"
 
 
+DELTA = "--update-weight-mode delta --update-weight-transport disk"
+EXTERNAL = "--rollout-external-engine-addrs"
+
+
+def test_engines_that_already_run_are_counted_and_not_placed():
+    c = config(f"{EXTERNAL} 10.0.0.1:30000 10.0.0.2:30000")
+    assert (c.cluster.rollout_num_gpus, c.cluster.rollout_num_engines) == (0, 2)
+    assert c.sync.update_weight_transport == "nccl"  # they are on other machines
+    here = config(f"{EXTERNAL} 127.0.0.1:30000 http://localhost:30001")
+    assert here.sync.update_weight_transport == "tensor"
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -239,6 +257,16 @@ def test_the_reference_is_the_model_itself():
         ("--save-interval 2", "give --save DIR"),
         ("--load /nowhere/at/all", "no such directory"),
         ("--update-weight-transport disk", "--update-weight-disk-dir"),
+        ("--update-weight-mode delta", "needs --update-weight-transport disk"),
+        (f"{DELTA} --update-weight-disk-dir d", "give --update-weight-local-checkpoint-dir DIR"),
+        ("--update-weight-delta-encoding overwrite", "needs --update-weight-mode delta"),
+        ("--update-weight-local-checkpoint-dir d", "needs --update-weight-transport disk"),
+        ("--custom-update-weight-post-write-path m.f", "needs --update-weight-transport disk"),
+        (f"{EXTERNAL} host", "give addresses as host:port"),
+        (f"{EXTERNAL} host:1 --use-fault-tolerance", "somebody else's"),
+        (f"{EXTERNAL} host:1 --rollout-num-engines 2", "engines that the run starts"),
+        (f"{EXTERNAL} host:1 --sglang-dtype float16", "--sglang-dtype has no effect"),
+        (f"{EXTERNAL} host:1 --loss-type sft_loss", "generates nothing"),
         ("--sglang-router-ip 1.2.3.4", "needs --sglang-router-port"),
         ("--rm-type remote_rm", "give --rm-url"),
         ("--disable-compute-advantages-and-returns", "without advantages"),
@@ -268,10 +296,10 @@ def test_things_probably_not_meant_are_noted(line, note):
 
 
 def test_planned_flags_say_what_to_do():
-    text = problems("--use-wandb --use-routing-replay --update-weight-mode delta")
+    text = problems("--use-wandb --use-routing-replay --rollout-data-transport nixl")
     assert "--use-wandb: not there yet; numbers go to TensorBoard" in text
     assert "--use-routing-replay: not there yet; no mixture-of-experts" in text
-    assert "--update-weight-mode delta: not there yet; use full" in text
+    assert "--rollout-data-transport nixl: not there yet; use object-store" in text
 
 
 def test_upstreams_own_functions_may_be_named():

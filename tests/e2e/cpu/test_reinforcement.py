@@ -82,8 +82,12 @@ def test_a_set_of_the_file_is_answered_as_the_file_says(finished):
     assert series(out, "eval/one-pass@2") == {}
 
 
-def test_a_seed_gives_the_same_losses_again(finished, inputs, reward, tmp_path):
-    run(*command(inputs, tmp_path, *reward, "--skip-eval-before-train"))
+def test_a_seed_gives_the_same_losses_again_though_memory_is_lent(
+    finished, inputs, reward, tmp_path
+):
+    run(*command(inputs, tmp_path, *reward, "--skip-eval-before-train", "--offload"))
+    for name in ("release", "resume", "offload", "onload"):
+        assert list(series(tmp_path / "out", f"perf/{name}_s")) == [0, 1]
     for name in ("train/loss", "train/grad_norm", "rollout/raw_reward", "rollout/log_probs"):
         assert series(tmp_path / "out", name) == series(finished / "out", name), name
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from slime_core.errors import CheckpointError
 from slime_core.interfaces import BatchHandle, Metrics
+from slime_core.residency import Holding
 from slime_sglang.weights.session import EngineTarget
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ class ActorCritic:
     def publish(self, version: int) -> Metrics:
         """Make the engines serve the actor's weights."""
         return self._actor.publish(version)
+
+    def hold(self, what: Holding) -> float:
+        """Both keep so much in device memory; bytes of host memory for the rest."""
+        return self._actor.hold(what) + self._critic.hold(what)
 
     def save(self, directory: Path, iteration: int) -> None:
         """Write both into one checkpoint."""

@@ -13,7 +13,7 @@ from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics, Trainer
 from slime_core.no_trainer import NoTrainer
 from slime_core.phases import Phases
-from slime_core.residency import SideBySide
+from slime_core.residency import TakingTurns
 from slime_sglang.health import HealthSpec
 from slime_sglang.readmission import Connectable, Readmission, RemoteFleet
 
@@ -65,10 +65,13 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
     )
     trainer = make_trainer(config, directory / "logs", screen.on_wait)
     screen.say("starting the trainer and the engines")
-    rollout_ready = rollout.start(checkpoint)
+    offload_train, offload_rollout = config.cluster.offload_train, config.cluster.offload_rollout
+    rollout_ready = None if offload_train else rollout.start(checkpoint)
     meeting = directory / f".rendezvous-{uuid.uuid4().hex[:8]}"  # no earlier run has met there
-    trainer_ready = trainer.initialize(f"file://{meeting}", checkpoint)
-    first, seconds = trainer_ready()
+    first, seconds = trainer.initialize(f"file://{meeting}", checkpoint)()
+    if rollout_ready is None:  # the engines divide the memory that the trainer leaves
+        trainer.hold("nothing")
+        rollout_ready = rollout.start(checkpoint)
     facts = rollout_ready()
     trainer.connect(facts.engines)
     logger.info("the trainer took %s", {name: round(s, 2) for name, s in seconds.items()})
@@ -76,7 +79,9 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
     job = Job(
         rollout=rollout,
         trainer=_surviving(config, trainer, rollout) if facts.engines else trainer,
-        residency=SideBySide(),
+        residency=TakingTurns(
+            trainer if offload_train else None, rollout if offload_rollout else None
+        ),
         save=checkpoints.save,
         log=screen.log,
         phase=Phases(Events(directory / FILE_NAME)),

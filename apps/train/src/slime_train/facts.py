@@ -13,6 +13,7 @@ from slime_core.config.draft import Facts
 from slime_core.config.eval_sets import dataset_paths
 from slime_core.config.yaml_file import load_yaml
 from slime_core.errors import CheckpointError, ConfigError, DataError
+from slime_core.machine import available_memory, visible_gpus
 
 from slime_train.sources import RawConfig
 
@@ -33,22 +34,13 @@ def gather(raw: RawConfig) -> Facts:
         megatron_args=megatron_args,
         num_gpus=visible_gpus(os.environ),
         in_cluster="RAY_ADDRESS" in os.environ,
+        host_bytes=available_memory(),
         now=datetime.now(),
         num_prompts=sum(_count(path) for path in prompts) if counted else None,
         eval_file=eval_file,
         tensorboard_dir=os.environ.get("TENSORBOARD_DIR"),
         problems=tuple(problems),
     )
-
-
-def visible_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> int:
-    """How many NVIDIA devices there are, as far as CUDA_VISIBLE_DEVICES shows them."""
-    present = len([path for path in devices.glob("nvidia*") if path.name[6:].isdigit()])
-    shown = environment.get("CUDA_VISIBLE_DEVICES")
-    if shown is None:
-        return present
-    listed = [item for item in shown.split(",") if item.strip() and item.strip() != "-1"]
-    return min(present, len(listed))
 
 
 def _model(raw: RawConfig, problems: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

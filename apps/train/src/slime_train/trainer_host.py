@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from slime_core.interfaces import Metrics
+from slime_core.residency import Holding
 from slime_megatron.objective import Role
 from slime_megatron.stages import NOTHING
 from slime_megatron.trainer import RankPayload, SampleVectors, TrainerConfig, TrainerRank
@@ -57,6 +58,10 @@ class TrainerHost:
     def publish(self, version: int) -> Metrics:
         """Send the weights to the engines, if there are any."""
         return self._trainer.publish(version, to_engines=bool(self._engines))
+
+    def hold(self, what: Holding) -> float:
+        """Keep so much in device memory; bytes of host memory for the rest."""
+        return self._trainer.hold(what)
 
     def save(self, directory: Path, iteration: int) -> None:
         """Write the training state into ``directory``."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from slime_core.interfaces import BatchHandle, Metrics
+from slime_core.residency import Holding
 
 
 class NoTrainer:
@@ -26,6 +27,10 @@ class NoTrainer:
     def publish(self, version: int) -> Metrics:
         """There is nothing new."""
         return {}
+
+    def hold(self, what: Holding) -> float:
+        """There is nothing to move."""
+        return 0.0
 
     def save(self, directory: Path, iteration: int) -> None:
         """There is no state."""

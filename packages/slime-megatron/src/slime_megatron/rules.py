@@ -7,6 +7,7 @@ from slime_core.config.draft import MODEL, Draft, Facts
 
 from slime_megatron.config import megatron_flags, model_parallel_sizes, same, virtual_stages
 from slime_megatron.expert_rules import experts
+from slime_megatron.host_memory import host_memory
 
 _FREE = frozenset(
     {
@@ -167,5 +168,5 @@ def forwarded(draft: Draft, facts: Facts) -> None:
 MODEL_RULES = (model, architecture)
 """First: much follows from the model."""
 
-RULES = (precision, on_a_cpu, world, experts, run_length, unused_sizes, forwarded)
+RULES = (precision, on_a_cpu, world, experts, host_memory, run_length, unused_sizes, forwarded)
 """Last: they hand on what the other rules settled."""

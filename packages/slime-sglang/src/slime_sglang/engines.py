@@ -1,5 +1,6 @@
 """All engines of a run and the router in front of them."""
 
+import functools
 import json
 import logging
 import os
@@ -12,14 +13,16 @@ from typing import Any, Literal
 
 from slime_core.config.cluster import ClusterConfig
 from slime_core.errors import ConfigError, EngineError
+from slime_core.residency import Holding
 
-from slime_sglang.client import EngineClient, MemoryTag
+from slime_sglang.client import EngineClient
 from slime_sglang.config import SGLangConfig
+from slime_sglang.external import ExternalPart, discover
 from slime_sglang.health import HealthSpec, Part, Record, Watch
 from slime_sglang.parts import EnginePart, RouterPart, Routing
 from slime_sglang.ports import require_free
 from slime_sglang.router import Members, Router, RouterSpec
-from slime_sglang.server.launch import EngineSpec
+from slime_sglang.server.launch import Engine, EngineSpec
 from slime_sglang.weights.session import EngineTarget, FleetStatus
 
 logger = logging.getLogger(__name__)
@@ -39,9 +42,13 @@ class FleetSpec:
     num_engines: int = 1
     gpus: Sequence[int] = ()
     """All engines' GPUs in order, empty on a CPU; divided evenly."""
+    lender: int | None = None
+    """The GPU that weights are handed over on, where engines share the trainer's."""
     seed: int = 0
     memory_saver: bool = False
     ready_timeout_s: float = 900.0
+    external: tuple[str, ...] = ()
+    """Addresses of engines that already run; none are started then."""
 
     @classmethod
     def resolve(
@@ -67,6 +74,7 @@ class FleetSpec:
             sglang=sglang,
             num_engines=num_engines,
             gpus=gpus,
+            lender=gpus[0] if cluster.colocate and gpus else None,
             seed=seed,
             memory_saver=bool(cluster.offload_rollout),
         )
@@ -81,6 +89,7 @@ class FleetSpec:
             log_dir=self.log_dir,
             server=self.sglang.server,
             gpus=tuple(self.gpus[index * each : (index + 1) * each]),
+            lender=self.lender,
             num_threads=self._num_threads(),
             seed=self.seed + index,
             memory_saver=self.memory_saver,
@@ -128,7 +137,7 @@ class Engines:
         self.spec = spec
         self._health = health
         self._record = record
-        self._parts: list[EnginePart] = []
+        self._parts: list[EnginePart | ExternalPart] = []
         self._router: Router | None = None
         self._routing: Routing | None = None
         self._watch: Watch | None = None
@@ -137,9 +146,10 @@ class Engines:
         """Start everything at once; on any failure stop everything and raise ``EngineError``."""
         began = time.monotonic()
         try:
-            for index in range(self.spec.num_engines):
-                self._parts.append(EnginePart(self.spec.engine(index), self.spec.ready_timeout_s))
-            self._await_engines(began + self.spec.ready_timeout_s)
+            if self.spec.external:
+                self._parts += discover(self.spec.external, self.spec.model_path)
+            else:
+                self._start_engines(began + self.spec.ready_timeout_s)
             self._start_router()
             self._start_watch()
         except BaseException:
@@ -147,8 +157,12 @@ class Engines:
             raise
         logger.info("%d engines ready in %.1f s", len(self._parts), time.monotonic() - began)
 
-    def _await_engines(self, deadline: float) -> None:
-        engines = [part.engine for part in self._parts]
+    def _start_engines(self, deadline: float) -> None:
+        engines: list[Engine] = []
+        for index in range(self.spec.num_engines):
+            part = EnginePart(self.spec.engine(index), self.spec.ready_timeout_s)
+            self._parts.append(part)
+            engines.append(part.engine)
         waiting = engines
         while waiting:
             for engine in engines:
@@ -168,7 +182,7 @@ class Engines:
         routing.begin(self.urls)
         for part in self._parts:
             part.leave = routing.remove
-        parts: list[Part] = [*self._parts]
+        parts: list[Part] = [*self._own_parts]
         if self._router is not None:
             parts.append(RouterPart(self._router, routing))
         self._watch = Watch(parts, self._health, self._record)
@@ -203,6 +217,11 @@ class Engines:
             ) from error
         finally:
             members.close()
+
+    @property
+    def _own_parts(self) -> list[EnginePart]:
+        """Those that the run started."""
+        return [part for part in self._parts if isinstance(part, EnginePart)]
 
     @property
     def urls(self) -> list[str]:
@@ -267,7 +286,7 @@ class Engines:
             if part.url in urls and part.is_up and self._routing is not None:
                 self._routing.add(part.url)
                 part.quiet = False
-                if self._watch is not None:
+                if self._watch is not None and isinstance(part, EnginePart):
                     self._watch.recovered(part)
 
     def progress(self) -> None:
@@ -295,13 +314,26 @@ class Engines:
         """Abort every request."""
         self._each(EngineClient.abort)
 
-    def release_memory(self, tags: Sequence[MemoryTag] | None = None) -> None:
-        """Lend the engines' GPU memory."""
-        self._each(lambda client: client.release_memory(tags))
+    def hold(self, what: Holding) -> None:
+        """Keep so much in memory, on every engine that is up; none may have anything to do.
 
-    def resume_memory(self, tags: Sequence[MemoryTag] | None = None) -> None:
-        """Take it back."""
-        self._each(lambda client: client.resume_memory(tags))
+        An engine that is lost is not started again while engines hold nothing.
+        """
+        parts = self._own_parts
+        for part in parts:
+            part.lends = part.lends or what != "everything"
+            if what == "nothing":
+                part.room.clear()
+        up = [part for part in parts if part.is_up]
+        with ThreadPoolExecutor(max(1, len(up))) as pool:
+            found = list(pool.map(functools.partial(_held, what), up))
+        problems = [error for error in found if error is not None]
+        if problems and self._watch is None:
+            raise problems[0]
+        for part in parts:
+            part.lends = what != "everything"
+            if what != "nothing":
+                part.room.set()
 
     def _each(self, call: Callable[[EngineClient], None]) -> None:
         self.check_alive()
@@ -314,7 +346,7 @@ class Engines:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.end()
-        parts: list[Router | EnginePart] = [*self._parts]
+        parts: list[Router | EnginePart | ExternalPart] = [*self._parts]
         if self._router is not None:
             parts.insert(0, self._router)
         self._parts, self._router = [], None
@@ -327,5 +359,14 @@ class Engines:
             self._routing.close()
 
 
-def _stop(part: Router | EnginePart) -> None:
+def _held(what: Holding, part: EnginePart) -> EngineError | None:
+    try:
+        part.engine.hold(what)
+    except EngineError as error:
+        logger.warning("%s does not hold %s: %s", part.name, what, error)
+        return error
+    return None
+
+
+def _stop(part: Router | EnginePart | ExternalPart) -> None:
     part.stop()

@@ -17,11 +17,33 @@ def router_address(draft: Draft, facts: Facts) -> None:
         draft.problem("--sglang-router-ip needs --sglang-router-port")
 
 
+def external_engines(draft: Draft, facts: Facts) -> None:
+    """Engines that somebody else started have their settings."""
+    if not draft["rollout_external_engine_addrs"]:
+        return
+    for name in draft.server.values:
+        if draft.server.given(name):
+            draft.problem(
+                f"--sglang-{name.replace('_', '-')} has no effect on engines that already run "
+                "(--rollout-external-engine-addrs): give it to whoever starts them"
+            )
+
+
 def shared_memory(draft: Draft, facts: Facts) -> None:
-    """A colocated engine leaves the trainer most of the GPU."""
-    shares = draft["colocate"] and draft["device"] == "cuda"
-    if shares and "mem_fraction_static" not in draft.server.values:
-        draft.server.put("mem_fraction_static", 0.4, "derived: --colocate")
+    """A colocated engine leaves the trainer what it holds meanwhile: most of the GPU, or little."""
+    if not draft["colocate"] or draft["device"] != "cuda":
+        return
+    alone = draft["offload_train"] and draft["offload_rollout"]
+    share, why = (0.8, "--offload") if alone else (0.4, "--colocate")
+    if "mem_fraction_static" not in draft.server.values:
+        draft.server.put("mem_fraction_static", share, f"derived: {why}")
+
+
+def weights_that_stay(draft: Draft, facts: Facts) -> None:
+    """Released weights come back without content, unless a publish follows every time."""
+    if draft["offload_rollout"] and draft["update_weights_interval"] > 1:
+        rule = "derived: --offload-rollout, --update-weights-interval"
+        draft.server.put("enable_weights_cpu_backup", True, rule)
 
 
 def response_length(draft: Draft, facts: Facts) -> None:
@@ -46,4 +68,11 @@ def context_length(draft: Draft, facts: Facts) -> None:
             )
 
 
-RULES = (router_timeout, router_address, shared_memory, context_length)
+RULES = (
+    router_timeout,
+    router_address,
+    external_engines,
+    shared_memory,
+    weights_that_stay,
+    context_length,
+)

@@ -8,6 +8,7 @@ from typing import Any
 
 from slime_core.heartbeat import announce
 from slime_core.interfaces import BatchHandle, Metrics
+from slime_core.residency import Holding
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.progress import Progress
@@ -73,6 +74,10 @@ class RolloutProcess:
     def fleet(self, verb: str, *args: Any) -> Any:
         """Ask the engines, beside whatever they do."""
         return gather([self._remote.beside("fleet", verb, *args)], _FLEET_S, lambda: None)[0]
+
+    def hold(self, what: Holding) -> None:
+        """Have the engines, which have nothing to do, keep so much in memory."""
+        self.fleet("hold", what)
 
     def save(self, directory: Path, iteration: int) -> None:
         """Write what is left to do after ``iteration``; whatever is generated goes on meanwhile."""

@@ -1,12 +1,13 @@
 """The trainer's ranks, one process each, behind the loop's ``Trainer`` verbs."""
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slime_core.interfaces import BatchHandle, Metrics
+from slime_core.residency import Holding
+from slime_megatron.processes import rank_environment
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.run_config import RunConfig
@@ -41,7 +42,7 @@ class TrainerGroup:
             Remote(
                 f"{'trainer' if role == 'actor' else role} rank {rank}",
                 functools.partial(_trainer_rank, config, rank, world_size, logs, role),
-                env=rank_environment(config, rank, world_size),
+                env=rank_environment(config.cluster, rank, world_size),
             )
             for rank in range(world_size)
         ]
@@ -87,6 +88,10 @@ class TrainerGroup:
         """Make the engines serve the current weights as ``version``; verified."""
         return self._collect("publish", version)[0]
 
+    def hold(self, what: Holding) -> float:
+        """Keep so much in device memory; bytes of host memory for the rest, of all ranks."""
+        return sum(self._collect("hold", what))
+
     def save(self, directory: Path, iteration: int) -> None:
         """Write weights, optimizer, scheduler and random state into ``directory``."""
         self._collect("save", directory, iteration)
@@ -116,22 +121,6 @@ class TrainerGroup:
 
     def _gather(self, calls: Sequence[Pending]) -> list[Any]:
         return gather(calls, self._timeout_s, self._on_wait)
-
-
-def rank_environment(config: RunConfig, rank: int, world_size: int) -> Mapping[str, str]:
-    """What a rank's process must see before torch is imported."""
-    if config.cluster.device == "cpu":
-        threads = max(1, (os.cpu_count() or 1) // world_size)
-        env = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
-    else:
-        env = {
-            "CUDA_VISIBLE_DEVICES": str(rank),
-            # Megatron overlaps its collectives with compute by the order of one queue.
-            "CUDA_DEVICE_MAX_CONNECTIONS": "1",
-            # As SGLang sets it for itself: with the default the first broadcast of a publish hangs.
-            "NCCL_CUMEM_ENABLE": "0",
-        }
-    return {**env, **{name: str(value) for name, value in config.cluster.train_env_vars.items()}}
 
 
 def _trainer_rank(config: RunConfig, rank: int, world_size: int, logs: Path, role: "Role") -> Any:

@@ -5,11 +5,6 @@ from typing import Any, Literal
 
 from slime_core.config.flags import flag, json_object
 
-_SIDE_BY_SIDE = (
-    "a colocated trainer and engine share the memory side by side: leave this out and bound the "
-    "engine's share with --sglang-mem-fraction-static"
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
@@ -33,12 +28,17 @@ class ClusterConfig:
     """At most so many GPUs of this machine are used."""
     colocate: bool = False
     """Trainer and engines share the same GPUs; on a machine with a single one they do so anyway."""
-    offload: bool = flag(default=False, planned=_SIDE_BY_SIDE)
+    offload: bool = False
     """Same as --offload-train --offload-rollout."""
-    offload_train: bool | None = flag(default=None, switch=True, planned={True: _SIDE_BY_SIDE})
-    """Move the trainer's tensors to host memory while engines generate."""
-    offload_rollout: bool | None = flag(default=None, switch=True, planned={True: _SIDE_BY_SIDE})
-    """Release the engines' memory while the trainer trains."""
+    offload_train: bool | None = flag(default=None, switch=True)
+    """Move the trainer's weights and optimizer state to host memory, and free its gradients, while
+    engines generate; with --colocate on GPUs it is done unless --no-offload-train is given."""
+    offload_rollout: bool | None = flag(default=None, switch=True)
+    """Release the engines' memory while the trainer trains; with --colocate on GPUs it is done
+    unless --no-offload-rollout is given."""
+    offload_host_memory_gib: float | None = flag(default=None, at_least=0.0, ours=True)
+    """Host memory that --offload-train may take on each machine, in GiB; unless given, what the
+    machine has left when the run starts."""
     train_env_vars: dict[str, Any] = flag(factory=dict[str, Any], parse=json_object)
     """Environment variables of the trainer's processes, a JSON object."""
     distributed_backend: Literal["nccl", "gloo"] = "nccl"

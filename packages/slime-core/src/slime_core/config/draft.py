@@ -84,6 +84,8 @@ class Facts:
     """NVIDIA devices this process may use."""
     in_cluster: bool = False
     """Ray spans other machines, whose devices cannot be counted here."""
+    host_bytes: int | None = None
+    """Memory of this machine that can still be used."""
     now: datetime = datetime(2000, 1, 1)
     num_prompts: int | None = None
     """Rows of --prompt-data, counted only where --num-epoch asks for them."""

@@ -1,7 +1,11 @@
 """Devices, trainer ranks, engines."""
 
+import re
+
 from slime_core.config.algorithm import OFFLINE_LOSSES
-from slime_core.config.draft import Draft, Facts
+from slime_core.config.draft import Draft, Facts, spelled
+
+_ADDRESS = re.compile(r"(http://)?[\w.\-]+:\d+|(http://)?\[[0-9a-fA-F:]+\]:\d+")
 
 
 def device(draft: Draft, facts: Facts) -> None:
@@ -23,7 +27,7 @@ def usable_gpus(draft: Draft, facts: Facts) -> int:
 def single_gpu(draft: Draft, facts: Facts) -> None:
     """One device is shared; there is no other way to use it."""
     if draft["device"] == "cuda" and usable_gpus(draft, facts) == 1 and not facts.in_cluster:
-        both = engines_needed(draft) and trainer_needed(draft)
+        both = starts_engines(draft) and trainer_needed(draft)
         draft.derive("colocate", both, "a single GPU")
 
 
@@ -35,7 +39,7 @@ def trainer_ranks(draft: Draft, facts: Facts) -> None:
         draft.derive("actor_num_gpus_per_node", 1, "one process on a CPU")
     elif not facts.in_cluster:
         left = usable_gpus(draft, facts)
-        if engines_needed(draft) and not draft["colocate"]:
+        if starts_engines(draft) and not draft["colocate"]:
             engines = (draft["rollout_num_engines"] or 1) * draft["rollout_num_gpus_per_engine"]
             left -= draft["rollout_num_gpus"] or engines
         ranks = max(1, min(left, draft["actor_num_gpus_per_node"]))
@@ -43,14 +47,52 @@ def trainer_ranks(draft: Draft, facts: Facts) -> None:
 
 
 def residency(draft: Draft, facts: Facts) -> None:
-    """Nothing is offloaded unless asked for."""
+    """Who shares GPUs makes room for the other; on a CPU only who is asked to."""
+    both = starts_engines(draft) and trainer_needed(draft)
+    shared = draft["colocate"] and draft["device"] == "cuda"
+    asked = [name for name in ("offload_train", "offload_rollout") if draft[name]]
+    asked += ["offload"] * bool(draft["offload"])
+    if asked and draft["device"] == "cuda" and not shared:
+        draft.problem(
+            f"{spelled(*asked)} without --colocate: trainer and engines have GPUs of their own, "
+            "and nobody needs what would be freed; leave it out, or share the GPUs with --colocate"
+        )
     for name in ("offload_train", "offload_rollout"):
-        draft.derive(name, bool(draft[name]), "off unless given")
+        wanted = draft["offload"] or shared if draft[name] is None else draft[name]
+        rule = "trainer and engines share GPUs" if shared else "off unless given"
+        draft.derive(name, bool(wanted and both), rule)
 
 
 def engines_needed(draft: Draft) -> bool:
     """Whether this run generates at all."""
     return not draft["debug_train_only"] and draft["loss_type"] not in OFFLINE_LOSSES
+
+
+def starts_engines(draft: Draft) -> bool:
+    """Whether it starts engines to do so."""
+    return engines_needed(draft) and not draft["rollout_external_engine_addrs"]
+
+
+def external_engines(draft: Draft, facts: Facts) -> None:
+    """Engines that somebody else runs are neither placed nor started again."""
+    addresses = draft["rollout_external_engine_addrs"]
+    if not addresses:
+        return
+    flag = "--rollout-external-engine-addrs"
+    for address in addresses:
+        if not _ADDRESS.fullmatch(address):
+            draft.problem(f"{flag} {address}: give addresses as host:port")
+    for name in ("rollout_num_gpus", "rollout_num_engines", "colocate", "offload_rollout"):
+        if draft.given(name) and draft[name]:
+            given = "--" + name.replace("_", "-")
+            draft.problem(f"{given} is about engines that the run starts, not those of {flag}")
+    if draft["use_fault_tolerance"]:
+        draft.problem(
+            f"--use-fault-tolerance starts lost engines again, and those of {flag} are somebody "
+            "else's: leave one of them out"
+        )
+    if not engines_needed(draft):
+        draft.problem(f"{flag}: this run generates nothing, leave it out")
 
 
 def trainer_needed(draft: Draft) -> bool:
@@ -66,10 +108,14 @@ def engines(draft: Draft, facts: Facts) -> None:
         draft.derive("rollout_num_gpus", 0, "no generation")
         draft.derive("rollout_num_engines", 0, "no generation")
         return
+    if addresses := draft["rollout_external_engine_addrs"]:
+        draft.derive("rollout_num_gpus", 0, "engines that already run")
+        draft.derive("rollout_num_engines", len(addresses), "engines that already run")
+        return
     if gpus == 0:
         draft.problem(
-            "--rollout-num-gpus 0 leaves no engine, and engines that already run cannot be used "
-            "yet: give at least --rollout-num-gpus-per-engine"
+            "--rollout-num-gpus 0 leaves no engine: give at least --rollout-num-gpus-per-engine, "
+            "or engines that already run as --rollout-external-engine-addrs"
         )
         return
     if gpus is None and draft["colocate"] and draft["device"] == "cuda" and count is None:
@@ -117,4 +163,13 @@ def backend(draft: Draft, facts: Facts) -> None:
     draft.derive("distributed_backend", "gloo", "device cpu")
 
 
-RULES = (device, single_gpu, trainer_ranks, residency, engines, enough_devices, backend)
+RULES = (
+    device,
+    external_engines,
+    single_gpu,
+    trainer_ranks,
+    residency,
+    engines,
+    enough_devices,
+    backend,
+)

@@ -31,6 +31,11 @@ def devices(draft: Draft, facts: Facts) -> None:
             "go on while the trainer has the engines' GPUs; give them their own "
             "(--rollout-num-gpus) or leave --async-buffer-size out"
         )
+    elif draft["async_buffer_size"] and (draft["offload_train"] or draft["offload_rollout"]):
+        draft.problem(
+            f"--async-buffer-size {draft['async_buffer_size']} with --offload: generation cannot "
+            "go on without the engines' memory, nor training without the trainer's; leave one out"
+        )
 
 
 def old_tokens(draft: Draft, facts: Facts) -> None:

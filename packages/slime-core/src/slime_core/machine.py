@@ -1,0 +1,49 @@
+"""What this machine has: NVIDIA devices that a process may use, and memory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+_KIB = 1024
+
+
+def visible_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> int:
+    """How many NVIDIA devices there are, as far as CUDA_VISIBLE_DEVICES shows them."""
+    present = len([path for path in devices.glob("nvidia*") if path.name[6:].isdigit()])
+    shown = environment.get("CUDA_VISIBLE_DEVICES")
+    if shown is None:
+        return present
+    listed = [item for item in shown.split(",") if item.strip() and item.strip() != "-1"]
+    return min(present, len(listed))
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of host memory that can still be used; None where nothing says so.
+
+    What the kernel has left, or what the control group of this process may still take.
+    """
+    found = [_of_kernel(root / "proc/meminfo"), _of_group(root / "sys/fs/cgroup")]
+    known = [size for size in found if size is not None]
+    return min(known, default=None)
+
+
+def _of_kernel(path: Path) -> int | None:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(sizes[0]) * _KIB if sizes else None
+
+
+def _of_group(directory: Path) -> int | None:
+    """Pages of files count as used there, but are given up when memory is wanted."""
+    try:
+        limit = (directory / "memory.max").read_text().strip()
+        used = int((directory / "memory.current").read_text())
+        rows = (directory / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    if limit == "max":
+        return None
+    pages = [int(row.split()[1]) for row in rows if row.startswith("inactive_file ")]
+    return max(0, int(limit) - used + sum(pages))
