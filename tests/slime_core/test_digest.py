@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slime_core import digest
-from slime_core.digest import _BLOCK, tensor_digest, tensor_digests
+from slime_core.digest import BLOCK, tensor_digest, tensor_digests
 
 
 def reference(data: bytes) -> str:
@@ -16,23 +16,23 @@ def reference(data: bytes) -> str:
         return x ^ (x >> 31)
 
     golden = 0x9E3779B97F4A7C15
-    keys = [mix(i * golden & bits) | 1 for i in range(1, 2 * _BLOCK + 1)]
+    keys = [mix(i * golden & bits) | 1 for i in range(1, 2 * BLOCK + 1)]
     padded = data + bytes(-len(data) % 4)
     words = [
         int.from_bytes(padded[i : i + 4], "little", signed=True) for i in range(0, len(padded), 4)
     ]
     out = ""
-    for half in (keys[:_BLOCK], keys[_BLOCK:]):
+    for half in (keys[:BLOCK], keys[BLOCK:]):
         sums = [
-            sum(w * k for w, k in zip(words[i : i + _BLOCK], half, strict=False)) & bits
-            for i in range(0, len(words), _BLOCK)
+            sum(w * k for w, k in zip(words[i : i + BLOCK], half, strict=False)) & bits
+            for i in range(0, len(words), BLOCK)
         ]
         mixed = sum(mix((s + p * golden) & bits) for p, s in enumerate([*sums, len(data)], 1))
         out += f"{mix(mixed & bits):016x}"
     return out
 
 
-@pytest.mark.parametrize("size", [0, 1, 3, 4, 7, 4 * _BLOCK, 4 * _BLOCK + 5])
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 7, 4 * BLOCK, 4 * BLOCK + 5])
 def test_it_is_what_its_definition_says(size):
     data = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.manual_seed(size))
     assert tensor_digest(data) == reference(bytes(data.tolist()))
@@ -62,7 +62,7 @@ def test_two_changed_signs_do_not_cancel():
 
 
 def test_swapped_blocks_are_noticed():
-    x = torch.randn(2, _BLOCK)
+    x = torch.randn(2, BLOCK)
     assert tensor_digest(x) != tensor_digest(x.flip(0))
 
 
@@ -77,14 +77,14 @@ def test_trailing_zeros_are_not_free():
 
 
 def test_chunks_do_not_matter(monkeypatch):
-    x = torch.randn(5 * _BLOCK + 3)
+    x = torch.randn(5 * BLOCK + 3)
     whole = tensor_digests([x, x[:7]])
-    monkeypatch.setattr("slime_core.digest._CHUNK", {"cpu": _BLOCK})
+    monkeypatch.setattr("slime_core.digest._CHUNK", {"cpu": BLOCK})
     assert tensor_digests([x, x[:7]]) == whole
 
 
 def test_both_ways_to_multiply_agree(monkeypatch):
-    x = torch.randn(3 * _BLOCK + 5)
+    x = torch.randn(3 * BLOCK + 5)
     quick = tensor_digest(x)
     monkeypatch.setattr(digest, "_products_cpu", digest._products)
     assert tensor_digest(x) == quick
@@ -93,5 +93,5 @@ def test_both_ways_to_multiply_agree(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_agrees_with_the_cpu():
-    x = torch.randn(3 * _BLOCK + 17).bfloat16()
+    x = torch.randn(3 * BLOCK + 17).bfloat16()
     assert tensor_digest(x.cuda()) == tensor_digest(x)

@@ -21,6 +21,12 @@ def engine() -> Iterator[FakeEngine]:
 TENSORS = [("w", torch.ones(3))]
 
 
+def publish(receiver: TensorReceiver) -> None:
+    receiver.begin(1)
+    receiver.send(TENSORS)
+    receiver.commit()
+
+
 def test_engines_are_paused_flushed_versioned_and_resumed_in_this_order(
     engine: FakeEngine,
 ) -> None:
@@ -50,17 +56,15 @@ def test_an_engine_that_keeps_its_old_version_is_an_error(engine: FakeEngine) ->
 
 def test_an_engine_without_the_plugin_is_told_apart(engine: FakeEngine) -> None:
     receiver = TensorReceiver([EngineTarget(engine.url)])
-    receiver.begin(1)
     with pytest.raises(WeightSyncError, match="without confirming their digests"):
-        receiver.send(TENSORS)
+        publish(receiver)
     receiver.close()
 
 
 def test_every_rank_of_an_engine_gets_a_handle_of_its_own(engine: FakeEngine) -> None:
     receiver = TensorReceiver([EngineTarget(engine.url, num_ranks=3)])
-    receiver.begin(1)
     with pytest.raises(WeightSyncError):
-        receiver.send(TENSORS)
+        publish(receiver)
     receiver.close()
     body = next(body for path, body in engine.calls if path == "/update_weights_from_tensor")
     assert len(body["serialized_named_tensors"]) == 3
@@ -72,9 +76,8 @@ def test_an_engines_complaint_reaches_the_trainer(engine: FakeEngine) -> None:
         (400, {"success": False, "message": "tensor `w` differs"})
     ]
     receiver = TensorReceiver([EngineTarget(engine.url)])
-    receiver.begin(1)
     with pytest.raises(WeightSyncError, match="tensor `w` differs"):
-        receiver.send(TENSORS)
+        publish(receiver)
     receiver.close()
 
 

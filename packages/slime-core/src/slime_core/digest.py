@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-_BLOCK = 1 << 14
+BLOCK = 1 << 14
 _CHUNK = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Words at a time: what stays in a CPU's cache, what keeps a GPU busy."""
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -33,17 +33,29 @@ def tensor_digest(t: Tensor) -> str:
 def tensor_digests(tensors: Iterable[Tensor]) -> list[str]:
     """``tensor_digest`` of each, waiting for the device once."""
     sums = [_fingerprint(t) for t in tensors]
-    if not sums:
-        return []
-    rows: list[list[int]] = torch.stack(sums).tolist()
-    return ["".join(f"{x % (1 << 64):016x}" for x in row) for row in rows]
+    return _digits(torch.stack(sums)) if sums else []
+
+
+def finished(
+    sums: Int[Tensor, "tensors 2"],
+    num_bytes: Int[Tensor, " tensors"],
+    blocks: Int[Tensor, " tensors"],
+) -> list[str]:
+    """Digests from the scrambled block sums of each tensor, wherever they were added up."""
+    size = num_bytes.unsqueeze(1) + (blocks + 1).unsqueeze(1) * _GOLDEN
+    return _digits(_mix(sums.cpu() + _mix(size)))
+
+
+def _digits(rows: Int[Tensor, "tensors 2"]) -> list[str]:
+    numbers: list[list[int]] = rows.tolist()
+    return ["".join(f"{x % (1 << 64):016x}" for x in row) for row in numbers]
 
 
 def _fingerprint(t: Tensor) -> Int[Tensor, " 2"]:
-    words = _words(t)
-    keys = _keys(words.device)
+    words = words_of(t)
+    key_table = keys(words.device)
     sums = [
-        _block_sums(chunk, keys)
+        _block_sums(chunk, key_table)
         for chunk in words.split(_CHUNK.get(words.device.type, 1 << 22))
         if chunk.numel()
     ]
@@ -53,7 +65,7 @@ def _fingerprint(t: Tensor) -> Int[Tensor, " 2"]:
     return _mix(_mix(blocks + places * _GOLDEN).sum(0))
 
 
-def _words(t: Tensor) -> Int[Tensor, " words"]:
+def words_of(t: Tensor) -> Int[Tensor, " words"]:
     """The bytes of ``t`` as 32-bit integers, the last one filled up with zeros."""
     flat = t.detach().contiguous().flatten()
     data = flat.view(torch.uint8)
@@ -65,9 +77,9 @@ def _words(t: Tensor) -> Int[Tensor, " words"]:
 
 
 def _block_sums(words: Int[Tensor, " words"], keys: Int[Tensor, "2 block"]) -> Tensor:
-    whole = words.numel() // _BLOCK * _BLOCK
+    whole = words.numel() // BLOCK * BLOCK
     multiply = _products_cpu if words.device.type == "cpu" else _products
-    sums = [multiply(words[:whole].view(-1, _BLOCK), keys)]
+    sums = [multiply(words[:whole].view(-1, BLOCK), keys)]
     if whole < words.numel():
         tail = words[whole:].unsqueeze(0)
         sums.append(multiply(tail, keys[:, : tail.shape[1]]))
@@ -91,9 +103,10 @@ def _products_cpu(
 
 
 @functools.cache
-def _keys(device: torch.device) -> Int[Tensor, "2 block"]:
-    places = torch.arange(1, 2 * _BLOCK + 1, device=device)
-    return (_mix(places * _GOLDEN) | 1).view(2, _BLOCK)
+def keys(device: torch.device) -> Int[Tensor, "2 block"]:
+    """The multiplier of each place in a block, for either sum."""
+    places = torch.arange(1, 2 * BLOCK + 1, device=device)
+    return (_mix(places * _GOLDEN) | 1).view(2, BLOCK)
 
 
 def _mix(x: Tensor) -> Tensor:

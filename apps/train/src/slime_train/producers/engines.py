@@ -240,7 +240,7 @@ _COLUMNS = (
 def _fleet(config: RunConfig, directory: Path) -> FleetSpec:
     device = config.cluster.device
     assert device != "auto", "resolved with the command line"
-    return FleetSpec.resolve(
+    fleet = FleetSpec.resolve(
         config.cluster,
         config.sglang,
         device=device,
@@ -248,6 +248,7 @@ def _fleet(config: RunConfig, directory: Path) -> FleetSpec:
         log_dir=directory / "logs",
         seed=config.data.rollout_seed,
     )
+    return replace(fleet, external=config.rollout.rollout_external_engine_addrs or ())
 
 
 def _teacher_engines(config: RunConfig, directory: Path) -> Engines | None:
@@ -255,7 +256,7 @@ def _teacher_engines(config: RunConfig, directory: Path) -> Engines | None:
     model = config.distillation.opd_teacher_load
     if config.distillation.opd_type != "sglang" or config.reward.rm_url or model is None:
         return None
-    fleet = replace(_fleet(config, directory), model_path=Path(model), num_engines=1)
+    fleet = replace(_fleet(config, directory), model_path=Path(model), num_engines=1, external=())
     return Engines(replace(fleet, log_dir=directory / "logs" / "teacher"))
 
 

@@ -54,6 +54,8 @@ class EngineSpec:
     """ServerArgs given by the user; they win over the defaults, not over what a run must set."""
     gpus: tuple[int, ...] = ()
     """Indices on this machine, one per tensor-parallel rank; empty on a CPU."""
+    lender: int | None = None
+    """Another GPU of this machine whose memory it reads when it is given weights."""
     num_threads: int = 1
     """Threads of an engine on a CPU."""
     seed: int = 0
@@ -192,7 +194,7 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
     if paths:
         env["PYTHONPATH"] = os.pathsep.join(paths)
     if spec.device == "cuda":
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, _visible(spec.gpus, base)))
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(spec, base))
         if spec.memory_saver:
             env |= _memory_saver(env)
         return env
@@ -216,8 +218,14 @@ def _memory_saver(env: Mapping[str, str]) -> dict[str, str]:
     return {"SGLANG_MEMORY_SAVER_CUDA_GRAPH": "1", "LD_LIBRARY_PATH": os.pathsep.join(paths)}
 
 
-def _visible(gpus: tuple[int, ...], base: Mapping[str, str]) -> list[str]:
-    """Device names for ``gpus``, which count within the caller's own CUDA_VISIBLE_DEVICES."""
+def _visible(spec: EngineSpec, base: Mapping[str, str]) -> list[str]:
+    """Device names of its GPUs, which count within the caller's own CUDA_VISIBLE_DEVICES.
+
+    One whose memory it only reads comes last, behind those that its ranks compute on.
+    """
+    gpus = [*spec.gpus]
+    if spec.lender is not None and spec.lender not in gpus:
+        gpus.append(spec.lender)
     given = [name for name in base.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return [given[gpu] for gpu in gpus] if given else [str(gpu) for gpu in gpus]
 

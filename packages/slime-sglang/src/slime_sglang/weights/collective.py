@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from slime_sglang.weights.bucket import pack
-from slime_sglang.weights.session import EngineTarget, Session
+from slime_sglang.weights.session import EngineTarget, Session, UnderWay
 
 _POLL_S = 0.0005
 
@@ -53,26 +53,33 @@ class CollectiveReceiver:
         self._name = ""
         self._store: TCPStore | None = None
         self._group: Any = None
+        self._under_way: UnderWay | None = None
 
     def begin(self, version: int) -> None:
         """Pause the engines, and form the group the first time."""
+        self._under_way = None
         self._session.open(version)
         self._session.pause()
         if self._group is None:
             self._connect()
 
     def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
-        """Broadcast one bucket; returns when every engine has verified and loaded it."""
+        """Broadcast one bucket; returns when the one before is verified and loaded.
+
+        So the trainer puts the next one together meanwhile, and two are in memory at most.
+        """
         if not tensors:
             return
         bucket = pack(tensors)
         body = {**bucket.description(), "group_name": self._name}
+        self._settle()
         requests = self._session.submit(lambda client, _: client.update_from_collective(body))
         self._broadcast(bucket.flat, requests)
-        self._session.check_receipts(self._session.collect(requests), bucket.receipt)
+        self._under_way = UnderWay(bucket, requests)
 
     def commit(self) -> Metrics:
         """Set the version and resume."""
+        self._settle()
         self._session.finish()
         return {}
 
@@ -82,6 +89,11 @@ class CollectiveReceiver:
             self._session.submit(lambda client, _: client.destroy_group(self._name))
         self._group = self._store = None
         self._session.close()
+
+    def _settle(self) -> None:
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.settle(self._session)
 
     def _connect(self) -> None:
         # A new name each time: engines still hold a group that was given up.

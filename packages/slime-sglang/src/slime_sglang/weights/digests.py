@@ -22,8 +22,16 @@ NamedTensors = Sequence[tuple[str, Tensor]]
 
 def digests_of(tensors: NamedTensors) -> dict[str, str]:
     """Name to fingerprint; waits for the device once."""
-    values = tensor_digests(tensor for _, tensor in tensors)
+    values = _all_digests([tensor for _, tensor in tensors])
     return {name: value for (name, _), value in zip(tensors, values, strict=True)}
+
+
+def _all_digests(tensors: Sequence[Tensor]) -> list[str]:
+    if tensors and all(tensor.is_cuda for tensor in tensors):
+        from slime_sglang.weights import digest_kernel
+
+        return digest_kernel.tensor_digests(tensors)
+    return tensor_digests(tensors)
 
 
 def encode(digests: Mapping[str, str]) -> Tensor:
@@ -34,7 +42,7 @@ def encode(digests: Mapping[str, str]) -> Tensor:
 def decode(tensor: Tensor) -> dict[str, str]:
     """Inverse of ``encode``."""
     try:
-        return dict(json.loads(bytes(tensor.cpu().tolist())))
+        return dict(json.loads(tensor.cpu().numpy().tobytes()))
     except (ValueError, TypeError) as error:
         raise WeightSyncError(f"`{DIGESTS}` itself arrived damaged: {error}") from error
 

@@ -8,6 +8,7 @@ from slime_core.config.sync import UpdateMode
 from slime_core.errors import EngineError, WeightSyncError
 
 from slime_sglang.client import EngineClient
+from slime_sglang.weights.bucket import Bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,18 @@ class FleetStatus:
     def up(self) -> tuple[EngineTarget, ...]:
         """All of them."""
         return self.serving + self.waiting
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A bucket that engines are loading; its memory has to live until they have."""
+
+    bucket: Bucket
+    requests: Sequence[Future[str]]
+
+    def settle(self, session: "Session") -> None:
+        """Return when every engine has verified and loaded it."""
+        session.check_receipts(session.collect(self.requests), self.bucket.receipt)
 
 
 class Session:

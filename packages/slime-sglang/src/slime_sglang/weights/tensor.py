@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.multiprocessing import reductions
 
 from slime_sglang.weights.bucket import Bucket, pack
-from slime_sglang.weights.session import EngineTarget, Session
+from slime_sglang.weights.session import EngineTarget, Session, UnderWay
 
 _DEVICE_ARGUMENT = 6
 """Position of the device index among the arguments of torch's ``rebuild_cuda_tensor``."""
@@ -30,14 +30,19 @@ class TensorReceiver:
 
     def __init__(self, targets: Sequence[EngineTarget], *, mode: UpdateMode = "abort") -> None:
         self._session = Session(targets, mode)
+        self._under_way: UnderWay | None = None
 
     def begin(self, version: int) -> None:
         """Pause the engines."""
+        self._under_way = None
         self._session.open(version)
         self._session.pause()
 
     def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
-        """Load one bucket in every engine; returns when it is verified and loaded."""
+        """Have every engine load one bucket; returns when the one before is verified and loaded.
+
+        So the trainer puts the next one together meanwhile, and two are in memory at most.
+        """
         if not tensors:
             return
         bucket = pack(tensors)
@@ -47,21 +52,30 @@ class TensorReceiver:
             [serialize(bucket) for _ in range(target.num_ranks)] for target in self._session.targets
         ]
         by_url = dict(zip((t.url for t in self._session.targets), payloads, strict=True))
-        messages = self._session.each(
+        self._settle()
+        requests = self._session.submit(
             lambda client, target: client.update_from_tensor(by_url[target.url])
         )
-        self._session.check_receipts(messages, bucket.receipt)
-        if bucket.flat.is_cuda:
-            torch.cuda.ipc_collect()
+        self._under_way = UnderWay(bucket, requests)
 
     def commit(self) -> Metrics:
         """Set the version and resume."""
+        self._settle()
         self._session.finish()
         return {}
 
     def close(self) -> None:
         """Drop the connections."""
+        self._under_way = None
         self._session.close()
+
+    def _settle(self) -> None:
+        """Return when the bucket under way is loaded."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.settle(self._session)
+            if under_way.bucket.flat.is_cuda:
+                torch.cuda.ipc_collect()
 
 
 def serialize(bucket: Bucket) -> str:
