@@ -1,154 +1,346 @@
-"""Tokens a second: slime's trainer next to plain Hugging Face, same model, same tokens.
+"""How fast the trainer takes whole steps: its use of the GPU, and next to transformers' own model.
 
-Both take the same optimizer steps of supervised fine-tuning: forward, backward, gradient clipping,
-Adam. Hugging Face pads each microbatch to its longest sequence, as its trainer does; slime packs.
-They take turns in one process, so that what else the machine does meets both.
+A step is everything the trainer does with a batch, publishing apart: packing, forward, backward,
+gradient norm, clipping, Adam. Weights are random at the shapes of published models. Utilisation
+counts (6 N + 6 * layers * heads * head_dim * length) flops a token, N parameters, over the H200's
+989 TFLOP/s of dense bf16; work done twice does not count.
+
+transformers' Qwen3, compiled, with SDPA and full logits takes the same sequences, as many at once
+as fit, with torch's fused AdamW on its bf16 weights: less than what the trainer does, which keeps
+weights and gradients in float32 as well. On a CPU a tiny model in float32 shows that the same code
+runs. With --gpus, several ranks share the model; their rate a GPU is compared with one GPU's.
 """
 
 import argparse
 import json
-import random
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.multiprocessing as mp
 from record import record
-from slime_megatron.stages import RankPayload
-from slime_train.facts import gather
-from slime_train.quickstart.model import VOCAB_SIZE, qwen3_config, write_qwen3
-from slime_train.resolve import resolve
-from slime_train.rollout_host import RolloutHost
-from slime_train.run_config import RunConfig
-from slime_train.sources import read_sources
-from slime_train.trainer_host import TrainerHost
-from transformers import AutoModelForCausalLM
 
-SAMPLES = 32
-MICRO_BATCH = 4
-LEARNING_RATE = 1e-4
+PEAK_FLOPS = 989e12
+KEY_VALUE_HEADS = 8
+HEAD = 128
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Qwen3 and how it is measured."""
+
+    hidden: int
+    layers: int
+    heads: int
+    ffn: int
+    vocab: int = 151_936
+    at_once: int = 32_768
+    """Tokens of a microbatch that fit into an H200's memory."""
+    utilisation: dict[int, float] = field(default_factory=dict[int, float])
+    """Targets in percent by length of sequences."""
+    ratio: float | None = None
+    """Target next to transformers at 4,096 tokens."""
+
+    def config(self) -> dict[str, Any]:
+        """Its config.json."""
+        return {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": min(KEY_VALUE_HEADS, self.heads),
+            "head_dim": HEAD,
+            "intermediate_size": self.ffn,
+            "vocab_size": self.vocab,
+            "tie_word_embeddings": True,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1_000_000.0,
+            "max_position_embeddings": 40_960,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "torch_dtype": "bfloat16",
+        }
+
+    @property
+    def parameters(self) -> int:
+        """Weights, the tied embedding once."""
+        groups = 2 * self.heads + 2 * min(KEY_VALUE_HEADS, self.heads)
+        attention = self.hidden * HEAD * groups + 2 * HEAD
+        layer = attention + 3 * self.hidden * self.ffn + 2 * self.hidden
+        return self.vocab * self.hidden + self.layers * layer + self.hidden
+
+    def flops(self, tokens: int, length: int) -> float:
+        """Of a step."""
+        return tokens * (6 * self.parameters + 6 * self.layers * self.heads * HEAD * length)
+
+
+SHAPES = {
+    "tiny": Shape(128, 2, 2, 256, vocab=1000, at_once=512),
+    "Qwen3-0.6B": Shape(1024, 28, 16, 3072, utilisation={4096: 45.0, 32_768: 45.0}, ratio=1.7),
+    "Qwen3-1.7B": Shape(2048, 28, 16, 6144, at_once=16_384, utilisation={4096: 53.0}, ratio=1.4),
+    "Qwen3-4B": Shape(2560, 36, 32, 9728, at_once=8192, utilisation={4096: 57.0}),
+}
+LAYOUTS = {
+    "DP4": ((), (4, 1, 1), 90.0),
+    "TP2 x DP2": (("--tensor-model-parallel-size", "2", "--sequence-parallel"), (2, 2, 1), 75.0),
+    "CP2 x DP2": (("--context-parallel-size", "2"), (2, 1, 2), 80.0),
+}
+"""Flags, (data, tensor, context) parallel ranks, target in percent of one GPU's rate a GPU."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement."""
+
+    model: str
+    length: int
+    sequences: int
+    """In a step of one data-parallel rank."""
+    steps: int
+    layout: str | None = None
+    at_once: int | None = None
+    eager: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        """Of the model."""
+        return SHAPES[self.model]
+
+    @property
+    def microbatch(self) -> int:
+        """Its tokens."""
+        return max(self.at_once or self.shape.at_once, self.length)
+
+    @property
+    def ranks(self) -> tuple[int, int, int]:
+        """Data, tensor and context parallel."""
+        return LAYOUTS[self.layout][1] if self.layout else (1, 1, 1)
+
+    @property
+    def tokens(self) -> int:
+        """In a step of all ranks."""
+        return self.length * self.sequences * self.ranks[0]
 
 
 def main() -> None:
     """Measure and record."""
+    on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--longest", type=int, default=256, help="response characters")
-    parser.add_argument("--steps", type=int, default=8)
+    models = [name for name in SHAPES if (name == "tiny") != on_gpu]
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=models)
+    parser.add_argument("--lengths", nargs="+", type=int, default=[4096 if on_gpu else 64])
+    parser.add_argument("--tokens", type=int, default=131_072 if on_gpu else 1024, help="of a step")
+    parser.add_argument("--at-once", type=int, help="tokens of a microbatch")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--eager", action="store_true", help="do not compile layers")
+    parser.add_argument("--alone", action="store_true", help="not next to transformers")
+    parser.add_argument("--layouts", nargs="*", choices=LAYOUTS, default=[], help="of four GPUs")
+    parser.add_argument("--part", default="", help="ends the name of the results' file")
     options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for model in options.models:
+        for length in options.lengths:
+            case = Case(
+                model=model,
+                length=length,
+                sequences=max(1, options.tokens // length),
+                steps=options.steps,
+                at_once=options.at_once,
+                eager=options.eager,
+            )
+            rows += compared(case, options)
+    name = torch.cuda.get_device_name(0).replace(" ", "-").lower() if on_gpu else "cpu"
+    if options.layouts:
+        name = f"{torch.cuda.device_count()}x{name}"
+    part = f"-{options.part}" if options.part else ""
+    record(f"train_step-{name}{part}", vars(options), rows)
+
+
+def compared(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of one model and length."""
+    rows: list[dict[str, Any]] = []
+
+    def add(what: str, value: float, unit: str, target: float | None = None) -> None:
+        met = None if target is None else value >= target
+        what = f"{what}, {case.sequences} x {case.length} tokens a step"
+        rows.append(
+            {"what": what, "model": case.model, "value": value, "unit": unit}
+            | {"target": target, "met": met}
+        )
+        print(rows[-1], flush=True)
+
+    found = measured(ours, case)
+    speed = case.tokens / found["seconds"]
+    if torch.cuda.is_available():
+        used = 100 * case.shape.flops(case.tokens, case.length) / found["seconds"] / PEAK_FLOPS
+        add("utilisation", used, "%", case.shape.utilisation.get(case.length))
+    add("speed", speed, "tokens/s")
+    add("peak memory", found["memory"] / 2**30, "GiB")
+    if not options.alone:
+        other = measured(transformers, case)
+        theirs = case.tokens / other["seconds"]
+        add("transformers' speed", theirs, "tokens/s")
+        add("transformers' peak memory", other["memory"] / 2**30, "GiB")
+        add("speed over transformers'", speed / theirs, "times", case.shape.ratio)
+    for layout in options.layouts:
+        shared = Case(**{**vars(case), "layout": layout})
+        found = measured(ours, shared)
+        rate = shared.tokens / found["seconds"] / 4
+        add(f"{layout}: speed of a GPU", rate, "tokens/s")
+        add(f"{layout}: of one GPU's", 100 * rate / speed, "%", LAYOUTS[layout][2])
+    return rows
+
+
+def measured(function: Callable[..., None], case: Case) -> dict[str, float]:
+    """Run ``function`` on every rank in processes of their own; what the first one wrote."""
+    data, tensor, context = case.ranks
+    ranks = data * tensor * context
     with tempfile.TemporaryDirectory() as scratch:
-        directory = Path(scratch)
-        config = qwen3_config(num_hidden_layers=options.layers, hidden_size=options.hidden)
-        model = write_qwen3(directory / "model", config, seed=0, init_std=0.02)
-        write_conversations(directory / "data.jsonl", longest=options.longest)
-        run = run_config(model, directory / "data.jsonl", directory)
-        payload = first_payload(run, directory)
-        learners = {
-            "slime (Megatron-Core)": slime_learner(run, payload, directory),
-            "Hugging Face": hugging_face_learner(model, payload),
-        }
-        seconds = measure(learners, options.steps)
-    tokens = payload.batch.tokens.values.numel()
-    record(
-        "train_step",
-        {**vars(options), "tokens_per_step": tokens, "vocab_size": VOCAB_SIZE, "dtype": "float32"},
-        [
-            {
-                "trainer": name,
-                "tokens_per_s": tokens / statistics.median(times),
-                "step_s": statistics.median(times),
-                "fastest_step_s": min(times),
-            }
-            for name, times in seconds.items()
-        ],
+        (Path(scratch) / "config.json").write_text(json.dumps(case.shape.config()))
+        mp.spawn(function, (ranks, case, scratch), nprocs=ranks)
+        return json.loads((Path(scratch) / "result").read_text())
+
+
+def ours(rank: int, ranks: int, case: Case, scratch: str) -> None:
+    """Steps of the trainer."""
+    from slime_core.config.algorithm import PolicyLossConfig
+    from slime_core.config.batch import BatchConfig
+    from slime_core.config.model import ModelConfig
+    from slime_core.schedule.plan import ParallelLayout
+    from slime_megatron.trainer import TrainerRank
+    from slime_testing.trainer_case import make_config, make_payload
+
+    class Untrained(TrainerRank):
+        def _load_weights(self, load: Path | None) -> None:
+            """There is no checkpoint of these shapes."""
+
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    on_gpu = torch.cuda.is_available()
+    data, tensor, context = case.ranks
+    batches = BatchConfig(
+        global_batch_size=case.sequences * data,
+        use_dynamic_batch_size=True,
+        max_tokens_per_gpu=case.microbatch // context,
+    )
+    flags = LAYOUTS[case.layout][0] if case.layout else ()
+    overlapped = ("--overlap-grad-reduce", "--overlap-param-gather") if data > 1 else ()
+    config = make_config(
+        Path(scratch),
+        *(("--bf16",) if on_gpu else ()),
+        "--use-distributed-optimizer",
+        *flags,
+        *overlapped,
+        policy_loss=PolicyLossConfig(loss_type="sft_loss"),
+        batch=batches,
+        model=ModelConfig(hf_checkpoint=scratch, compile_layers=False if case.eager else None),
+        device="cuda" if on_gpu else "cpu",
+    )
+    trainer = Untrained(config, rank, ranks)
+    trainer.initialize(f"file://{scratch}/rendezvous")
+    layout = ParallelLayout(dp=data, tp=tensor, cp=context)
+    payload = make_payload(sequences(case), layout, batches, rank)
+    found = timed(lambda step: trainer.train(step, payload), case.steps)
+    if rank == 0:
+        (Path(scratch) / "result").write_text(json.dumps(found))
+    trainer.shutdown()
+
+
+def sequences(case: Case) -> Any:
+    """Random tokens; all but a prompt of eight are trained on."""
+    from slime_core.batch import Ragged, TrainBatch
+
+    rows = drawn(case, case.sequences * case.ranks[0])
+    count, response = len(rows), case.length - 8
+    numbers = torch.arange(count)
+    return TrainBatch(
+        tokens=Ragged.from_tensors(list(rows)),
+        response_lengths=torch.full((count,), response),
+        loss_mask=Ragged.from_tensors([torch.ones(response) for _ in rows]),
+        rewards=torch.zeros(count),
+        raw_rewards=torch.zeros(count),
+        truncated=torch.zeros(count, dtype=torch.bool),
+        sample_ids=numbers,
+        group_ids=numbers,
+        rollout_ids=numbers,
+        rollout_token_counts=torch.full((count,), float(response)),
     )
 
 
-def write_conversations(path: Path, *, longest: int) -> None:
-    """Questions of a few characters, answers of very different lengths."""
-    rng = random.Random(0)
-    letters = "abcdefghijklmnopqrstuvwxyz "
-    with path.open("w", encoding="utf-8") as file:
-        for _ in range(SAMPLES):
-            answer = "".join(rng.choices(letters, k=rng.randint(longest // 8, longest)))
-            messages = [
-                {"role": "user", "content": "".join(rng.choices(letters, k=16))},
-                {"role": "assistant", "content": answer},
-            ]
-            file.write(json.dumps({"messages": messages}) + "\n")
+def drawn(case: Case, count: int) -> torch.Tensor:
+    """[count, length] token ids."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(1, case.shape.vocab, (count, case.length), generator=generator)
 
 
-def run_config(model: Path, data: Path, output: Path) -> RunConfig:
-    """The configuration of a fine-tuning run of one step an iteration."""
-    words = f"""--hf-checkpoint {model} --prompt-data {data} --input-key messages
-        --output-dir {output} --loss-type sft_loss --calculate-per-token-loss --num-rollout 1000
-        --rollout-batch-size {SAMPLES} --global-batch-size {SAMPLES} --lr {LEARNING_RATE}
-        --use-dynamic-batch-size --max-tokens-per-gpu 2048 --device cpu"""
-    raw = read_sources(words.split())
-    return resolve(raw, gather(raw)).config
+def transformers(rank: int, ranks: int, case: Case, scratch: str) -> None:
+    """Steps of transformers' model; fewer sequences at once where memory does not suffice."""
+    at_once = min(16_384, case.microbatch)
+    while True:
+        try:
+            found = step_of_transformers(case, scratch, max(1, at_once // case.length))
+        except torch.OutOfMemoryError:
+            at_once //= 2
+            torch.cuda.empty_cache()
+        else:
+            (Path(scratch) / "result").write_text(json.dumps(found))
+            return
 
 
-def first_payload(run: RunConfig, directory: Path) -> RankPayload:
-    """What the trainer would be sent in the first iteration."""
-    host = RolloutHost(run, directory)
-    host.start(None)
-    payloads, _ = host.generate(0)
-    return payloads[0]
+def step_of_transformers(case: Case, scratch: str, at_once: int) -> dict[str, float]:
+    """Median seconds of a step of ``at_once`` sequences at a time."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    with device:
+        model: Any = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(scratch),
+            dtype=torch.bfloat16 if on_gpu else torch.float32,
+            attn_implementation="sdpa",
+        )
+    if on_gpu:
+        model.compile()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=on_gpu)
+    rows = drawn(case, case.sequences).to(device)
+    labels = rows.clone()
+    labels[:, :8] = -100
+    trained = float((labels[:, 1:] != -100).sum())
 
-def slime_learner(run: RunConfig, payload: RankPayload, directory: Path) -> Callable[[], None]:
-    """One optimizer step of slime's trainer."""
-    host = TrainerHost(run, 0, 1)
-    host.initialize(f"file://{directory}/rendezvous", None)
-    return lambda: void(host.train(0, payload))
-
-
-def hugging_face_learner(directory: Path, payload: RankPayload) -> Callable[[], None]:
-    """The same step with transformers and torch's own optimizer."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    batch = payload.batch
-    samples = list(zip(batch.tokens.split(), batch.response_lengths.tolist(), strict=True))
-    trained = float(batch.loss_mask.values.sum())
-
-    def step() -> None:
+    def step(_: int) -> None:
         optimizer.zero_grad()
-        for begin in range(0, len(samples), MICRO_BATCH):
-            part = samples[begin : begin + MICRO_BATCH]
-            width = max(len(tokens) for tokens, _ in part)
-            ids = torch.zeros(len(part), width, dtype=torch.long)
-            mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-            for row, (tokens, response) in enumerate(part):
-                ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
-                labels[row, len(tokens) - response : len(tokens)] = tokens[-response:]
-            logits = model(input_ids=ids, attention_mask=mask).logits
+        for ids, wanted in zip(rows.split(at_once), labels.split(at_once), strict=True):
+            logits = model(input_ids=ids, use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
+                logits[:, :-1].flatten(0, 1).float(), wanted[:, 1:].flatten(), reduction="sum"
             )
             (loss / trained).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    return step
+    return timed(step, case.steps)
 
 
-def measure(learners: dict[str, Callable[[], None]], steps: int) -> dict[str, list[float]]:
-    """Seconds of each step; the learners take turns, the first two turns do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in learners}
-    for turn in range(steps + 2):
-        for name, step in learners.items():
-            begin = time.perf_counter()
-            step()
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - begin)
-    return seconds
-
-
-def void(_: object) -> None:
-    """Forget a result."""
+def timed(step: Callable[[int], object], steps: int) -> dict[str, float]:
+    """Median seconds of a step, after one that compiles, and the most device memory."""
+    on_gpu = torch.cuda.is_available()
+    times: list[float] = []
+    for number in range(steps + 1):
+        if on_gpu:
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        step(number)
+        if on_gpu:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    memory = float(torch.cuda.max_memory_allocated()) if on_gpu else 0.0
+    return {"seconds": statistics.median(times[1:]), "memory": memory}
 
 
 if __name__ == "__main__":

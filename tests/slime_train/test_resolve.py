@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from slime_core.config.draft import Facts
 from slime_core.errors import ConfigErrors
-from slime_core.machine import visible_gpus
 from slime_train.resolve import resolve
 from slime_train.sources import read_sources
 
@@ -83,6 +82,31 @@ def test_side_by_side_the_engine_takes_less_than_half():
     assert (c.cluster.colocate, c.cluster.actor_num_gpus_per_node) == (True, 1)
     assert c.cluster.rollout_num_gpus == 1
     assert c.sglang.server == {"mem_fraction_static": 0.4}
+
+
+def test_either_side_may_keep_what_it_holds():
+    c = config("--colocate --no-offload-train", num_gpus=2)
+    assert (c.cluster.offload_train, c.cluster.offload_rollout) == (False, True)
+    assert c.sglang.server["mem_fraction_static"] == 0.4
+    c = config("--colocate --no-offload-rollout --sglang-mem-fraction-static 0.5", num_gpus=2)
+    assert (c.cluster.offload_train, c.cluster.offload_rollout) == (True, False)
+    assert c.sglang.server["mem_fraction_static"] == 0.5
+
+
+def test_on_a_cpu_and_on_gpus_of_their_own_nobody_makes_room_unless_asked():
+    for c in (config(), config(num_gpus=2), config("--colocate")):
+        assert (c.cluster.offload_train, c.cluster.offload_rollout) == (False, False)
+    c = config("--offload")
+    assert (c.cluster.offload_train, c.cluster.offload_rollout) == (True, True)
+    text = problems("--offload", num_gpus=2)
+    assert "--offload without --colocate" in text
+    assert "--async-buffer-size 1 with --offload" in problems("--offload --async-buffer-size 1")
+
+
+def test_weights_that_are_not_published_every_time_survive_being_released():
+    c = config("--colocate --update-weights-interval 2", num_gpus=2)
+    assert c.sglang.server["enable_weights_cpu_backup"] is True
+    assert "enable_weights_cpu_backup" not in config("--colocate", num_gpus=2).sglang.server
 
 
 def test_the_trainer_takes_the_gpus_that_engines_leave():
@@ -358,14 +382,6 @@ def test_plugins_find_every_flag_of_upstream():
 def test_a_run_travels_between_processes():
     c = config("--eval-prompt-data a p.jsonl")
     assert pickle.loads(pickle.dumps(c)) == c
-
-
-def test_gpus_are_counted_without_a_framework(tmp_path):
-    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
-        (tmp_path / name).touch()
-    assert visible_gpus({}, tmp_path) == 2
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) == 1
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == 0
 
 
 def test_generation_goes_no_further_ahead_than_tokens_may_be_old():

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from slime_megatron.transfer import sent
+
 MAX_RATIO = 1.25
 """Of the longest to the shortest sequence of a rectangle."""
 
@@ -51,19 +53,18 @@ class Blocks:
                 place += width
         places = torch.empty(sum(lengths), dtype=torch.long)
         places[rows[~padding]] = torch.arange(rows.numel())[~padding]
-        padded = padding.to(device) if bool(padding.any()) else None
-        return cls(shapes, rows.to(device), places.to(device), padded)
+        padded = sent(padding, device) if bool(padding.any()) else None
+        return cls(shapes, sent(rows, device), sent(places, device), padded)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
         """Causal attention within every sequence: [rows, heads, d] in and out."""
-        q, k, v = (self._spread(x) for x in (q, k, v))
+        sizes = [count * width for count, width in self.shapes]
+        # Split, not sliced, whose gradient is written into zeros.
+        pieces = zip(*(self._spread(x).split(sizes) for x in (q, k, v)), strict=True)
         parts: list[Tensor] = []
-        begin = 0
-        for count, width in self.shapes:
-            end = begin + count * width
-            block = [x[begin:end].unflatten(0, (count, width)).transpose(1, 2) for x in (q, k, v)]
+        for shape, piece in zip(self.shapes, pieces, strict=True):
+            block = [x.unflatten(0, shape).transpose(1, 2) for x in piece]
             parts.append(kernel(*block).transpose(1, 2).flatten(0, 1))
-            begin = end
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.places is None:
             return out

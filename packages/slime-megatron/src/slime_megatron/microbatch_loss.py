@@ -1,7 +1,7 @@
 """The loss of one microbatch on one rank, waiting for what the model gives for it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from slime_megatron.objective import Objective
 from slime_megatron.pack import PackedMicrobatch
 from slime_megatron.passes import Entropy
+from slime_megatron.transfer import sent
 
 LOG_PROBS = "log_probs"
 """The trained policy's mean log-probability, reported by every step besides what the loss does."""
@@ -36,14 +37,20 @@ class MicrobatchLoss:
     """At the tokens this rank scores."""
     mean_weight: float = 1.0
 
+    def to(self, device: torch.device) -> "MicrobatchLoss":
+        """The same with what tokens need on ``device``, before the model has given anything."""
+        vectors = {name: sent(x, device) for name, x in self.vectors.items()}
+        return replace(self, vectors=vectors, microbatch=self.microbatch.to(device))
+
     def __call__(self, outputs: Tensor) -> LossOutput:
         """Sums over this rank's tokens."""
-        vectors = {name: x.to(outputs.device) for name, x in self.vectors.items()}
+        placed = self.to(outputs.device)
+        vectors = dict(placed.vectors)
         tokens = LocalTokens(
             mask=vectors.pop("mask"),
             denominators=vectors.pop("denominators"),
-            sample=self.microbatch.sample.to(outputs.device),
-            position=self.microbatch.response_index.to(outputs.device),
+            sample=placed.microbatch.sample,
+            position=placed.microbatch.response_index,
             response_lengths=self.microbatch.response_lengths,
         )
         return _LOSSES[self.objective.kind](self, outputs, tokens, vectors)

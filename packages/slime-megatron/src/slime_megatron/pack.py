@@ -23,6 +23,7 @@ from torch import Tensor
 
 from slime_megatron.context.zigzag import chunk_multiple, local_positions
 from slime_megatron.spans import Spans, causal_spans
+from slime_megatron.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class PackedMicrobatch:
     def to(self, device: torch.device) -> "PackedMicrobatch":
         """The same with its tensors on ``device``."""
         names = ("tokens", "positions", "rows", "targets", "sample", "response_index")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return replace(self, **{name: sent(getattr(self, name), device) for name in names})
 
     def pick(self, responses: Tensor) -> Tensor:
         """This rank's entries of vectors that cover all response tokens of the microbatch."""

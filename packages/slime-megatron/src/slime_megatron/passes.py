@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 from slime_core.batch import Ragged
 from slime_core.interfaces import Reduce
 from slime_core.losses.aggregate import LossOutput
@@ -19,6 +20,15 @@ LossFn = Callable[[Tensor], LossOutput]
 A policy gives [log-probabilities, entropies] of the scored rows, a model with a value head [values]
 of them; asked for logits, it gives [1, rows, vocabulary / tp] of all rows.
 """
+
+
+@runtime_checkable
+class MovableLoss(Protocol):
+    """A loss that holds tensors."""
+
+    def to(self, device: torch.device) -> LossFn:
+        """The same with them on ``device``."""
+        ...
 
 
 class Entropy(StrEnum):
@@ -37,6 +47,11 @@ class TrainItem:
 
     microbatch: PackedMicrobatch
     loss: LossFn
+
+    def to(self, device: torch.device) -> "TrainItem":
+        """The same with what it holds on ``device``, if its loss can be moved."""
+        loss = self.loss.to(device) if isinstance(self.loss, MovableLoss) else self.loss
+        return TrainItem(self.microbatch.to(device), loss)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from slime_megatron.context.zigzag import gathered_order
+from slime_megatron.transfer import sent
 
 _MAX_WASTE = 2
 """A rectangle holds no sequence shorter than the longest one divided by this."""
@@ -70,10 +71,10 @@ class Varlen:
 
         def cumulative(rows: tuple[Tensor, ...]) -> Tensor:
             counts = torch.tensor([0] + [r.numel() for r in rows])
-            return counts.cumsum(0).to(torch.int32).to(device)
+            return sent(counts.cumsum(0).to(torch.int32), device)
 
         return cls(
-            key_rows=None if spans.in_order else torch.cat(spans.keys).to(device),
+            key_rows=None if spans.in_order else sent(torch.cat(spans.keys), device),
             cu_queries=cumulative(spans.queries),
             cu_keys=cumulative(spans.keys),
             max_queries=max(r.numel() for r in spans.queries),
@@ -120,7 +121,7 @@ class Padded:
             base += rectangle.query_rows.numel()
             rectangles.append(_to(rectangle, device))
         order = torch.argsort(torch.cat(origins))
-        return cls(tuple(rectangles), torch.cat(flat)[order].to(device))
+        return cls(tuple(rectangles), sent(torch.cat(flat)[order], device))
 
 
 def _groups(spans: Spans) -> list[list[int]]:
@@ -158,7 +159,7 @@ def _rectangle(queries: list[Tensor], keys: list[Tensor]) -> Rectangle:
 def _to(rectangle: Rectangle, device: torch.device) -> Rectangle:
     mask = rectangle.mask
     return Rectangle(
-        rectangle.query_rows.to(device),
-        rectangle.key_rows.to(device),
-        None if mask is None else mask.to(device),
+        sent(rectangle.query_rows, device),
+        sent(rectangle.key_rows, device),
+        None if mask is None else sent(mask, device),
     )

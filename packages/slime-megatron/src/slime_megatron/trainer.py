@@ -39,7 +39,7 @@ __all__ = ["RankPayload", "SampleVectors", "TrainerConfig", "TrainerRank"]
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_CHUNK = 1024
+_DEFAULT_CHUNK = {"cpu": 1024, "cuda": 2048}
 
 
 class TrainerRank:
@@ -325,7 +325,8 @@ class TrainerRank:
                 vocab_size=self._state.args.vocab_size,
                 temperature=config.temperature,
                 top_p=config.top_p if config.policy_loss.use_top_p_log_probs else 1.0,
-                chunk_size=chunk if chunk > 0 else _DEFAULT_CHUNK,
+                chunk_size=chunk if chunk > 0 else _DEFAULT_CHUNK[self._state.device.type],
+                keep_logits=chunk <= 0,
                 value_head=self._state.value_head,
             ),
             pad_multiple=config.batch.data_pad_size_multiplier,

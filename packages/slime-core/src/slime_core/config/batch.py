@@ -33,7 +33,8 @@ class BatchConfig:
     )
     """The same for passes without gradient."""
     log_probs_chunk_size: int = flag(default=-1, at_least=-1)
-    """Tokens whose logits exist at one time; -1 means 1024."""
+    """Tokens whose logits exist at one time. -1 means 1024 on a CPU and 2048 on a GPU, where a
+    training pass keeps them for going back if they fill at most half of the memory that is free."""
     data_pad_size_multiplier: int = flag(default=128, at_least=1)
     """A packed microbatch is padded to a multiple of this many tokens times the tensor-parallel
     size; 1 on CPU unless given."""

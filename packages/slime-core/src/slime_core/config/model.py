@@ -18,8 +18,8 @@ class ModelConfig:
     """What the trainer computes in; auto is bf16 on GPUs and fp32 on CPU, or what --bf16 or --fp16
     say."""
     compile_layers: bool | None = flag(default=None, switch=True, ours=True)
-    """Compile the trainer's dense layers; by default on GPUs where nothing stands against it
-    (tensor parallelism, recomputation)."""
+    """Compile the trainer's dense layers; by default on GPUs, unless --recompute-modules names
+    parts of them besides core_attn."""
     only_train_params_name_list: tuple[str, ...] | None = None
     """Regular expressions: train only the parameters whose name one of them matches."""
     freeze_params_name_list: tuple[str, ...] | None = None

@@ -78,7 +78,8 @@ class CausalAttention(MegatronModule):
         if packed_seq_params is None:
             assert self.cp_size == 1, "context parallelism needs a packed input"
             return self._batch(query, key, value)
-        q, k, v = query[:, 0], key[:, 0], value[:, 0]
+        # Not [:, 0], whose gradient is written into zeros.
+        q, k, v = query.squeeze(1), key.squeeze(1), value.squeeze(1)
         if self.cp_size > 1:
             k = gather_from_sequence_parallel_region(k.contiguous(), group=self.cp_group)
             v = gather_from_sequence_parallel_region(v.contiguous(), group=self.cp_group)

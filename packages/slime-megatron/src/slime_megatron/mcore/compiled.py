@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.transformer_layer import TransformerLayer
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -15,19 +17,18 @@ def why_not(args: Any, device: torch.device) -> str | None:
     """What keeps layers from being compiled; None where nothing does."""
     if device.type != "cuda":
         return "on a CPU compiling takes longer than it saves"
-    if args.tensor_model_parallel_size > 1:
-        return "collectives of tensor parallelism end compiled regions"
-    if args.recompute_granularity is not None:
-        return "recomputed layers are run again as they are"
+    parts = set(args.recompute_modules or ()) - {"core_attn"}
+    if args.recompute_granularity == "selective" and parts:
+        return f"--recompute-modules {' '.join(sorted(parts))} cuts layers into pieces"
     return None
 
 
-def compile_layers(chunks: Sequence[torch.nn.Module]) -> int:
+def compile_layers(chunks: Sequence[torch.nn.Module], backend: str = "inductor") -> int:
     """Compile every layer without experts, in place; how many there are.
 
-    All layers of one kind share one compiled function, made in the first passes: one with gradient
-    and one without, and again when the number of tokens first changes. Attention itself is left
-    out of it. Parameters keep their names.
+    All layers of one kind share their compiled functions, made in the first passes: with gradient
+    and without, and again when the number of tokens first changes. Attention itself is left out of
+    it, and so are linear layers that talk to other ranks. Parameters keep their names.
     """
     layers = [
         module
@@ -36,9 +37,44 @@ def compile_layers(chunks: Sequence[torch.nn.Module]) -> int:
         if isinstance(module, TransformerLayer) and isinstance(module.mlp, MLP)
     ]
     for layer in layers:
-        attention: Any = getattr(layer.self_attention, "core_attention")  # noqa: B009
-        # Its shapes follow the lengths of sequences, which differ in every microbatch.
-        attention.forward = torch.compiler.disable(attention.forward)
-        layer.compile()
+        _leave_out_attention(layer.self_attention)
+        for module in layer.modules():
+            if isinstance(module, ColumnParallelLinear | RowParallelLinear) and _talks(module):
+                linear: Any = module
+                linear.forward = torch.compiler.disable(linear.forward)
+        layer.compile(backend=backend)
     logger.info("%d layers are compiled", len(layers))
     return len(layers)
+
+
+def _talks(linear: Any) -> bool:
+    return linear.tp_group.size() > 1
+
+
+def _leave_out_attention(attention: Any) -> None:
+    """Its shapes follow the lengths of sequences, which differ in every microbatch.
+
+    Megatron calls it inside a context manager, which no compiled region can end in; the call it
+    makes to have attention recomputed is not, and takes its place.
+    """
+    core = attention.core_attention
+    core.forward = torch.compiler.disable(core.forward)
+    if attention.checkpoint_core_attention:
+        again = attention._checkpointed_attention_forward
+        attention._checkpointed_attention_forward = torch.compiler.disable(again)
+    elif hasattr(attention, "_checkpointed_attention_forward"):
+        attention._checkpointed_attention_forward = torch.compiler.disable(_Once(core))
+        attention.checkpoint_core_attention = True
+
+
+class _Once:
+    """Attention called directly, in the way it is called to be recomputed."""
+
+    def __init__(self, core: torch.nn.Module) -> None:
+        self._core = core
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **given: Any
+    ) -> Tensor:
+        del given["attn_mask_type"], given["attention_bias"]
+        return self._core(query, key, value, mask, **given)

@@ -29,6 +29,7 @@ class ScoreConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     chunk_size: int = 1024
+    keep_logits: bool = False
     value_head: bool = False
     """The model gives values; they have no temperature."""
 
@@ -61,6 +62,7 @@ def run_model(
             temperature=config.temperature,
             top_p=config.top_p,
             chunk_size=config.chunk_size,
+            keep=config.keep_logits,
             entropy=entropy,
         ),
     )

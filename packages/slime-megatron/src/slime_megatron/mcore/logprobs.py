@@ -1,10 +1,11 @@
 """Log-probabilities of target tokens and entropy, straight from hidden states.
 
-The logits of all tokens never exist. Rows are taken ``chunk_size`` at a time, in the forward and
+The logits of all tokens need not exist. Rows are taken ``chunk_size`` at a time, in the forward and
 again in the backward pass, so at most [chunk_size, vocab / tp] of them are alive: once, in the
-model's precision, on a GPU; a few times in float32 on a CPU. The gradient of the output weight is
-added up in float32. Each tensor-parallel rank holds a slice of the vocabulary; maxima and sums are
-exchanged. Nothing waits for the device.
+model's precision, on a GPU; a few times in float32 on a CPU. With ``keep``, a GPU that has room for
+twice as much keeps those of the forward pass, which saves a quarter of the products. The gradient
+of the output weight is added up in float32. Each tensor-parallel rank holds a slice of the
+vocabulary; maxima and sums are exchanged. Nothing waits for the device.
 
     x_j = <h, w_j> / T      log p = x_t - log sum_j e^x_j      H = log Z - sum_j e^x_j x_j / Z
     d log p / dx_j = [j = t] - p_j                             dH / dx_j = -p_j (log p_j + H)
@@ -25,7 +26,7 @@ chunk as half that type's bits, and no rank sees another's logits.
 Padding of the vocabulary takes no part: its columns are never computed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,6 +40,7 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
+from slime_megatron.mcore.weight_gradients import add_product
 from slime_megatron.passes import Entropy
 
 
@@ -73,6 +75,8 @@ class Scoring:
     entropy: Entropy = Entropy.NONE
     top_p: float = 1.0
     """Log-probabilities are those of nucleus sampling; 1: of all tokens."""
+    keep: bool = False
+    """Keep the logits for going back where there is memory for it; no bit depends on it."""
 
     @property
     def scale(self) -> float:
@@ -96,10 +100,10 @@ def score(
     """
     weight = output_layer.weight if output_weight is None else output_weight
     if config.sequence_parallel:
-        hidden = gather_from_sequence_parallel_region(hidden_states)[:, 0]
+        hidden = gather_from_sequence_parallel_region(hidden_states).squeeze(1)
         picked = hidden.index_select(0, context.rows)
     else:
-        picked = hidden_states[:, 0].index_select(0, context.rows)
+        picked = hidden_states.squeeze(1).index_select(0, context.rows)
         picked = copy_to_tensor_model_parallel_region(picked)
     vocab = VocabSlice.of(weight.shape[0], context.vocab_size)
     return target_log_probs(picked, weight, context, vocab)
@@ -116,7 +120,9 @@ def target_log_probs(
     ``hidden`` holds the scored rows only. Its gradient on each rank of ``vocab.group`` is that of
     the rank's own slice: the caller adds them. Needs no state of Megatron's.
     """
-    return TargetLogProbs.apply(hidden, weight, scoring, vocab)  # type: ignore[no-any-return]
+    keep = scoring.keep and torch.is_grad_enabled() and hidden.is_cuda
+    room = _Room(hidden, weight[: vocab.size], scoring, whole=keep)
+    return TargetLogProbs.apply(hidden, weight, scoring, vocab, room)  # type: ignore[no-any-return]
 
 
 class TargetLogProbs(torch.autograd.Function):
@@ -124,14 +130,19 @@ class TargetLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, scoring: Scoring, vocab: VocabSlice
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        scoring: Scoring,
+        vocab: VocabSlice,
+        room: "_Room",
     ) -> Tensor:
         """Score every row of ``hidden``."""
-        live, number = weight[: vocab.size], precision(hidden.dtype)
+        number = precision(hidden.dtype)
         out = torch.zeros(2, hidden.shape[0], dtype=number, device=hidden.device)
         normaliser = torch.zeros_like(out[0])
         nucleus = out.new_zeros(_NUCLEUS, len(hidden)) if scoring.top_p < 1 else None
-        column, room = _column(scoring.targets, vocab), _Room(hidden, live, scoring)
+        column = _column(scoring.targets, vocab)
         for at in room.chunks:
             logits = room.logits(at)
             sums = _whole_sums(logits, column[at], vocab)
@@ -140,6 +151,7 @@ class TargetLogProbs(torch.autograd.Function):
                 out[0, at], nucleus[:, at] = _restrict(logits, sums, scoring, vocab)
         ctx.save_for_backward(hidden, weight, column, normaliser, out, nucleus)
         ctx.scoring, ctx.vocab = scoring, vocab
+        ctx.room = room if room.whole else None
         return out
 
     @staticmethod
@@ -147,13 +159,15 @@ class TargetLogProbs(torch.autograd.Function):
         """Gradients of this rank's slice; hidden gradients are partial sums over the ranks."""
         hidden, weight, column, normaliser, out, nucleus = ctx.saved_tensors
         scoring, live = ctx.scoring, weight[: ctx.vocab.size]
+        room, ctx.room = ctx.room or _Room(hidden, live, scoring), None
         to_hidden, to_weight = ctx.needs_input_grad[:2]
         d_hidden = torch.empty_like(hidden) if to_hidden else None
         d_weight = torch.zeros_like(weight, dtype=normaliser.dtype) if to_weight else None
         slopes = _slopes(grad, normaliser, out[1], nucleus, scoring)
         d_live = None if d_weight is None else d_weight[: ctx.vocab.size]
-        _multiply_back(_Room(hidden, live, scoring), column, slopes, d_hidden, d_live)
-        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None
+        _multiply_back(room, column, slopes, d_hidden, d_live)
+        d_weight = None if d_weight is None else d_weight.to(weight.dtype)
+        return d_hidden, d_weight, None, None, None
 
 
 def precision(dtype: torch.dtype) -> torch.dtype:
@@ -287,25 +301,41 @@ class TensorRows:
 
 
 class _Room:
-    """Memory for the logits of one chunk, used again for the next.
+    """Memory for the logits of one chunk, used again for the next, or for those of all rows.
 
     Fresh pages, which the system has to clear, would cost a CPU about as much as the products.
     """
 
-    def __init__(self, hidden: Tensor, live: Tensor, scoring: Scoring) -> None:
-        self.hidden, self.live, self.scoring = hidden, live, scoring
+    def __init__(
+        self, hidden: Tensor, live: Tensor, scoring: Scoring, *, whole: bool = False
+    ) -> None:
+        self.hidden, self.live, self.scoring = hidden.detach(), live.detach(), scoring
         self.chunks = _chunks(len(hidden), scoring.chunk_size)
-        shape = (min(len(hidden), scoring.chunk_size), len(live))
-        self._logits = hidden.new_empty(shape)
         self._kernels = hidden.is_cuda and hidden.dtype != torch.float64 and len(live) > 0
+        self.whole = (
+            whole
+            and self._kernels
+            and _spare_bytes(hidden.device) > 2 * hidden.element_size() * (len(hidden) * len(live))
+        )
+        shape = (len(hidden) if self.whole else min(len(hidden), scoring.chunk_size), len(live))
+        self._logits = self.hidden.new_empty(shape)
         if not self._kernels:
-            self._scratch = hidden.new_empty(shape, dtype=precision(hidden.dtype))
+            self._scratch = self.hidden.new_empty(shape, dtype=precision(hidden.dtype))
 
     def logits(self, at: slice) -> LogitRows:
-        """Those of some rows, in the place of those before."""
-        logits = self._logits[: at.stop - at.start]
+        """Those of some rows, in the place of those before or in their own."""
+        logits = self._logits[at if self.whole else slice(at.stop - at.start)]
         torch.mm(self.hidden[at], self.live.T, out=logits)
         return self.rows(logits)
+
+    def again(self) -> Iterator[tuple[slice, LogitRows]]:
+        """All rows, for going back: as they were kept, or computed once more."""
+        if self.whole:
+            for at in _chunks(len(self.hidden), _ROWS_BACK):
+                yield at, self.rows(self._logits[at])
+        else:
+            for at in self.chunks:
+                yield at, self.logits(at)
 
     def rows(self, logits: Tensor) -> LogitRows:
         """The implementation for the device."""
@@ -314,6 +344,16 @@ class _Room:
 
             return KernelRows(logits, self.scoring.scale)
         return TensorRows(logits, self._scratch[: len(logits)], self.scoring)
+
+
+_ROWS_BACK = 16384
+"""Of kept logits at once: the more, the less often the weight's gradient is read and written."""
+
+
+def _spare_bytes(device: torch.device) -> int:
+    """Of a GPU's memory: what is free and what this process holds and does not use."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def _chunks(total: int, size: int) -> list[slice]:
@@ -444,19 +484,9 @@ def _multiply_back(
     room: _Room, column: Tensor, slopes: Slopes, d_hidden: Tensor | None, d_live: Tensor | None
 ) -> None:
     """Write the gradient of the hidden states, add to that of the weight."""
-    for at in room.chunks:
-        d_logits = room.logits(at).gradient(column[at], slopes.chunk(at))
+    for at, logits in room.again():
+        d_logits = logits.gradient(column[at], slopes.chunk(at))
         if d_hidden is not None:
             torch.mm(d_logits, room.live, out=d_hidden[at])
         if d_live is not None:
-            _add_product(d_live, d_logits.T, room.hidden[at])
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total`` += ``left`` @ ``right``, without rounding the product to the factors' type."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif total.is_cuda:
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:
-        total += left @ right
+            add_product(d_live, d_logits.T, room.hidden[at])

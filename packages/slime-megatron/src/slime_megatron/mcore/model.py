@@ -20,8 +20,9 @@ from slime_megatron.mcore.experts import keep_routing_bias, sum_experts_in_order
 from slime_megatron.mcore.mla import complete_config, use_latent_attention
 from slime_megatron.mcore.norm import RMSNorm
 from slime_megatron.mcore.post_norm import use_post_norms
-from slime_megatron.mcore.rotary import PositionRotary
+from slime_megatron.mcore.rotary import PositionRotary, use_rotation_tables
 from slime_megatron.mcore.value_head import ValueHead
+from slime_megatron.mcore.weight_gradients import fuse_weight_gradients
 
 if TYPE_CHECKING:
     from slime_convert.families import Family
@@ -96,7 +97,9 @@ def _gpt_chunk(
         vp_stage=vp_stage,
     )
     if not config.multi_latent_attention:
+        use_rotation_tables()
         model.rotary_pos_emb.__class__ = PositionRotary
+        model.rotary_pos_emb.table_dtype = config.params_dtype
     sum_experts_in_order(model)
     if value_head and model.post_process:
         model.output_layer = ValueHead(config.hidden_size)
@@ -187,9 +190,12 @@ def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.n
     # A step with a gradient that is not finite is handled once, in `step`, by the gradient norm.
     ddp_config.check_for_nan_in_grad = False
     with quiet():
-        return wrap_model_chunks_with_ddp(
+        wrapped = wrap_model_chunks_with_ddp(
             chunks,
             config,
             ddp_config,
             disable_bucketing_per_chunk=[index > 0 for index in range(len(chunks))],
         )
+    if next(wrapped[0].parameters()).is_cuda:
+        fuse_weight_gradients(wrapped)
+    return wrapped

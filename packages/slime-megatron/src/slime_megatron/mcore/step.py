@@ -25,6 +25,7 @@ from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, run_model, 
 from slime_megatron.mcore.optimizer import NonFiniteGradientError
 from slime_megatron.mcore.router_losses import average_over_rows
 from slime_megatron.mcore.state import TrainState
+from slime_megatron.mcore.weight_gradients import mark
 from slime_megatron.passes import Entropy, StepResult, StepSize, TrainItem
 
 
@@ -44,12 +45,12 @@ def train_step(
     wrapped: list[Any] = list(state.chunks)
     for chunk in wrapped:
         chunk.zero_grad_buffer()
+    mark(wrapped)
     state.optimizer.zero_grad()
 
     def forward_step(stream: Iterator[TrainItem], model: torch.nn.Module) -> Any:
-        item = next(stream)
-        microbatch = item.microbatch.to(state.device)
-        output = run_model(model, microbatch, config, entropy=entropy, logits=logits)
+        item = next(stream).to(state.device)
+        output = run_model(model, item.microbatch, config, entropy=entropy, logits=logits)
 
         def loss(scores: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             result = item.loss(scores)

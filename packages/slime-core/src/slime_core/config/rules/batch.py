@@ -5,8 +5,6 @@ from math import ceil
 from slime_core.config.algorithm import PAIR_LOSSES
 from slime_core.config.draft import Draft, Facts
 
-_CHUNK = 1024
-"""Tokens whose logits exist at once: 600 MB of float32 at a vocabulary of 150 thousand."""
 _USUAL_TOKENS = 4096
 
 
@@ -76,12 +74,6 @@ def dynamic_batches(draft: Draft, facts: Facts) -> None:
         )
 
 
-def chunks(draft: Draft, facts: Facts) -> None:
-    """Log-probabilities never need [tokens, vocabulary] at once."""
-    if draft["log_probs_chunk_size"] <= 0:
-        draft.derive("log_probs_chunk_size", _CHUNK, "-1 means 1024")
-
-
 def padding(draft: Draft, facts: Facts) -> None:
     """Aligned shapes pay off on GPUs only."""
     if draft["device"] == "cpu" and not draft.given("data_pad_size_multiplier"):
@@ -94,6 +86,5 @@ RULES = (
     oversampling,
     partial_rollouts,
     dynamic_batches,
-    chunks,
     padding,
 )
