@@ -1,0 +1,89 @@
+"""What offloading takes of host memory, by hand."""
+
+from typing import Any
+
+import pytest
+from slime_core.config.draft import Draft, Facts
+from slime_megatron.host_memory import host_memory, num_parameters, offloaded_bytes
+
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 128,
+    "vocab_size": 100,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+BLOCK = 64 * 16 * (4 + 2 * 2) + 16 * 4 * 64 + 2 * 16 + 3 * 64 * 128 + 2 * 64
+NUMBER = 100 * 64 + 2 * BLOCK + 64
+
+
+def make_draft(**changes: Any) -> Draft:
+    draft = Draft()
+    own = {
+        "offload_train": True,
+        "device": "cuda",
+        "precision": "bf16",
+        "actor_num_nodes": 1,
+        "actor_num_gpus_per_node": 8,
+        "offload_host_memory_gib": None,
+    }
+    megatron = {
+        "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
+        "expert_model_parallel_size": 1,
+        "use_distributed_optimizer": True,
+    }
+    for values, given in ((draft.own, own), (draft.megatron, megatron)):
+        for name in given:
+            values.put(name, changes.get(name, given[name]), "test")
+    return draft
+
+
+def test_parameters_are_counted_from_the_config():
+    assert num_parameters(QWEN3) == NUMBER
+
+
+@pytest.mark.parametrize(
+    ("changes", "each"),
+    [
+        ({}, 2 * 8 + 12),  # a copy of the weights on each rank, one optimizer state over all
+        ({"use_distributed_optimizer": False}, (2 + 12) * 8),
+        ({"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}, 2 * 2 + 12),
+        ({"expert_model_parallel_size": 8}, 2 + 12),
+        ({"precision": "fp32", "actor_num_gpus_per_node": 1}, 4 + 8),
+    ],
+)
+def test_bytes_a_parameter_follow_from_the_layout(changes: dict[str, Any], each: int):
+    assert offloaded_bytes(make_draft(**changes), 1000) == 1000 * each
+
+
+def test_too_little_host_memory_is_said_before_the_start_with_flags_and_numbers():
+    draft, needed = make_draft(), NUMBER * 28
+    host_memory(draft, Facts(hf_config=QWEN3, host_bytes=needed))
+    assert not draft.problems
+    host_memory(draft, Facts(hf_config=QWEN3, host_bytes=needed - 1))
+    (text,) = draft.problems
+    assert "--offload-train" in text
+    assert "--no-offload-train" in text
+    assert "this machine has left" in text
+    more_nodes = make_draft(actor_num_nodes=2, actor_num_gpus_per_node=4)
+    host_memory(more_nodes, Facts(hf_config=QWEN3, host_bytes=needed // 2))
+    assert not more_nodes.problems
+
+
+def test_what_is_allowed_may_be_given_and_a_cpu_needs_nothing():
+    given = make_draft(offload_host_memory_gib=1.0)
+    host_memory(given, Facts(hf_config=QWEN3, host_bytes=1))
+    assert not given.problems
+    small = make_draft(offload_host_memory_gib=1e-4)
+    host_memory(small, Facts(hf_config=QWEN3, host_bytes=None))
+    assert "--offload-host-memory-gib allows" in small.problems[0]
+    for other in (make_draft(device="cpu"), make_draft(offload_train=False)):
+        host_memory(other, Facts(hf_config=QWEN3, host_bytes=1))
+        assert not other.problems
