@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import services
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from slime_core.errors import SlimeError
 from slime_core.heartbeat import WorkerError
+from slime_core.patience import patient
 from slime_core.sentinel import end_own_processes
 
 from slime_train.runtime.env import ray_address
@@ -22,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 _FETCH_S = 600.0
-_STARTS = 5
-"""How often a Ray of our own is tried to be started; each time it waits for half a minute."""
+_STARTS, _START_S = 2, 300.0
+"""How often a Ray of our own is tried to be started, and how long it may take to find itself."""
 
 
 @contextmanager
@@ -46,11 +48,12 @@ def cluster(num_workers: int) -> Generator[None]:
 
 
 def _start_ray(options: Mapping[str, Any], num_tries: int) -> None:
-    """Ray's parts wait for each other with limits of their own, too short on a busy machine."""
+    """Ray gives itself half a minute, too short on a busy machine."""
     address = options.get("address")
     for number in range(1, num_tries + 1):
         try:
-            ray.init(**options)
+            with patient(services, "get_node", RuntimeError, _START_S):
+                ray.init(**options)
         except Exception as error:  # Ray raises whatever its parts raise
             ray.shutdown()
             end_own_processes()  # what came up of it would be in the way of the next
