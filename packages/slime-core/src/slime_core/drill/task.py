@@ -12,8 +12,10 @@ def even(response, label, metadata):
     return float(sum(not c.isdigit() for c in response) % 2 == 0)
 '''
 NUM_ITERATIONS = 4
-WATCHED = ("--rollout-health-check-interval", "2", "--rollout-health-check-timeout", "20")
-WATCHED += ("--heartbeat-timeout-s", "30")
+WATCHED = (
+    *("--rollout-health-check-interval", "2", "--rollout-health-check-timeout", "20"),
+    *("--heartbeat-timeout-s", "30"),
+)
 """Added to it where processes are lost: it is soon known."""
 _QUICKSTART = "slime-quickstart"
 _MAKE_S = 300.0
