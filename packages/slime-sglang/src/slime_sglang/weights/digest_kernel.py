@@ -1,7 +1,8 @@
 """``slime_core.digest`` of many tensors on a GPU at once: one kernel reads all their bytes.
 
-Each program adds up one block of one tensor, scrambles the sums with the block's number, and adds
-them to the tensor's; integer sums are exact in any order, so the digits are those of a CPU.
+Each program adds up some blocks of one tensor, so that a multiplier is read once for all of them,
+scrambles each sum with the block's number, and adds them to the tensor's; integer sums are exact in
+any order, so the digits are those of a CPU.
 """
 
 # Triton reads the kernels' annotations itself, and knows none of Python's.
@@ -17,7 +18,10 @@ import triton.language as tl
 from slime_core.digest import BLOCK, finished, keys, words_of
 from torch import Tensor
 
-_STEP = 2048
+_ROWS = tl.constexpr(8)
+"""Blocks of a program."""
+_STEP = 512
+_WORD = 4
 
 
 @triton.jit
@@ -29,42 +33,56 @@ def _mixed(x):
 
 
 @triton.jit
-def _add_block(table, count, owners, keys, sums, block: tl.constexpr, step: tl.constexpr):
+def _add_blocks(table, count, owners, keys, sums, block: tl.constexpr, step: tl.constexpr):
     """``table``: address, number of words and first program of each of ``count`` tensors."""
     program = tl.program_id(0)
     owner = tl.load(owners + program)
     size = tl.load(table + count + owner)
-    place = program - tl.load(table + 2 * count + owner)
     words = tl.load(table + owner).to(tl.pointer_type(tl.int32))
-    start = place.to(tl.int64) * block
-    first = tl.zeros((step,), tl.int64)
-    second = tl.zeros((step,), tl.int64)
+    places = (program - tl.load(table + 2 * count + owner)) * _ROWS + tl.arange(0, _ROWS)
+    starts = places.to(tl.int64) * block
+    first = tl.zeros((_ROWS, step), tl.int64)
+    second = tl.zeros((_ROWS, step), tl.int64)
     for at in range(0, block, step):
-        offsets = at + tl.arange(0, step)
-        word = tl.load(words + start + offsets, mask=start + offsets < size, other=0).to(tl.int64)
-        first += word * tl.load(keys + offsets)
-        second += word * tl.load(keys + block + offsets)
-    salt = (place + 1).to(tl.uint64) * 0x9E3779B97F4A7C15
-    total = tl.sum(first, 0).to(tl.uint64) + salt
-    tl.atomic_add(sums + 2 * owner, _mixed(total).to(tl.int64))
-    total = tl.sum(second, 0).to(tl.uint64) + salt
-    tl.atomic_add(sums + 2 * owner + 1, _mixed(total).to(tl.int64))
+        column = at + tl.arange(0, step)
+        where = starts[:, None] + column[None, :]
+        word = tl.load(words + where, mask=where < size, other=0).to(tl.int64)
+        first += word * tl.load(keys + column)[None, :]
+        second += word * tl.load(keys + block + column)[None, :]
+    salts = (places + 1).to(tl.uint64) * 0x9E3779B97F4A7C15
+    there = starts < size
+    _add(sums + 2 * owner, tl.sum(first, 1).to(tl.uint64) + salts, there)
+    _add(sums + 2 * owner + 1, tl.sum(second, 1).to(tl.uint64) + salts, there)
+
+
+@triton.jit
+def _add(where, totals, there):
+    """Scrambled block sums, those that are ``there``."""
+    mixed = tl.where(there, _mixed(totals).to(tl.int64), 0)
+    tl.atomic_add(where, tl.sum(mixed, 0))
 
 
 def tensor_digests(tensors: Sequence[Tensor]) -> list[str]:
     """As ``slime_core.digest.tensor_digests``, of tensors on one GPU."""
     device = tensors[0].device
-    words = [words_of(tensor) for tensor in tensors]
-    sizes = np.array([each.numel() for each in words], np.int64)
+    held = [tensor if _is_plain(tensor) else words_of(tensor) for tensor in tensors]
+    num_bytes = np.array([tensor.nbytes for tensor in tensors], np.int64)
+    sizes = -(-num_bytes // _WORD)
     blocks = -(-sizes // BLOCK)
-    firsts = np.cumsum(blocks) - blocks
-    table = torch.from_numpy(np.stack([[each.data_ptr() for each in words], sizes, firsts]))
-    owners = torch.from_numpy(np.repeat(np.arange(len(words), dtype=np.int32), blocks))
-    sums = torch.zeros(len(words), 2, dtype=torch.int64, device=device)
-    arguments = (table.to(device), len(words), owners.to(device), keys(device), sums)
+    programs = -(-blocks // _ROWS.value)
+    firsts = np.cumsum(programs) - programs
+    table = torch.from_numpy(np.stack([[each.data_ptr() for each in held], sizes, firsts]))
+    owners = torch.from_numpy(np.repeat(np.arange(len(held), dtype=np.int32), programs))
+    sums = torch.zeros(len(held), 2, dtype=torch.int64, device=device)
+    arguments = (table.to(device), len(held), owners.to(device), keys(device), sums)
     if len(owners):
-        launch: Any = _add_block[(len(owners),)]
+        launch: Any = _add_blocks[(len(owners),)]
         with torch.cuda.device_of(sums):
             launch(*arguments, BLOCK, _STEP, num_warps=8)
-    num_bytes = [tensor.numel() * tensor.element_size() for tensor in tensors]
-    return finished(sums, torch.tensor(num_bytes), torch.from_numpy(blocks))
+    return finished(sums, torch.from_numpy(num_bytes), torch.from_numpy(blocks))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether its memory can be read as words where it is."""
+    aligned = tensor.nbytes % _WORD == 0 and tensor.data_ptr() % _WORD == 0
+    return aligned and tensor.is_contiguous()
