@@ -210,12 +210,16 @@ def environment(spec: EngineSpec, base: Mapping[str, str]) -> dict[str, str]:
 
 
 def _memory_saver(env: Mapping[str, str]) -> dict[str, str]:
-    """Captured graphs are released, too, and the preloaded library finds torch's CUDA runtime."""
+    """Where the library that SGLang preloads finds torch's CUDA runtime.
+
+    Captured graphs stay in memory (SGLANG_MEMORY_SAVER_CUDA_GRAPH): Megatron-Core, where it is
+    installed and imported, sets the library to a mode that cannot release them.
+    """
     packages = importlib.util.find_spec("nvidia")
     roots = list(packages.submodule_search_locations or ()) if packages is not None else []
     found = {str(path.parent) for root in roots for path in Path(root).glob("*/lib/libcudart.so.*")}
     paths = [*filter(None, [env.get("LD_LIBRARY_PATH")]), *sorted(found)]
-    return {"SGLANG_MEMORY_SAVER_CUDA_GRAPH": "1", "LD_LIBRARY_PATH": os.pathsep.join(paths)}
+    return {"LD_LIBRARY_PATH": os.pathsep.join(paths)}
 
 
 def _visible(spec: EngineSpec, base: Mapping[str, str]) -> list[str]:
