@@ -17,6 +17,8 @@ QWEN3 = {
     "intermediate_size": 128,
     "vocab_size": 100,
     "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 512,
     "tie_word_embeddings": True,
 }
 BLOCK = 64 * 16 * (4 + 2 * 2) + 16 * 4 * 64 + 2 * 16 + 3 * 64 * 128 + 2 * 64
