@@ -66,11 +66,13 @@ def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
     trainer = make_trainer(config, directory / "logs", screen.on_wait)
     screen.say("starting the trainer and the engines")
     offload_train, offload_rollout = config.cluster.offload_train, config.cluster.offload_rollout
-    rollout_ready = None if offload_train else rollout.start(checkpoint)
+    in_turns = offload_train and config.cluster.device == "cuda"
+    rollout_ready = None if in_turns else rollout.start(checkpoint)
     meeting = directory / f".rendezvous-{uuid.uuid4().hex[:8]}"  # no earlier run has met there
     first, seconds = trainer.initialize(f"file://{meeting}", checkpoint)()
-    if rollout_ready is None:  # the engines divide the memory that the trainer leaves
+    if offload_train:
         trainer.hold("nothing")
+    if rollout_ready is None:  # the engines divide the memory that the trainer leaves
         rollout_ready = rollout.start(checkpoint)
     facts = rollout_ready()
     trainer.connect(facts.engines)
