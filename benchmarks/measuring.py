@@ -30,7 +30,8 @@ def on_gpu() -> bool:
 def machine_name() -> str:
     """As it stands in the names of result files."""
     count = torch.cuda.device_count()
-    return f"{count}x{torch.cuda.get_device_name(0).replace(' ', '-')}" if count else "cpu"
+    name = torch.cuda.get_device_name(0).replace(" ", "-").lower() if count else "cpu"
+    return f"{count}x{name}" if count > 1 else name
 
 
 def config_of(model: str) -> dict[str, Any]:

@@ -71,6 +71,11 @@ def test_colocated_engines_use_the_trainers_gpus():
     assert (c.cluster.rollout_num_gpus, c.cluster.offload_train) == (2, True)
 
 
+def test_memory_is_handed_over_where_it_can_be_opened():
+    assert config("--colocate", num_gpus=2).sync.update_weight_transport == "tensor"
+    assert config("--rollout-num-gpus 1", num_gpus=2).sync.update_weight_transport == "nccl"
+
+
 def test_a_single_gpu_is_shared_in_turns():
     c = config(num_gpus=1)
     assert (c.cluster.offload_train, c.cluster.offload_rollout) == (True, True)
@@ -107,6 +112,16 @@ def test_weights_that_are_not_published_every_time_survive_being_released():
     c = config("--colocate --update-weights-interval 2", num_gpus=2)
     assert c.sglang.server["enable_weights_cpu_backup"] is True
     assert "enable_weights_cpu_backup" not in config("--colocate", num_gpus=2).sglang.server
+
+
+def test_several_machines_need_a_cluster_and_on_gpus_engines_of_their_own():
+    assert "set RAY_ADDRESS" in problems("--actor-num-nodes 2")
+    c = config("--actor-num-nodes 2 --actor-num-gpus-per-node 2", in_cluster=True)
+    assert (c.megatron.world_size, c.sync.update_weight_transport) == (4, "nccl")
+    line = "--actor-num-nodes 2 --device cuda"
+    assert "--rollout-external-engine-addrs" in problems(line, in_cluster=True)
+    external = f"{line} --rollout-external-engine-addrs a:1"
+    assert config(external, in_cluster=True).megatron.world_size == 16
 
 
 def test_the_trainer_takes_the_gpus_that_engines_leave():

@@ -46,6 +46,13 @@ def test_gpus_are_counted_within_what_the_caller_may_see(tmp_path: Path) -> None
     assert environment(spec, {"CUDA_VISIBLE_DEVICES": "4,5,6"})["CUDA_VISIBLE_DEVICES"] == "5,6"
 
 
+def test_a_gpu_that_weights_are_read_from_comes_behind_those_computed_on(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, device="cuda", gpus=(1, 2), lender=0)
+    assert environment(spec, {})["CUDA_VISIBLE_DEVICES"] == "1,2,0"
+    own = make_spec(tmp_path, device="cuda", gpus=(0,), lender=0)
+    assert environment(own, {})["CUDA_VISIBLE_DEVICES"] == "0"
+
+
 def test_an_engine_does_not_inherit_the_callers_process_group(tmp_path: Path) -> None:
     base = {"RANK": "3", "MASTER_PORT": "1", "HOME": "/h", "PYTHONPATH": "/mine"}
     env = environment(make_spec(tmp_path), base)
