@@ -1,9 +1,9 @@
 import io
 
 import pytest
+from slime_core.progress import Progress
 from slime_train.console import Console, evaluations, header, row
 from slime_train.loop import Cadence
-from slime_train.progress import Progress
 
 
 def test_a_row_shows_what_is_known_and_dashes_for_the_rest():

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slime_core.checkpoints import Checkpoints, resume_from
-from slime_core.errors import ConfigError
 from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics, Trainer
+from slime_core.iterations import num_iterations
 from slime_core.no_trainer import NoTrainer
 from slime_core.phases import Phases
+from slime_core.progress import Progress
 from slime_core.residency import TakingTurns
 from slime_sglang.health import HealthSpec
 from slime_sglang.readmission import Connectable, Readmission, RemoteFleet
 
 from slime_train.actor_critic import ActorCritic
 from slime_train.loop import Cadence, Job
-from slime_train.progress import Progress
 from slime_train.run_config import RunConfig
 from slime_train.runtime.rollouts import RolloutFacts, RolloutProcess
 from slime_train.runtime.trainers import TrainerGroup
@@ -135,19 +135,10 @@ def cadence(config: RunConfig, first: int, facts: RolloutFacts) -> Cadence:
     evaluates = config.evaluation.evaluates
     return Cadence(
         first=first,
-        last=num_iterations(config, facts.num_prompts),
+        last=num_iterations(config.rollout, config.data, facts.num_prompts),
         publish_every=config.sync.update_weights_interval,
         eval_every=config.evaluation.eval_interval if evaluates else None,
         save_every=config.checkpoint.save_interval,
         eval_before_training=evaluates and not config.evaluation.skip_eval_before_train,
         ahead=config.rollout.async_buffer_size or 0,
     )
-
-
-def num_iterations(config: RunConfig, num_prompts: int) -> int:
-    """``--num-rollout``, or as many as ``--num-epoch`` passes over the prompts take."""
-    if config.rollout.num_rollout is not None:
-        return config.rollout.num_rollout
-    if config.data.num_epoch is None:
-        raise ConfigError("give --num-rollout or --num-epoch")
-    return max(1, config.data.num_epoch * num_prompts // config.rollout.rollout_batch_size)

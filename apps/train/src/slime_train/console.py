@@ -12,9 +12,9 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from slime_core.interfaces import Metrics
+from slime_core.progress import Progress as Reading
 
 from slime_train.loop import Cadence
-from slime_train.progress import Progress as Reading
 
 
 @dataclass(frozen=True, slots=True)

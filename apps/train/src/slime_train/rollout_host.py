@@ -14,6 +14,7 @@ from slime_core.data.dump import write_dump
 from slime_core.data.finished import FinishedRollouts
 from slime_core.errors import CheckpointError
 from slime_core.interfaces import Metrics
+from slime_core.progress import Progress
 from slime_core.schedule.flops import model_cost
 from slime_core.schedule.plan import StepPlan, plan
 from slime_core.time_ledger import TimeLedger
@@ -23,7 +24,6 @@ from slime_sglang.weights.session import EngineTarget
 
 from slime_train.producers.interface import Producer
 from slime_train.producers.select import make_producer
-from slime_train.progress import Progress
 from slime_train.rollout_functions import RolloutFunctions
 from slime_train.run_config import RunConfig
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import torch
 from slime_core.interfaces import Metrics
+from slime_core.machine import meeting_place
 from slime_core.residency import Holding
 from slime_megatron.objective import Role
 from slime_megatron.stages import NOTHING
 from slime_megatron.trainer import RankPayload, SampleVectors, TrainerConfig, TrainerRank
 from slime_sglang.weights.changing import ChangingReceiver
+from slime_sglang.weights.select import make_receiver
 from slime_sglang.weights.session import EngineTarget
 
-from slime_train.receivers import make_receiver
 from slime_train.run_config import RunConfig
 
 
@@ -23,13 +24,19 @@ class TrainerHost:
         self._config, self._rank, self._role = config, rank, role
         self._engines: tuple[EngineTarget, ...] = ()
         settings = _trainer_config(config, role)
-        self._receiver = ChangingReceiver(lambda: make_receiver(config, self._engines))
+        self._receiver = ChangingReceiver(
+            lambda: make_receiver(config.sync, config.cluster, config.flat, self._engines)
+        )
         self._trainer = TrainerRank(settings, rank, world_size, lambda: self._receiver)
 
     def initialize(self, rendezvous: str, load: Path | None) -> tuple[int, Mapping[str, float]]:
         """Build the model; the first iteration to train, and seconds by part."""
         seconds = self._trainer.initialize(rendezvous, load)
         return self._trainer.iteration, seconds
+
+    def meeting_place(self) -> str:
+        """Where the ranks can meet, if this is the first."""
+        return meeting_place()
 
     def connect(self, engines: Sequence[EngineTarget]) -> None:
         """Remember whom to publish to."""

@@ -1,5 +1,6 @@
-"""What this machine has: NVIDIA devices that a process may use, and memory."""
+"""What this machine has: NVIDIA devices that a process may use, memory, an address."""
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,3 +48,20 @@ def _of_group(directory: Path) -> int | None:
         return None
     pages = [int(row.split()[1]) for row in rows if row.startswith("inactive_file ")]
     return max(0, int(limit) - used + sum(pages))
+
+
+def network_address() -> str:
+    """Where other machines reach this one: its address on the way out, else loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("10.255.255.255", 9))  # chooses a route: nothing is sent
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def meeting_place() -> str:
+    """A TCP address of this machine where a process group can form, on a port that is free now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("", 0))
+        return f"tcp://{network_address()}:{probe.getsockname()[1]}"

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from slime_core.config.cluster import ClusterConfig
 from slime_core.errors import ConfigError, EngineError
+from slime_core.machine import network_address
 from slime_core.residency import Holding
 
 from slime_sglang.client import EngineClient
@@ -47,6 +48,8 @@ class FleetSpec:
     seed: int = 0
     memory_saver: bool = False
     ready_timeout_s: float = 900.0
+    host: str = "127.0.0.1"
+    """Where engines listen."""
     external: tuple[str, ...] = ()
     """Addresses of engines that already run; none are started then."""
 
@@ -77,6 +80,7 @@ class FleetSpec:
             lender=gpus[0] if cluster.colocate and gpus else None,
             seed=seed,
             memory_saver=bool(cluster.offload_rollout),
+            host=network_address() if cluster.actor_num_nodes > 1 else "127.0.0.1",
         )
 
     def engine(self, index: int) -> EngineSpec:
@@ -93,6 +97,7 @@ class FleetSpec:
             num_threads=self._num_threads(),
             seed=self.seed + index,
             memory_saver=self.memory_saver,
+            host=self.host,
         )
 
     def _num_threads(self) -> int:

@@ -16,6 +16,7 @@ from slime_core.data.source import UserSource, open_source
 from slime_core.data.stream import PromptStream
 from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics
+from slime_core.progress import Progress
 from slime_core.rollout_functions import (
     EvalResult,
     Evaluation,
@@ -37,7 +38,6 @@ from slime_sglang.sampling_params import Sampling
 from slime_sglang.teacher import Teacher
 from slime_sglang.weights.session import EngineTarget
 
-from slime_train.progress import Progress
 from slime_train.run_config import RunConfig
 
 

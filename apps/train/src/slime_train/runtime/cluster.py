@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 _FETCH_S = 600.0
+_OWN = "local"  # without it Ray joins whatever was started on this machine
 _STARTS, _START_S = 2, 300.0
 """How often a Ray of our own is tried to be started, and how long it may take to find itself."""
 
@@ -35,21 +36,20 @@ def cluster(num_workers: int) -> Generator[None]:
     A cluster of our own offers one logical CPU per worker: the operating system shares out the
     real ones, and Ray must not queue a worker for lack of them.
     """
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address := ray_address():
-        options["address"] = address
-    else:
+    address = ray_address() or _OWN
+    options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address == _OWN:
         options |= {"num_cpus": num_workers + 1, "num_gpus": 0, "include_dashboard": False}
-    _start_ray(options, 1 if address else _STARTS)
+    _start_ray(address, options)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _start_ray(options: Mapping[str, Any], num_tries: int) -> None:
+def _start_ray(address: str, options: Mapping[str, Any]) -> None:
     """Ray gives itself half a minute, too short on a busy machine."""
-    address = options.get("address")
+    num_tries = _STARTS if address == _OWN else 1
     for number in range(1, num_tries + 1):
         try:
             with patient(services, "get_node", RuntimeError, _START_S):
@@ -60,7 +60,8 @@ def _start_ray(options: Mapping[str, Any], num_tries: int) -> None:
             if number < num_tries:
                 logger.warning("Ray did not start (%d of %d): %s", number, num_tries, error)
                 continue
-            where = f"joining RAY_ADDRESS={address}" if address else "starting Ray on this machine"
+            own = address == _OWN
+            where = "starting Ray on this machine" if own else f"joining RAY_ADDRESS={address}"
             raise WorkerError(
                 f"{where} failed: {error}. On a machine that is very busy, try again; otherwise "
                 "look into /tmp/ray/session_latest/logs"
@@ -79,17 +80,19 @@ class Remote:
         *,
         env: Mapping[str, str] | None = None,
         peekable: bool = False,
+        place: Mapping[str, Any] | None = None,
     ) -> None:
         """Build ``factory()`` in a new process with ``env`` added to its environment.
 
         ``peekable`` objects answer ``beside`` while a call is under way; their calls then run in a
-        thread, which Megatron's process must not.
+        thread, which Megatron's process must not. ``place``: options that say on which machine.
         """
         self.name = name
         options: dict[str, Any] = {
             "num_cpus": 1,
             "runtime_env": {"env_vars": dict(env or {})},
             "max_restarts": 0,
+            **(place or {}),
         }
         if peekable:
             side: Any = ray.remote(concurrency_groups={"side": 1})  # pyright: ignore[reportCallIssue]

@@ -8,10 +8,10 @@ from typing import Any
 
 from slime_core.heartbeat import announce
 from slime_core.interfaces import BatchHandle, Metrics
+from slime_core.progress import Progress
 from slime_core.residency import Holding
 from slime_sglang.weights.session import EngineTarget
 
-from slime_train.progress import Progress
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import Pending, Remote, gather, share
 

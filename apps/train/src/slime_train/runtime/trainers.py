@@ -12,6 +12,7 @@ from slime_sglang.weights.session import EngineTarget
 
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import Pending, Remote, gather
+from slime_train.runtime.placement import machines
 
 if TYPE_CHECKING:
     from slime_megatron.objective import Role  # torch stays out of the driver
@@ -38,11 +39,14 @@ class TrainerGroup:
         self._timeout_s = timeout_s
         self._on_wait = on_wait
         world_size = self._layout.world_size
+        places = machines(config.cluster)
+        self._spread = len(places) > 1
         self._ranks = [
             Remote(
                 f"{'trainer' if role == 'actor' else role} rank {rank}",
                 functools.partial(_trainer_rank, config, rank, world_size, logs, role),
                 env=rank_environment(config.cluster, rank, world_size),
+                place=places[rank // config.cluster.actor_num_gpus_per_node if self._spread else 0],
             )
             for rank in range(world_size)
         ]
@@ -53,8 +57,10 @@ class TrainerGroup:
         """Start building the model everywhere.
 
         The returned function waits; it gives the first iteration to train and how many seconds
-        each part took.
+        each part took. Ranks on several machines meet at an address of the first one.
         """
+        if self._spread:
+            rendezvous = self._ranks[0].call("meeting_place").result(self._timeout_s)
         calls = self._start("initialize", rendezvous=rendezvous, load=load)
         return lambda: self._gather(calls)[0]
 

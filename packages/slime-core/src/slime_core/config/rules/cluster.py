@@ -163,8 +163,27 @@ def backend(draft: Draft, facts: Facts) -> None:
     draft.derive("distributed_backend", "gloo", "device cpu")
 
 
+def several_machines(draft: Draft, facts: Facts) -> None:
+    """Trainers on several machines need a cluster; engines are started on one."""
+    count = draft["actor_num_nodes"]
+    if count == 1:
+        return
+    if not facts.in_cluster:
+        draft.problem(
+            f"--actor-num-nodes {count}: set RAY_ADDRESS to a Ray cluster that spans the machines "
+            "(`ray start --head` on one, `ray start --address ...` on the others)"
+        )
+    if draft["device"] == "cuda" and starts_engines(draft):
+        draft.problem(
+            f"--actor-num-nodes {count} on GPUs: the run starts engines on one machine only, and "
+            "that is the trainer's; start engines where they shall run and give their addresses as "
+            "--rollout-external-engine-addrs"
+        )
+
+
 RULES = (
     device,
+    several_machines,
     external_engines,
     single_gpu,
     trainer_ranks,
