@@ -1,5 +1,6 @@
+import pytest
 import torch
-from slime_sglang.server.sampling import _padded, pick_tokens
+from slime_sglang.server.sampling import _padded, pick_among, pick_tokens
 
 
 def test_tokens_are_drawn_with_their_probabilities() -> None:
@@ -51,3 +52,39 @@ def test_a_row_of_a_product_is_the_same_bits_in_a_batch_of_any_size() -> None:
     whole = _padded(x, lambda rows: rows @ weight.T)
     for rows in (1, 2, 3, 5, 7, 15, 16, 17, 33, 80):
         assert torch.equal(_padded(x[:rows], lambda r: r @ weight.T), whole[:rows])
+
+
+def test_a_limit_of_one_request_does_not_change_what_the_others_draw():
+    torch.manual_seed(0)
+    probs = torch.randn(64, 50).softmax(dim=-1)
+    seeds, positions = torch.arange(64) * 7919, torch.arange(64) + 3
+    free = pick_tokens(probs.log(), seeds, positions)[:, 0]
+    top_ks, top_ps = torch.full((64,), 1 << 30), torch.ones(64)
+    top_ks[0] = 1
+    found = pick_among(probs, top_ks, top_ps, torch.zeros(64), False, seeds, positions)
+    assert found[0] == probs[0].argmax()
+    assert torch.equal(found[1:].long(), free[1:])
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "min_p", "allowed"),
+    [
+        (2, 1.0, 0.0, {1, 3}),
+        (9, 0.6, 0.0, {1, 3}),
+        (9, 1.0, 0.45, {1, 3}),
+        (9, 1.0, 0.2, {0, 1, 3}),
+    ],
+)
+def test_only_the_likeliest_tokens_are_drawn_where_there_is_a_limit(top_k, top_p, min_p, allowed):
+    rows = 400
+    probs = torch.tensor([0.12, 0.5, 0.02, 0.3, 0.06]).expand(rows, -1)
+    found = pick_among(
+        probs,
+        torch.full((rows,), top_k),
+        torch.full((rows,), top_p),
+        torch.full((rows,), min_p),
+        min_p > 0,
+        torch.arange(rows),
+        torch.full((rows,), 5),
+    )
+    assert set(found.tolist()) == allowed

@@ -4,7 +4,8 @@ SGLang's seeded sampling needs --enable-deterministic-inference, whose kernels a
 CPU two things are missing: the seeds have to reach the sampler, whose hash is a CUDA kernel, and
 a row of a matrix product has to come out alike in batches of any size. PyTorch's products on a
 CPU take different paths for a few rows and are alike from ``_ROWS`` rows on, so smaller batches
-are filled up.
+are filled up. And a request that limits the choice, such as the greedy one of a health check, may
+not change how the others in its batch are sampled.
 """
 
 import secrets
@@ -38,6 +39,30 @@ def pick_tokens(
     uniform = ((bits >> 11) & ((1 << 53) - 1)).double().add_(0.5).mul_(2.0**-53)
     noise = uniform.log_().neg_().log_().neg_()
     return (noise + logprobs.double()).argmax(dim=1, keepdim=True)
+
+
+def pick_among(
+    probs: Float[Tensor, "rows vocab"],
+    top_ks: Int[Tensor, " rows"],
+    top_ps: Float[Tensor, " rows"],
+    min_ps: Float[Tensor, " rows"],
+    need_min_p_sampling: bool,
+    sampling_seed: Int[Tensor, " rows"],
+    positions: Int[Tensor, " rows"],
+) -> Int[Tensor, " rows"]:
+    """Sample each row among its likeliest tokens; one that may choose any does as ``pick_tokens``.
+
+    The noise belongs to a token, not to its rank: SGLang's own function gives a seed other tokens
+    as soon as any request of the batch, or one that was in it, has a limit.
+    """
+    ranked, tokens = probs.sort(dim=-1, descending=True)
+    before = ranked.cumsum(dim=-1) - ranked
+    out = torch.arange(probs.shape[-1]) >= top_ks[:, None]
+    out |= (before > top_ps[:, None]) & (top_ps < 1.0)[:, None]
+    if need_min_p_sampling:
+        out |= ranked < ranked[:, :1] * min_ps[:, None]
+    allowed = torch.zeros_like(probs).scatter_(1, tokens, ranked.masked_fill(out, 0.0))
+    return pick_tokens(allowed.log(), sampling_seed, positions).view(-1).to(torch.int32)
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -92,6 +117,9 @@ AROUND: Mapping[str, Callable[..., Any]] = MappingProxyType(
     }
 )
 REPLACE: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {"sglang.srt.layers.sampler.multinomial_with_seed": pick_tokens}
+    {
+        "sglang.srt.layers.sampler.multinomial_with_seed": pick_tokens,
+        "sglang.srt.layers.sampler.top_k_top_p_min_p_sampling_from_probs_torch": pick_among,
+    }
 )
 """SGLang 0.5.17's functions and what stands in for them on a CPU."""
