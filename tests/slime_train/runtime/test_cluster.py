@@ -96,6 +96,7 @@ def test_a_ray_of_our_own_that_does_not_start_is_tried_again(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with cluster(1):
         assert len(tries) == 2
+        assert tries[0]["address"] == "local"  # and not whatever else runs on this machine
     tries.clear()
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
     with pytest.raises(WorkerError, match="joining RAY_ADDRESS=elsewhere:6379 failed"), cluster(1):

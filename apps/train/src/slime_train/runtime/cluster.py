@@ -37,7 +37,8 @@ def cluster(num_workers: int) -> Generator[None]:
     real ones, and Ray must not queue a worker for lack of them.
     """
     address = ray_address() or _OWN
-    options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"address": address, "log_to_driver": False}
+    options["logging_level"] = logging.ERROR
     if address == _OWN:
         options |= {"num_cpus": num_workers + 1, "num_gpus": 0, "include_dashboard": False}
     _start_ray(address, options)
@@ -80,19 +81,17 @@ class Remote:
         *,
         env: Mapping[str, str] | None = None,
         peekable: bool = False,
-        place: Mapping[str, Any] | None = None,
     ) -> None:
         """Build ``factory()`` in a new process with ``env`` added to its environment.
 
         ``peekable`` objects answer ``beside`` while a call is under way; their calls then run in a
-        thread, which Megatron's process must not. ``place``: options that say on which machine.
+        thread, which Megatron's process must not.
         """
         self.name = name
         options: dict[str, Any] = {
             "num_cpus": 1,
             "runtime_env": {"env_vars": dict(env or {})},
             "max_restarts": 0,
-            **(place or {}),
         }
         if peekable:
             side: Any = ray.remote(concurrency_groups={"side": 1})  # pyright: ignore[reportCallIssue]
