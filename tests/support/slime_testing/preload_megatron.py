@@ -1,5 +1,6 @@
 """What the fork server of ``ranks`` imports: Megatron, and nothing that tests want to see fresh."""
 
+import gc
 import importlib
 
 from slime_megatron.mcore import bootstrap
@@ -13,3 +14,5 @@ for _name in (
 ):
     with bootstrap.quiet():
         importlib.import_module(_name)
+gc.collect()
+gc.freeze()  # what is here stays: ranks need not look through it when they collect

@@ -1,5 +1,6 @@
 """Process groups, Megatron's parallel state, seeds: what a rank needs before it has a model."""
 
+import gc
 import os
 import random
 from datetime import timedelta
@@ -69,14 +70,18 @@ def _divide(args: Any) -> None:
 def _dissolve() -> None:
     """End the groups of an earlier layout.
 
-    Megatron only forgets them, and each keeps its threads and sockets.
+    Megatron only forgets them, and each keeps its threads and sockets until the last model that
+    knows it is gone.
     """
     state: Any = parallel_state
-    for group in dict.fromkeys(state._global_process_group_list or ()):
+    groups = dict.fromkeys(state._global_process_group_list or ())
+    for group in groups:
         if group is not None:  # stands for the group of all ranks
             dist.destroy_process_group(group)
     with quiet():
         parallel_state.destroy_model_parallel()
+    if groups:
+        gc.collect()
 
 
 def _seed(seed: int) -> None:

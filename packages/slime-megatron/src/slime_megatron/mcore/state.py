@@ -1,5 +1,6 @@
 """What a trainer rank owns: the model chunks, their optimizer and scheduler, and who they are."""
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,3 +34,18 @@ class TrainState:
     device: torch.device
     value_head: bool = False
     """Whether the model ends in one number per token instead of the vocabulary."""
+
+    def __post_init__(self) -> None:
+        chained = getattr(self.optimizer, "chained_optimizers", ())
+        weakref.finalize(self, _take_apart, [*self.chunks, self.optimizer, *chained])
+
+
+def _take_apart(parts: list[Any]) -> None:
+    """Let model and optimizer go, and with them their process groups and the threads of those.
+
+    They own nodes of the autograd graph on which hooks hang that own them: a cycle through C++, of
+    which the garbage collector sees only a part.
+    """
+    for part in parts:
+        if part is not None:
+            vars(part).clear()
