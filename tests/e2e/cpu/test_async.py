@@ -68,3 +68,35 @@ def test_a_finished_run_has_its_last_checkpoint_and_no_rollout_left_over(finishe
     assert state["finished"] == {}
     earlier = torch.load(finished / "save" / "iter_0000001" / "rollout.pt", weights_only=True)
     assert set(earlier["finished"]) <= {2}
+
+
+@pytest.fixture(scope="module", params=["retract", "in_place"])
+def held(request, tmp_path_factory):
+    """A run whose requests stay in the engines while weights change."""
+    root = tmp_path_factory.mktemp(request.param)
+    model, sums = make_qwen3(root / "model"), write_sums(root / "sums.jsonl", 24)
+    cache = ["--sglang-disable-radix-cache"] if request.param == "retract" else []
+    run(
+        "--weight-update-mode", request.param, *cache, "--async-buffer-size", 1,
+        "--max-staleness", 1, "--use-tis", "--hf-checkpoint", model, "--prompt-data", sums,
+        "--num-rollout", HELD, "--rollout-batch-size", 8, "--n-samples-per-prompt", 4,
+        "--global-batch-size", 32, "--micro-batch-size", 8, "--rollout-max-response-len", 96,
+        "--sglang-server-concurrency", 8, "--lr", "1e-2", "--rm-type", "random",
+        "--save-debug-rollout-data", root / "dump-{rollout_id}.pt", "--output-dir", root / "out",
+    )  # fmt: skip
+    return root
+
+
+HELD = 3
+
+
+def test_requests_that_are_held_while_weights_change_are_whole_and_as_old_as_they_may_be(held):
+    ages: list[int] = []
+    for iteration in range(HELD):
+        for sample in samples_of(read_dump(str(held / "dump-{rollout_id}.pt"), iteration)):
+            assert len(sample.token_versions) == len(sample.rollout_log_probs)
+            assert len(set(sample.token_versions)) == 1  # nothing was sent a second time
+            ages += [iteration - version for version in sample.token_versions]
+    assert set(ages) == {0, 1}
+    assert sum(series(held / "out", "rollout/num_stale_tokens").values()) == 0
+    assert set(series(held / "out", "train/train_rollout_logprob_abs_diff")) == set(range(HELD))
