@@ -11,14 +11,23 @@ from slime_testing.tiny import make_qwen3
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SIZES = {"num_attention_heads": 4, "num_key_value_heads": 2}
-TENSOR_PARALLEL = ("--tensor-model-parallel-size", "2")
+RECOMPUTED = (
+    "--recompute-granularity", "full", "--recompute-method", "uniform",
+    "--recompute-num-layers", "1",
+)  # fmt: skip
+SEQUENCE_PARALLEL = ("--tensor-model-parallel-size", "2", "--sequence-parallel")
+PIPELINE = ("--pipeline-model-parallel-size", "2")
+ALONE = (
+    ("Megatron's", ()), ("fused", ()), ("traced", ()), ("traced", RECOMPUTED),
+)  # fmt: skip
+IN_PAIRS = (("traced", SEQUENCE_PARALLEL), ("fused", PIPELINE))
 
 
 def steps(
-    rank: int, world: int, directory: str, ways: tuple[str, ...], argv: tuple[str, ...]
-) -> dict[str, list[list[float]]]:
-    """Losses and gradient norms of three iterations for each way."""
-    return {way: train(rank, world, directory, way, argv) for way in ways}
+    rank: int, world: int, directory: str, cases: tuple[tuple[str, tuple[str, ...]], ...]
+) -> list[list[list[float]]]:
+    """Losses and gradient norms of three iterations for each case."""
+    return [train(rank, world, directory, way, argv) for way, argv in cases]
 
 
 def train(
@@ -36,10 +45,13 @@ def train(
     from slime_megatron.mcore.weight_gradients import fuse_weight_gradients
 
     if way != "Megatron's":
-        assert fuse_weight_gradients(chunks) == 4 * trainer._state.args.num_layers
+        stages = 2 if argv == PIPELINE else 1
+        assert fuse_weight_gradients(chunks) == 4 * trainer._state.args.num_layers // stages
     if way == "traced":
         trace(chunks)
-    layout = ParallelLayout(tp=2 if argv == TENSOR_PARALLEL else 1)
+    layout = ParallelLayout(
+        tp=2 if argv == SEQUENCE_PARALLEL else 1, pp=2 if argv == PIPELINE else 1
+    )
     found: list[list[float]] = []
     for i in range(3):
         payload = make_payload(make_batch(seed=i), layout, config.batch, rank)
@@ -56,21 +68,12 @@ def trace(chunks: Any) -> None:
     assert compiled.compile_layers(chunks, backend="aot_eager")
 
 
-def check(found: dict[str, list[list[float]]]) -> None:
-    wanted = found.pop("Megatron's")
-    assert wanted[0] != wanted[1]
-    for way, rows in found.items():
-        for row, other in zip(rows, wanted, strict=True):
-            assert row == pytest.approx(other, rel=1e-4), way
-
-
 def test_they_are_the_sums_megatron_would_have(tmp_path: Path) -> None:
     model = str(make_qwen3(tmp_path, **SIZES))
-    ways = ("Megatron's", "fused", "traced")
-    check(run_on_ranks(1, steps, model, ways, (), megatron=True)[0])
-
-
-def test_tensor_parallel_layers_keep_megatrons_function(tmp_path: Path) -> None:
-    model = str(make_qwen3(tmp_path, **SIZES))
-    ways = ("Megatron's", "fused", "traced")
-    check(run_on_ranks(2, steps, model, ways, TENSOR_PARALLEL, megatron=True)[0])
+    wanted, *alone = run_on_ranks(1, steps, model, ALONE, megatron=True)[0]
+    in_pairs = run_on_ranks(2, steps, model, IN_PAIRS, megatron=True)[0]
+    assert wanted[0] != wanted[1]
+    cases = zip((*ALONE[1:], *IN_PAIRS), (*alone, *in_pairs), strict=True)
+    for case, found in cases:
+        for row, other in zip(found, wanted, strict=True):
+            assert row == pytest.approx(other, rel=1e-4), case
