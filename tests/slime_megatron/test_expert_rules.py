@@ -37,10 +37,17 @@ def test_losses_that_balance_experts_may_be_kept_from_pretraining():
 
 
 def test_fused_kernels_are_not_there_and_it_is_said():
-    found = draft(moe_grouped_gemm=True, moe_permute_fusion=True)
+    found = draft(moe_router_fusion=True, moe_permute_fusion=True)
     assert found.problems == []
-    assert "--moe-grouped-gemm, --moe-permute-fusion: of no effect" in found.notices[0]
-    assert found.megatron["moe_grouped_gemm"] is False
+    assert "--moe-permute-fusion, --moe-router-fusion: of no effect" in found.notices[0]
+    assert found.megatron["moe_permute_fusion"] is False
+
+
+def test_experts_are_multiplied_together_where_ranks_hold_them_whole():
+    assert draft(moe_grouped_gemm=True).megatron["moe_grouped_gemm"] is True
+    shared = draft(moe_grouped_gemm=True, tensor_model_parallel_size=2, ranks=2)
+    assert "--expert-tensor-parallel-size 1 holds them whole" in shared.notices[0]
+    assert shared.megatron["moe_grouped_gemm"] is False
 
 
 @pytest.mark.parametrize(

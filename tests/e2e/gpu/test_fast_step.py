@@ -8,6 +8,7 @@ import pytest
 import torch
 from slime_testing.ranks import run_alone
 from slime_testing.tiny import make_qwen3
+from slime_testing.tiny_families import make_family
 
 pytestmark = [
     pytest.mark.gpu,
@@ -96,6 +97,83 @@ def steps(root: str) -> dict[str, list[float]]:
     return found
 
 
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def own_products() -> dict[str, float]:
+    """Relative differences from double precision: gates, experts with and without rows."""
+    from slime_megatron.mcore.gate_kernel import gate_backward
+    from slime_megatron.mcore.grouped_experts import GroupedProduct
+    from slime_megatron.mcore.weight_gradients import gate
+
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device="cuda", generator=generator).bfloat16()
+
+    given, grad = draw(300, 2 * 1000), draw(300, 1000)
+    leaf = given.double().requires_grad_()
+    out = gate(leaf)
+    (wanted,) = torch.autograd.grad(out, leaf, grad.double())
+    to_given, gated = gate_backward(given, grad)
+    found = {"gate": relative(to_given, wanted), "gated": relative(gated, out.detach())}
+
+    counts = (0, 17, 300, 0, 64)
+    x, weights = draw(sum(counts), 64), [draw(128, 64) for _ in counts]
+    ends = torch.tensor(counts, device="cuda").cumsum(0).to(torch.int32)
+    slope = draw(sum(counts), 128)
+    leaves = [t.requires_grad_() for t in (x, *weights)]
+    product = GroupedProduct.apply(x, counts, ends, *weights)
+    grads = torch.autograd.grad(product, leaves, slope)
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    parts = zip(exact[0].split(counts), exact[1:], strict=True)
+    one_by_one = torch.cat([rows @ weight.t() for rows, weight in parts])
+    wanteds = torch.autograd.grad(one_by_one, exact, slope.double())
+    found["experts"] = relative(product.detach(), one_by_one.detach())
+    found["rows"] = relative(grads[0], wanteds[0])
+    found["weights"] = relative(torch.stack(grads[1:]), torch.stack(wanteds[1:]))
+    return found
+
+
+def kept_logits() -> dict[str, float]:
+    """How log-probabilities and gradients differ when logits are kept for going back."""
+    from slime_megatron.mcore.logprobs import Scoring, VocabSlice, target_log_probs
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    hidden = torch.randn(500, 256, device="cuda", generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(3000, 256, device="cuda", generator=generator).bfloat16()
+    weight = weight.requires_grad_()
+    targets = torch.randint(0, 3000, (500,), device="cuda", generator=generator)
+    slopes = torch.randn(500, device="cuda", generator=generator)
+
+    def run(keep: bool) -> list[torch.Tensor]:
+        scoring = Scoring(targets, targets, 3000, chunk_size=128, keep=keep)
+        out = target_log_probs(hidden, weight, scoring, VocabSlice(0, 3000, None))[0]
+        return [out.detach(), *torch.autograd.grad((out * slopes).sum(), (hidden, weight))]
+
+    pairs = zip(("log-probabilities", "hidden", "weight"), run(True), run(False), strict=True)
+    return {name: relative(kept, again) for name, kept, again in pairs}
+
+
+def expert_steps(root: str) -> dict[str, list[float]]:
+    """Losses and gradient norms of a model with experts, together and one by one."""
+    from slime_core.schedule.plan import ParallelLayout
+    from slime_megatron.trainer import TrainerRank
+    from slime_testing.trainer_case import make_batch, make_config, make_payload
+
+    found: dict[str, list[float]] = {}
+    for way, more in (("together", ("--moe-grouped-gemm",)), ("one by one", ())):
+        flags = ("--bf16", "--use-distributed-optimizer", *more)
+        config = make_config(Path(root) / "moe", *flags, device="cuda")
+        payload = make_payload(make_batch(), ParallelLayout(), config.batch, 0)
+        trainer = TrainerRank(config, 0, 1)
+        trainer.initialize(f"file://{root}/rendezvous-{way.replace(' ', '-')}")
+        metrics = [trainer.train(i, payload) for i in range(3)]
+        found[way] = [m[name] for m in metrics for name in ("train/loss", "train/grad_norm")]
+    return found
+
+
 def test_cudnn_on_rectangles_is_as_exact_as_bfloat16() -> None:
     found = run_alone(kernels)
     assert max(found.values()) < 1e-2, found
@@ -106,3 +184,21 @@ def test_compiled_layers_train_as_others_do_and_continue(tmp_path: Path) -> None
     found = run_alone(steps, str(tmp_path))
     assert found["compiled"] == pytest.approx(found["not compiled"], rel=5e-2)
     assert found["continued"] == pytest.approx(found["compiled"][4:], rel=1e-3)
+
+
+def test_gates_and_experts_are_as_exact_as_bfloat16() -> None:
+    found = run_alone(own_products)
+    assert max(found.values()) < 1e-2, found
+
+
+def test_kept_logits_give_the_same_bits_and_gradients() -> None:
+    found = run_alone(kept_logits)
+    assert found.pop("log-probabilities") == 0
+    assert max(found.values()) < 1e-2, found
+
+
+def test_experts_together_train_as_one_by_one(tmp_path: Path) -> None:
+    make_family(tmp_path / "moe", "qwen3_moe")
+    found = run_alone(expert_steps, str(tmp_path))
+    assert found["together"][:2] == pytest.approx(found["one by one"][:2], rel=3e-2)
+    assert found["together"] == pytest.approx(found["one by one"], rel=0.1)

@@ -9,7 +9,6 @@ _UNBALANCED = ("aux_loss", "global_aux_loss", "none", "seq_aux_loss")
 """Load balancing that leaves the choice of experts alone."""
 
 _FUSED = (
-    "moe_grouped_gemm",
     "moe_permute_fusion",
     "moe_router_fusion",
     "moe_shared_expert_overlap",
@@ -28,10 +27,17 @@ def experts(draft: Draft, facts: Facts) -> None:
         draft.derive_megatron("sequence_parallel", True, "experts on tensor-parallel ranks need it")
     _check_division(draft, values)
     _check_training(draft, values)
+    etp = values["expert_tensor_parallel_size"] or values["tensor_model_parallel_size"]
+    if values["moe_grouped_gemm"] and etp > 1:
+        draft.notice(
+            "--moe-grouped-gemm: of no effect on experts that tensor-parallel ranks share; "
+            "--expert-tensor-parallel-size 1 holds them whole"
+        )
+        draft.derive_megatron("moe_grouped_gemm", False, "--expert-tensor-parallel-size")
     unused = [name for name in _FUSED if values[name]]
     if unused:
         flags = ", ".join(_flag(name) for name in unused)
-        draft.notice(f"{flags}: of no effect, experts are computed one by one by PyTorch's kernels")
+        draft.notice(f"{flags}: of no effect, experts are computed by PyTorch's kernels")
     for name in unused:
         draft.derive_megatron(name, False, "needs TransformerEngine")
 

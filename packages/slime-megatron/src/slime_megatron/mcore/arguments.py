@@ -111,11 +111,13 @@ def parse(argv: Sequence[str], rank: int, world_size: int) -> argparse.Namespace
     args.use_cpu_initialization = args.use_cpu_initialization or cpu.is_installed()
     MultiStorageClientFeature.disable()
     _fill_unused(args)
+    together, args.moe_grouped_gemm = args.moe_grouped_gemm, False  # not by Megatron's kernels
     try:
         with quiet():
             validate_args(args)
     except (AssertionError, ValueError, RuntimeError, SystemExit) as error:
         raise ConfigError(f"Megatron refuses the arguments: {error}") from error
+    args.moe_grouped_gemm = together
     args.variable_seq_lengths = True
     if args.vocab_size is None:
         raise ConfigError("--vocab-size is missing: it comes from config.json of --hf-checkpoint")

@@ -17,6 +17,7 @@ from slime_core.errors import ConfigError
 from slime_megatron.mcore.attention import CausalAttention
 from slime_megatron.mcore.bootstrap import quiet
 from slime_megatron.mcore.experts import keep_routing_bias, sum_experts_in_order
+from slime_megatron.mcore.grouped_experts import group_experts
 from slime_megatron.mcore.mla import complete_config, use_latent_attention
 from slime_megatron.mcore.norm import RMSNorm
 from slime_megatron.mcore.post_norm import use_post_norms
@@ -38,7 +39,7 @@ def transformer_config(args: Any) -> Any:
     Megatron adds gradients over microbatches and data- and context-parallel ranks and scales them
     by nothing, so the loss itself carries the divisor (see ``step``). Fused kernels for experts
     need TransformerEngine and are off, whatever their flags say: the flags say how to compute, not
-    what.
+    what. ``--moe-grouped-gemm`` is answered by ``grouped_experts``.
     """
     with quiet():
         config = core_transformer_config_from_args(args)
@@ -101,6 +102,8 @@ def _gpt_chunk(
         model.rotary_pos_emb.__class__ = PositionRotary
         model.rotary_pos_emb.table_dtype = config.params_dtype
     sum_experts_in_order(model)
+    if args.moe_grouped_gemm:
+        group_experts(model)
     if value_head and model.post_process:
         model.output_layer = ValueHead(config.hidden_size)
     return model

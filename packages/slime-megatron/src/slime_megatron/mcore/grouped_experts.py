@@ -1,0 +1,139 @@
+"""All experts of a layer in two grouped matrix products.
+
+Megatron's ``SequentialMLP`` runs one expert after the other: with 128 of them a layer is a thousand
+small kernels. Here rows, which the dispatcher has sorted by expert, are multiplied by all experts'
+weights in one product (``torch``'s own grouped one in bfloat16 on a GPU, expert by expert
+elsewhere). Weights stay parameters of their own, as checkpoints and the distributed optimizer know
+them; a product lays them side by side for as long as it takes.
+
+    x [rows, in], rows of expert e from ends[e - 1] to ends[e];   out = x_e @ w_e.T
+    d x_e = d out_e @ w_e         d w_e = d out_e.T @ x_e
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from megatron.core.transformer.mlp import MLP
+from megatron.core.transformer.moe.experts import SequentialMLP
+from torch import Tensor
+from torch.nn import functional
+
+from slime_megatron.transfer import sent
+
+
+def product(x: Tensor, stacked: Tensor, counts: Sequence[int], ends: Tensor) -> Tensor:
+    """[rows, in] by [experts, in, out], each expert's rows by its matrix."""
+    if _is_grouped(x):
+        return torch._grouped_mm(x, stacked, offs=ends)
+    parts = x.split(list(counts))
+    return torch.cat([part @ weight for part, weight in zip(parts, stacked, strict=True)])
+
+
+def outer(left: Tensor, right: Tensor, counts: Sequence[int], ends: Tensor) -> Tensor:
+    """[rows, a], [rows, b] -> [experts, a, b], the sums of products of each expert's rows."""
+    if not _is_grouped(left):
+        pairs = zip(left.split(list(counts)), right.split(list(counts)), strict=True)
+        return torch.stack([a.t() @ b for a, b in pairs])
+    found = torch._grouped_mm(left.t(), right, offs=ends)
+    for expert, count in enumerate(counts):
+        if not count:  # nothing is written for it
+            found[expert].zero_()
+    return found
+
+
+def _is_grouped(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype == torch.bfloat16 and len(x) > 0
+
+
+class GroupedProduct(torch.autograd.Function):
+    """``x_e @ w_e.T`` for every expert; weights' gradients go to their sums where they have one."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, counts: Sequence[int], ends: Tensor, *weights: Tensor
+    ) -> Float[Tensor, "rows out"]:
+        """``weights``: [out, in] of every expert."""
+        ctx.save_for_backward(x, ends, *weights)
+        ctx.counts = counts
+        return product(x, torch.stack(weights).transpose(1, 2), counts, ends)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Weights are laid side by side once more instead of being kept so."""
+        x, ends, *weights = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        to_x = product(grad, torch.stack(weights), ctx.counts, ends)
+        found = outer(grad, x, ctx.counts, ends)
+        return to_x, None, None, *_given(weights, found)
+
+
+def _given(weights: Sequence[Any], found: Tensor) -> list[Tensor]:
+    """What autograd is told: gradients, or placeholders for those that were added up."""
+    sums = [getattr(weight, "gradient_sum", None) for weight in weights]
+    totals = [total for total in sums if total is not None]
+    if len(totals) < len(weights):
+        return list(found.unbind())
+    torch._foreach_add_(totals, list(found.to(totals[0].dtype).unbind()))
+    return [torch.empty_like(weight) for weight in weights]
+
+
+Gate = Callable[[Tensor, Tensor], Tensor]
+"""(fc1's output, routing weight of each row) -> fc2's input."""
+
+
+class GroupedExperts(SequentialMLP):
+    """``SequentialMLP`` with its experts' products done together. Made by changing the class."""
+
+    gate: Gate
+
+    def forward(
+        self,
+        permuted_local_hidden_states: Float[Tensor, "rows hidden"],
+        tokens_per_expert: Int[Tensor, " experts"],
+        permuted_probs: Float[Tensor, " rows"],
+    ) -> tuple[Tensor, None]:
+        """Rows sorted by expert, their numbers, and what each row's output is weighed by."""
+        x, weights = permuted_local_hidden_states, permuted_probs
+        counts: list[int] = tokens_per_expert.tolist()
+        ends = sent(torch.tensor(counts).cumsum(0).to(torch.int32), x.device)
+        experts: list[Any] = list(self.local_experts)
+        first = [expert.linear_fc1.weight for expert in experts]
+        second = [expert.linear_fc2.weight for expert in experts]
+        opened = GroupedProduct.apply(x, counts, ends, *first)
+        gated = self.gate(opened, weights)  # type: ignore[arg-type]
+        return GroupedProduct.apply(gated, counts, ends, *second), None  # type: ignore[return-value]
+
+
+def weighed_gate(opened: Tensor, weights: Tensor) -> Tensor:
+    """silu(first half) * second half * weight of the row, rounded as Megatron's experts do."""
+    first, second = opened.chunk(2, -1)
+    return (functional.silu(first) * second * weights.unsqueeze(-1)).to(opened.dtype)
+
+
+def group_experts(chunk: torch.nn.Module) -> int:
+    """Make every ``SequentialMLP`` of ``chunk`` that can be a ``GroupedExperts``; how many."""
+    grouped = 0
+    for module in chunk.modules():
+        if type(module) is SequentialMLP and _can_be_grouped(module):
+            experts: Any = module
+            experts.__class__ = GroupedExperts
+            experts.gate = weighed_gate
+            grouped += 1
+    return grouped
+
+
+def _can_be_grouped(experts: Any) -> bool:
+    """Gated by silu, without biases, whole on their rank, and more than one."""
+    config = experts.config
+    return (
+        config.gated_linear_unit
+        and config.activation_func is functional.silu
+        and config.activation_func_clamp_value is None
+        and not (config.glu_linear_offset or config.add_bias_linear)
+        and not config.moe_apply_probs_on_input
+        and experts.tp_group.size() == 1
+        and len(experts.local_experts) > 1
+        and all(type(expert) is MLP for expert in experts.local_experts)
+    )
