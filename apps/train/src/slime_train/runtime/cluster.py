@@ -81,17 +81,19 @@ class Remote:
         *,
         env: Mapping[str, str] | None = None,
         peekable: bool = False,
+        place: Mapping[str, Any] | None = None,
     ) -> None:
         """Build ``factory()`` in a new process with ``env`` added to its environment.
 
         ``peekable`` objects answer ``beside`` while a call is under way; their calls then run in a
-        thread, which Megatron's process must not.
+        thread, which Megatron's process must not. ``place``: options that say on which machine.
         """
         self.name = name
         options: dict[str, Any] = {
             "num_cpus": 1,
             "runtime_env": {"env_vars": dict(env or {})},
             "max_restarts": 0,
+            **(place or {}),
         }
         if peekable:
             side: Any = ray.remote(concurrency_groups={"side": 1})  # pyright: ignore[reportCallIssue]
