@@ -1,5 +1,6 @@
 """Differences on disk: what is written, applied, verified, and refused."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -196,6 +197,20 @@ def replaced(index: VersionIndex, changes: dict[str, object]) -> VersionIndex:
     from dataclasses import replace
 
     return replace(index, changes=changes)  # type: ignore[arg-type]
+
+
+def test_a_copy_that_another_process_never_lets_go_of_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tmp_path)
+    directory = trainer.write(1, make_weights())
+    monkeypatch.setattr("slime_sglang.weights.local_copy._LOCK_S", 0.05)
+    trainer.local.mkdir()
+    with (trainer.local / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(WeightSyncError, match=r"another process has held .*\.lock"):
+            brought(directory)
+    assert_same(load(brought(directory)), make_weights())
 
 
 def test_an_index_that_is_not_json_is_named(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ lets one process of a machine do the work, the others find it done. A crash leav
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +23,10 @@ from torch import Tensor
 from slime_sglang.weights.difference import apply, bytes_of, checksum
 from slime_sglang.weights.disk_format import DIGESTS_FILE
 from slime_sglang.weights.version_index import Change, VersionIndex, read_index
+
+_LOCK_S = 500.0
+"""Less than a request to load weights may take."""
+_LOCK_POLL_S = 0.02
 
 NO_BASE = "needs the whole weights"
 """In the message of an engine that has not got the version that differences are to."""
@@ -121,5 +127,20 @@ def _link(path: Path, new: Path) -> None:
 def _locked(local: Path) -> Generator[None]:
     """One process at a time; the system releases the lock of one that ends."""
     with (local / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _LOCK_S
+        while not _taken(file):
+            if time.monotonic() > deadline:
+                raise WeightSyncError(
+                    f"another process has held {file.name} for {_LOCK_S:.0f} s: an engine of this "
+                    "machine hangs while it brings a version into its copy"
+                )
+            time.sleep(_LOCK_POLL_S)
         yield
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
