@@ -24,7 +24,7 @@ def machines(cluster: ClusterConfig) -> Sequence[Mapping[str, Any]]:
         return [{}]
     bundle = {"CPU": float(each)} | ({} if cluster.device == "cpu" else {"GPU": _SOME_GPU})
     group = placement_group([bundle] * count, strategy="STRICT_SPREAD")
-    if not group.wait(timeout_seconds=_RESERVE_S):
+    if not group.wait(timeout_seconds=_RESERVE_S):  # waits: at most five minutes
         remove_placement_group(group)
         raise WorkerError(
             f"--actor-num-nodes {count}: the Ray cluster has fewer machines with {each} free CPUs "
