@@ -169,7 +169,10 @@ def test_a_lost_worker_is_replaced_and_no_row_is_lost_or_repeated(
     with closing(StreamedPrompts(rows, config, sources=files[:1])) as cursor:
         found = [cursor.next()]
         assert isinstance(cursor._ahead, ReadAhead)
-        os.kill(cursor._ahead._workers[0].pid, number)
+        worker = cursor._ahead._workers[0]
+        os.kill(worker.pid, number)
+        while not (worker.ended or worker.is_stopped):
+            time.sleep(0.01)
         found += [cursor.next() for _ in range(40)]  # to the next rows that are asked for
         told = events.read_events(tmp_path / "events.jsonl")
         found += [cursor.next() for _ in range(159)]
