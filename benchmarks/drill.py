@@ -46,7 +46,7 @@ def keep(paths: Iterable[Path]) -> None:
     for path in paths:
         found = json.loads(path.read_text(encoding="utf-8"))
         settings = found["settings"] | {"date": found["date"]}
-        rows = found["results"]
+        rows = found["rows"]
         if kills := [picked(row, (*SHOWN, *OF_KILLS)) for row in rows if row["kills"] is not None]:
             record("drill-driver-kills", settings, kills)
         if cells := [
@@ -65,7 +65,7 @@ def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     path = RESULTS / "drill.json"
     kept: list[dict[str, Any]] = []
     if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))["results"]
+        kept = json.loads(path.read_text(encoding="utf-8"))["rows"]
     table = {cell(row): row for row in [*kept, *rows] if row["phase"] != "any"}
     return list(table.values())
 

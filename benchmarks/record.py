@@ -15,8 +15,8 @@ RESULTS = Path(__file__).parent / "results"
 _VERSIONS = ("slime-core", "torch", "megatron-core", "sglang", "ray", "transformers")
 
 
-def record(name: str, settings: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``benchmarks/results/<name>.json`` and print the results as a table."""
+def record(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``benchmarks/results/<name>.json`` and print its rows as a table."""
     RESULTS.mkdir(exist_ok=True)
     document = {
         "benchmark": name,
@@ -25,11 +25,11 @@ def record(name: str, settings: Mapping[str, Any], results: Sequence[Mapping[str
         "command": " ".join(["python", *sys.argv]),
         "versions": versions(),
         "settings": dict(settings),
-        "results": [dict(result) for result in results],
+        "rows": [dict(row) for row in rows],
     }
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print(table(results))
+    print(table(rows))
     print(f"written: {path}")
 
 

@@ -34,7 +34,7 @@ def drilled(directory: Path, *words: str, behave: str = "well", expect: int = 0)
     prepare_dumps(dumps)
     run = ("--", sys.executable, str(SCRIPT), "--behave", behave, "--dumps", str(dumps))
     assert main(["--output-dir", str(directory), "--timeout-s", "20", *words, *run]) == expect
-    return json.loads((directory / "drill.json").read_text())["results"]
+    return json.loads((directory / "drill.json").read_text())["rows"]
 
 
 @pytest.mark.parametrize("fault", ["KILL", "STOP"])

@@ -50,7 +50,7 @@ def write(path: Path, settings: Mapping[str, Any], rows: Sequence[Row]) -> None:
         "machine": {"cpus": cpus, "memory_gib": round(memory / 2**30, 1)},
         "versions": {name: _version(name) for name in _VERSIONS},
         "settings": dict(settings),
-        "results": [asdict(row) for row in rows],
+        "rows": [asdict(row) for row in rows],
     }
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
@@ -60,7 +60,7 @@ def read(path: Path) -> list[Row]:
     if not path.exists():
         return []
     document = json.loads(path.read_text(encoding="utf-8"))
-    return [Row(**values) for values in document["results"]]
+    return [Row(**values) for values in document["rows"]]
 
 
 def _version(distribution: str) -> str | None:
