@@ -95,7 +95,7 @@ class Workers:
                 worker = worker or self._start(trusted=trusted)
             except OSError as error:
                 return Verdict(outcome=Outcome.ERROR, error=f"no worker process: {error}")
-            verdict = self._grade(worker, question)
+            verdict = self._grade(worker, question, self._limit)
             if worker.alive and worker.fresh and not trusted and len(self._idle) < self._count:
                 self._idle.append(worker)
             else:
@@ -131,38 +131,41 @@ class Workers:
         fields = {"pid_lost": worker.pid, "how": how, "seconds": seconds}
         events.record("lost", kind=_KIND, name=_NAME, **fields)
 
-    def _grade_anew(self, question: Question, *, trusted: bool) -> Verdict:
+    def _grade_anew(self, question: Question, seconds: float, *, trusted: bool) -> Verdict:
         """By another process: what befell the first one says nothing about the response."""
         logger.warning("a lost process of grader %r is replaced", question.grader)
         worker = self._start(trusted=trusted)
         try:
-            return self._grade(worker, question, again=False)
+            return self._grade(worker, question, seconds, again=False)
         finally:
             worker.end()
 
-    def _grade(self, worker: "_Worker", question: Question, *, again: bool = True) -> Verdict:
+    def _grade(
+        self, worker: "_Worker", question: Question, seconds: float, *, again: bool = True
+    ) -> Verdict:
         start = time.monotonic()
         try:
-            answer = worker.ask(question, self._limit)
+            answer = worker.ask(question, seconds)
         except TimeoutError as error:
             if is_stopped(worker.pid) and again:
                 self._miss(worker, "hang")
                 worker.end()
-                return self._grade_anew(question, trusted=worker.trusted)
+                return self._grade_anew(question, seconds, trusted=worker.trusted)
             worker.end()
             outcome, message = Outcome.ABSTENTION, str(error)
         except (OSError, ValueError) as error:
             end = worker.end()
-            if end in _FROM_OUTSIDE and again:
+            left = seconds - (time.monotonic() - start)
+            if end in _FROM_OUTSIDE and again and left > 0:
                 self._miss(worker, "exit")
-                return self._grade_anew(question, trusted=worker.trusted)
+                return self._grade_anew(question, left, trusted=worker.trusted)
             outcome = Outcome.ERROR
             message = f"the process of grader {question.grader!r} {end} ({error})"
         else:
-            seconds = answer.get("seconds", time.monotonic() - start)
+            took = answer.get("seconds", time.monotonic() - start)
             if "error" in answer:
-                return Verdict(outcome=Outcome.ERROR, error=answer["error"], seconds=seconds)
-            return Verdict(outcome=Outcome.VALUE, reward=answer["reward"], seconds=seconds)
+                return Verdict(outcome=Outcome.ERROR, error=answer["error"], seconds=took)
+            return Verdict(outcome=Outcome.VALUE, reward=answer["reward"], seconds=took)
         return Verdict(outcome=outcome, error=message, seconds=time.monotonic() - start)
 
 
