@@ -1,12 +1,9 @@
 import importlib.util
 import json
-import re
-import shlex
 from collections import Counter
 from types import ModuleType
 from typing import Any
 
-import pytest
 from slime_core.config.data import DataConfig
 from slime_core.data.opening import open_stream
 from slime_core.data.prompts import prompt_rows
@@ -14,7 +11,6 @@ from slime_core.data.source import UserSource, user_source
 from slime_testing.chars import CharTokenizer
 from slime_testing.workspace import ROOT
 from slime_train.quickstart.task import write_task
-from slime_train.sources import read_sources
 
 EXAMPLES = ROOT / "examples"
 
@@ -27,20 +23,6 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def commands(name: str) -> list[list[str]]:
-    """The slime-train commands of an example, ready for the parser."""
-    text = (EXAMPLES / name / "run.sh").read_text().replace("\\\n", " ")
-    found = [shlex.split(line) for line in text.splitlines() if line.startswith("slime-train ")]
-    return [[re.sub(r"\$(out|here)", "x", word) for word in words[1:]] for words in found]
-
-
-@pytest.mark.parametrize("name", ["streaming_data", "custom_data_source"])
-def test_the_commands_are_ones_the_parser_takes(name):
-    assert len(commands(name)) == 2
-    for words in commands(name):
-        assert read_sources(words).problems == []
 
 
 def test_three_formats_are_streamed_with_their_weights_and_without_the_broken_rows(tmp_path):
