@@ -33,6 +33,20 @@ def test_a_dead_link_is_found(tmp_path: Path):
     assert dead_links(page) == ["gone.md"]
 
 
+PACKAGE_PAGES = [*ROOT.glob("packages/*/README.md"), *ROOT.glob("apps/*/README.md")]
+
+
+@pytest.mark.parametrize("page", PACKAGE_PAGES, ids=lambda page: page.parent.name)
+def test_a_packages_page_names_modules_that_are_there(page: Path):
+    (source,) = (page.parent / "src").iterdir()
+    rows = [line.split("|")[1] for line in page.read_text().splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([a-z_./]+)`", row)]
+    assert named
+    for name in named:
+        module = source / name.replace(".", "/")
+        assert module.is_dir() or module.with_suffix(".py").is_file() or (source / name).is_file()
+
+
 def test_no_file_holds_a_path_of_somebodys_machine():
     named = {
         str(path.relative_to(ROOT)): found
