@@ -49,24 +49,17 @@ class Shape:
 
     def config(self) -> dict[str, Any]:
         """Its config.json."""
-        return {
-            "architectures": ["Qwen3ForCausalLM"],
-            "model_type": "qwen3",
-            "hidden_size": self.hidden,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": min(KEY_VALUE_HEADS, self.heads),
-            "head_dim": HEAD,
-            "intermediate_size": self.ffn,
-            "vocab_size": self.vocab,
-            "tie_word_embeddings": True,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": 1_000_000.0,
-            "max_position_embeddings": 40_960,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "torch_dtype": "bfloat16",
-        }
+        from slime_testing.qwen3_shapes import qwen3_config
+
+        return qwen3_config(
+            self.hidden,
+            self.layers,
+            self.heads,
+            self.ffn,
+            key_value_heads=min(KEY_VALUE_HEADS, self.heads),
+            head_dim=HEAD,
+            vocab=self.vocab,
+        )
 
     @property
     def parameters(self) -> int:

@@ -19,6 +19,7 @@ from slime_sglang.config import SGLangConfig
 from slime_sglang.engines import Engines, FleetSpec
 from slime_sglang.weights.tensor import TensorReceiver
 
+from slime_testing.qwen3_shapes import qwen3_config
 from slime_testing.tiny import make_qwen3
 from slime_testing.trainer_case import make_batch, make_config, make_payload
 
@@ -114,25 +115,7 @@ def write_model(name: str, directory: Path) -> None:
     if name == "tiny":
         make_qwen3(directory, hidden=256, layers=4)
         return
-    hidden, layers, heads, ffn = SHAPES[name]
-    config = {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "intermediate_size": ffn,
-        "vocab_size": 151_936,
-        "tie_word_embeddings": True,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1_000_000.0,
-        "max_position_embeddings": 40_960,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "torch_dtype": "bfloat16",
-    }
+    config = qwen3_config(*SHAPES[name])
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
 
