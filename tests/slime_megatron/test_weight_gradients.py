@@ -20,7 +20,8 @@ PIPELINE = ("--pipeline-model-parallel-size", "2")
 ALONE = (
     ("Megatron's", ()), ("fused", ()), ("traced", ()), ("traced", RECOMPUTED),
 )  # fmt: skip
-IN_PAIRS = (("traced", SEQUENCE_PARALLEL), ("fused", PIPELINE))
+OVERLAPPED = ("--overlap-grad-reduce", "--overlap-param-gather", "--ddp-bucket-size", "20000")
+IN_PAIRS = (("traced", SEQUENCE_PARALLEL), ("traced", OVERLAPPED), ("fused", PIPELINE))
 
 
 def steps(
@@ -49,8 +50,11 @@ def train(
         assert fuse_weight_gradients(chunks) == 4 * trainer._state.args.num_layers // stages
     if way == "traced":
         trace(chunks)
+    assert len(chunks[0].bucket_groups) > 2 or argv != OVERLAPPED
     layout = ParallelLayout(
-        tp=2 if argv == SEQUENCE_PARALLEL else 1, pp=2 if argv == PIPELINE else 1
+        dp=2 if argv == OVERLAPPED else 1,
+        tp=2 if argv == SEQUENCE_PARALLEL else 1,
+        pp=2 if argv == PIPELINE else 1,
     )
     found: list[list[float]] = []
     for i in range(3):
@@ -62,10 +66,14 @@ def train(
 
 def trace(chunks: Any) -> None:
     """Trace layers as on a GPU, and run the graphs as they are."""
+    from megatron.core.transformer.transformer_layer import TransformerLayer
     from slime_megatron.mcore import compiled
 
     torch.compiler.set_stance("default")
     assert compiled.compile_layers(chunks, backend="aot_eager")
+    layers = [m for chunk in chunks for m in chunk.modules() if isinstance(m, TransformerLayer)]
+    inside = [m for layer in layers for m in layer.modules() if m is not layer]
+    assert not any(m._forward_pre_hooks for m in inside), "traced, each ties a graph to one layer"
 
 
 def test_they_are_the_sums_megatron_would_have(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ def rank_environment(cluster: ClusterConfig, rank: int, world_size: int) -> Mapp
             "CUDA_VISIBLE_DEVICES": visible_device(rank % cluster.actor_num_gpus_per_node),
             # Megatron overlaps its collectives with compute by the order of one queue.
             "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+            "OMP_NUM_THREADS": "1",
             # As SGLang sets it for itself: with the default the first broadcast of a publish hangs.
             "NCCL_CUMEM_ENABLE": "0",
         }

@@ -276,8 +276,7 @@ class TrainerRank:
 
         config = self._config
         args = arguments.parse(config.megatron.argv, self._rank, self._world_size)
-        if device.type == "cpu":
-            initialize.set_cpu_threads(self._world_size)
+        initialize.set_cpu_threads(device, self._world_size)
         initialize.initialize(args, device=device, rendezvous=rendezvous)
         self._hooks.after_init()
         hf_config = read_config(Path(config.model.hf_checkpoint))

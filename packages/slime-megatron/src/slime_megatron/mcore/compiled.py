@@ -30,21 +30,51 @@ def compile_layers(chunks: Sequence[torch.nn.Module], backend: str = "inductor")
     and without, and again when the number of tokens first changes. Attention itself is left out of
     it, and so are linear layers that talk to other ranks. Parameters keep their names.
     """
-    layers = [
-        module
-        for chunk in chunks
-        for module in chunk.modules()
-        if isinstance(module, TransformerLayer) and isinstance(module.mlp, MLP)
-    ]
-    for layer in layers:
-        _leave_out_attention(layer.self_attention)
-        for module in layer.modules():
-            if isinstance(module, ColumnParallelLinear | RowParallelLinear) and _talks(module):
-                linear: Any = module
-                linear.forward = torch.compiler.disable(linear.forward)
-        layer.compile(backend=backend)
-    logger.info("%d layers are compiled", len(layers))
-    return len(layers)
+    count = 0
+    for chunk in chunks:
+        for layer in chunk.modules():
+            if isinstance(layer, TransformerLayer) and isinstance(layer.mlp, MLP):
+                _leave_out_attention(layer.self_attention)
+                _leave_out_talking(layer)
+                _gather_before(chunk, layer)
+                _compile(layer, backend)
+                count += 1
+    logger.info("%d layers are compiled", count)
+    return count
+
+
+def _compile(layer: Any, backend: str) -> None:
+    """Its ``forward``, not the call of it, which would take the layer's hooks along."""
+    layer.forward = torch.compile(layer.forward, backend=backend)
+
+
+def _gather_before(chunk: Any, layer: torch.nn.Module) -> None:
+    """Wait for all parameters of a layer before it, where Megatron waits in each of its modules.
+
+    ``--overlap-param-gather`` gives every module a hook that looks its parameters up in a table:
+    traced, it would tie a compiled function to one layer's parameters.
+    """
+    handles = getattr(chunk, "remove_forward_pre_hook_handles", None)
+    if not handles:
+        return
+    modules = list(layer.modules())
+    for module in modules:
+        handles[module].remove()
+    wait = chunk._make_forward_pre_hook()
+
+    def hook(*_: Any) -> None:
+        for module in modules:
+            wait(module)
+
+    handles[layer] = layer.register_forward_pre_hook(hook)
+
+
+def _leave_out_talking(layer: torch.nn.Module) -> None:
+    """Linear layers that talk to other ranks run as they are."""
+    for module in layer.modules():
+        if isinstance(module, ColumnParallelLinear | RowParallelLinear) and _talks(module):
+            linear: Any = module
+            linear.forward = torch.compiler.disable(linear.forward)
 
 
 def _talks(linear: Any) -> bool:

@@ -93,9 +93,13 @@ def _seed(seed: int) -> None:
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
 
 
-def set_cpu_threads(world_size: int) -> None:
-    """One thread a rank when several share the machine; ``OMP_NUM_THREADS`` overrides."""
-    if "OMP_NUM_THREADS" not in os.environ and world_size > 1:
+def set_cpu_threads(device: torch.device, world_size: int) -> None:
+    """One thread a rank when several share the machine or a GPU does the arithmetic.
+
+    What is left for the CPU then are small tensors, on which a thread for every core costs up to
+    seconds a step; ``OMP_NUM_THREADS`` overrides.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and (world_size > 1 or device.type == "cuda"):
         torch.set_num_threads(1)
 
 

@@ -11,7 +11,11 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.module import Float16Module
 from megatron.training.arguments import core_transformer_config_from_args
-from megatron.training.training import get_megatron_ddp_config, wrap_model_chunks_with_ddp
+from megatron.training.training import (
+    get_megatron_ddp_config,
+    resolve_ddp_bucket_size,
+    wrap_model_chunks_with_ddp,
+)
 from slime_core.errors import ConfigError
 
 from slime_megatron.mcore.attention import CausalAttention
@@ -192,13 +196,31 @@ def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.n
     ddp_config = get_megatron_ddp_config(args)
     # A step with a gradient that is not finite is handled once, in `step`, by the gradient norm.
     ddp_config.check_for_nan_in_grad = False
+    whole = [i > 0 or args.overlap_param_gather_with_optimizer_step for i in range(len(chunks))]
     with quiet():
         wrapped = wrap_model_chunks_with_ddp(
             chunks,
             config,
             ddp_config,
-            disable_bucketing_per_chunk=[index > 0 for index in range(len(chunks))],
+            bucket_sizes=_bucket_sizes(ddp_config, chunks, whole),
+            disable_bucketing_per_chunk=whole,
         )
     if next(wrapped[0].parameters()).is_cuda:
         fuse_weight_gradients(wrapped)
     return wrapped
+
+
+def _bucket_sizes(
+    ddp_config: Any, chunks: Sequence[torch.nn.Module], whole: Sequence[bool]
+) -> list[int | None]:
+    """Parameters of a bucket, whose gradients travel together; None: one bucket for the chunk.
+
+    Only several buckets let gradients and weights travel while others are computed. As Megatron's
+    own loop decides it, of which ``wrap_model_chunks_with_ddp`` is only a part.
+    """
+    count = sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    size = resolve_ddp_bucket_size(ddp_config, group, ddp_config.overlap_grad_reduce, count)
+    ddp_config.bucket_size = size
+    first_stage = parallel_state.get_pipeline_model_parallel_rank() == 0
+    return [size if first_stage and not one else None for one in whole]
