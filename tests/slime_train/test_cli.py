@@ -144,6 +144,7 @@ MEGATRON_LINES = (
     " --recompute-method uniform --recompute-num-layers 1",
     "--actor-num-gpus-per-node 2 --pipeline-model-parallel-size 2 --global-batch-size 1"
     " --lr-decay-style cosine --lr-warmup-iters 1 --save s --save-interval 1",
+    "--moe-token-dispatcher-type allgather --hidden-dropout 0 --transformer-impl local",
 )
 
 CHECK = '''
@@ -153,7 +154,8 @@ from slime_train.resolve import resolve
 from slime_train.sources import read_sources
 from slime_megatron.mcore import bootstrap
 bootstrap.load()
-from slime_megatron.mcore.arguments import parse
+from slime_megatron.config import same
+from slime_megatron.mcore.arguments import _megatron_parser, parse
 
 NAMES = """num_layers hidden_size vocab_size lr bf16 train_iters lr_decay_style seed clip_grad
     tensor_model_parallel_size context_parallel_size pipeline_model_parallel_size
@@ -167,6 +169,10 @@ for line in lines:
     differ = {n: (getattr(args, n), config[n]) for n in NAMES if getattr(args, n) != config[n]}
     assert not differ, (line, differ)
     assert args.data_parallel_size == config.layout.dp
+    read = vars(_megatron_parser().parse_args(config.argv))
+    read = {n: getattr(x, "name", x) for n, x in read.items()}  # of enumerations
+    differ = {n: (read[n], x) for n, x in config.values.items() if not same(read.get(n), x)}
+    assert not differ, (line, differ)
 '''
 
 

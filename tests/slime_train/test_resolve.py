@@ -225,6 +225,16 @@ def test_architecture_that_contradicts_config_json_names_both_values():
     assert "says 4" in text
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["--hidden-dropout 0.1", "--transformer-impl transformer_engine", "--ckpt-format torch"],
+)
+def test_what_follows_from_how_models_are_built_cannot_be_changed(line):
+    text = problems(line)
+    assert line.split()[0] in text
+    assert "leave the flag out" in text
+
+
 def test_ranks_must_divide_into_groups():
     c = config(
         "--actor-num-gpus-per-node 8 --tensor-model-parallel-size 2 --context-parallel-size 2"

@@ -42,6 +42,31 @@ MEGATRON_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 )
 """Megatron destinations whose default slime changes."""
 
+REQUIRED: Mapping[str, Any] = MappingProxyType(
+    {
+        "transformer_impl": "local",
+        "no_persist_layer_norm": True,
+        "gradient_accumulation_fusion": False,
+        "masked_softmax_fusion": False,
+        "bias_swiglu_fusion": False,
+        "bias_gelu_fusion": False,
+        "bias_dropout_fusion": False,
+        "apply_rope_fusion": False,
+        "position_embedding_type": "rope",
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "ckpt_format": "torch_dist",
+    }
+)
+"""Megatron destinations that follow from how the model is built here: modules of our own on PyTorch
+kernels, no TransformerEngine, no apex, and no dropout, because the log-probabilities of a policy
+must not be random. A command line may repeat them, not change them."""
+
+RANK_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {**REQUIRED, "moe_token_dispatcher_type": "alltoall"}
+)
+"""What a rank's own parser takes for granted where Megatron's would take something else."""
+
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
         "train_iters": "it follows from --num-rollout and --num-steps-per-rollout",
@@ -139,7 +164,7 @@ def virtual_stages(values: Mapping[str, Any]) -> int:
 
 
 def command_line(values: Mapping[str, Any], flags: Iterable[Flag]) -> tuple[str, ...]:
-    """Words that make Megatron's parser arrive at ``values``; defaults are left out.
+    """Words that make a rank's parser arrive at ``values``; its defaults are left out.
 
     Raises:
         ValueError: no flag can express one of the values.
@@ -157,7 +182,7 @@ def command_line(values: Mapping[str, Any], flags: Iterable[Flag]) -> tuple[str,
 
 def _words(flags: list[Flag], dest: str, value: Any) -> list[str]:
     """The words for one destination, by whichever of its flags can say it."""
-    if value is None or same(value, flags[0].default):
+    if value is None or same(value, RANK_DEFAULTS.get(dest, flags[0].default)):
         return []
     for flag in flags:
         if flag.arity == "none":

@@ -5,7 +5,13 @@ from typing import Any
 
 from slime_core.config.draft import MODEL, Draft, Facts
 
-from slime_megatron.config import megatron_flags, model_parallel_sizes, same, virtual_stages
+from slime_megatron.config import (
+    REQUIRED,
+    megatron_flags,
+    model_parallel_sizes,
+    same,
+    virtual_stages,
+)
 from slime_megatron.expert_rules import experts
 from slime_megatron.host_memory import host_memory
 
@@ -59,6 +65,17 @@ def architecture(draft: Draft, facts: Facts) -> None:
             draft.problem(
                 f"{_spelling(dest)} gives {dest} = {draft.megatron[dest]}, but config.json of "
                 f"--hf-checkpoint {draft['hf_checkpoint']} says {value}: leave the flag out"
+            )
+
+
+def as_built(draft: Draft, facts: Facts) -> None:
+    """What follows from the modules a model is built of may be repeated, not changed."""
+    for dest, value in REQUIRED.items():
+        given = draft.megatron[dest]
+        if draft.megatron.given(dest) and not same(given, value):
+            draft.problem(
+                f"{_spelling(dest)} gives {dest} = {given}, but models are built of PyTorch "
+                f"modules, without dropout, for which it is {value}: leave the flag out"
             )
 
 
@@ -168,5 +185,15 @@ def forwarded(draft: Draft, facts: Facts) -> None:
 MODEL_RULES = (model, architecture)
 """First: much follows from the model."""
 
-RULES = (precision, on_a_cpu, world, experts, host_memory, run_length, unused_sizes, forwarded)
+RULES = (
+    as_built,
+    precision,
+    on_a_cpu,
+    world,
+    experts,
+    host_memory,
+    run_length,
+    unused_sizes,
+    forwarded,
+)
 """Last: they hand on what the other rules settled."""

@@ -2,36 +2,18 @@
 
 import argparse
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from megatron.core.msc_utils import MultiStorageClientFeature
 from megatron.training.arguments import add_megatron_arguments, validate_args
 from megatron.training.vocab_utils import calculate_padded_vocab_size
 from slime_core.errors import ConfigError
 
+from slime_megatron.config import RANK_DEFAULTS, REQUIRED
 from slime_megatron.mcore import cpu
 from slime_megatron.mcore.bootstrap import quiet
-
-REQUIRED: Mapping[str, Any] = {
-    "transformer_impl": "local",
-    "no_persist_layer_norm": True,
-    "gradient_accumulation_fusion": False,
-    "masked_softmax_fusion": False,
-    "bias_swiglu_fusion": False,
-    "bias_gelu_fusion": False,
-    "bias_dropout_fusion": False,
-    "apply_rope_fusion": False,
-    "position_embedding_type": "rope",
-    "hidden_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "ckpt_format": "torch_dist",
-}
-"""Settings (by Megatron's destination name) that follow from how the model is built here: modules
-of our own on PyTorch kernels, no TransformerEngine, no apex, and no dropout, because the
-log-probabilities of a policy must not be random. A command line may repeat them, not change
-them."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,7 +72,7 @@ def _megatron_parser() -> _Parser:
     parser = _Parser(prog="megatron", allow_abbrev=False, add_help=False)
     with quiet():
         add_megatron_arguments(parser)
-    parser.set_defaults(**REQUIRED, moe_token_dispatcher_type="alltoall")
+    parser.set_defaults(**RANK_DEFAULTS)
     return parser
 
 
