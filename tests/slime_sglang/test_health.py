@@ -85,6 +85,15 @@ def test_a_part_that_does_not_answer_is_noticed_after_an_interval(watched):
     assert events.named("lost")[0]["how"] == "hang"
 
 
+def test_an_end_is_noticed_at_once_while_the_part_is_not_asked_yet(watched):
+    part = Part()
+    part.alive = False
+    watched(part, spec=HealthSpec(interval_s=0.1, timeout_s=0.1, first_wait_s=60))
+    assert not wait_for(lambda: part.num_starts > 0, 0.5)
+    part.exit_code = 137
+    assert wait_for(lambda: part.num_starts == 1, 1)
+
+
 def test_an_engine_has_recovered_when_it_serves_and_a_router_when_it_is_up(watched):
     engine, router = Part(), Part("router", serves_at_once=True)
     watch, events = watched(engine, router)

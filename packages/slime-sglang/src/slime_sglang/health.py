@@ -34,6 +34,7 @@ class HealthSpec:
     interval_s: float = 30.0
     timeout_s: float = 30.0
     first_wait_s: float = 0.0
+    """A part that has just come up is not asked for so long; its end is noticed all the same."""
     max_restarts: int = 3
     """Of one part, without progress in between."""
 
@@ -176,12 +177,10 @@ class Watch:
     def _keep(self, part: Part) -> None:
         try:
             self._announce(part)
-            self._stopping.wait(self._spec.first_wait_s)
             while (loss := self._wait_for_loss(part)) is not None:
                 if not self._replace(part, loss):
                     return
                 self._announce(part)
-                self._stopping.wait(self._spec.first_wait_s)
         except Exception as error:
             logger.exception("nobody watches %s any more", part.name)
             self.problem = f"watching {part.name} failed: {type(error).__name__}: {error}"
@@ -193,8 +192,10 @@ class Watch:
     def _wait_for_loss(self, part: Part) -> _Loss | None:
         """None to stop."""
         answered = time.monotonic()
+        unasked_s = self._spec.first_wait_s
         while not self._stopping.is_set():
-            seen, due = time.monotonic(), time.monotonic() + self._spec.interval_s
+            seen, due = time.monotonic(), time.monotonic() + unasked_s + self._spec.interval_s
+            unasked_s = 0.0
             while (now := time.monotonic()) < due:
                 if part.exit_code is not None:
                     return _Loss("exit", now - seen)

@@ -130,7 +130,8 @@ class HealthConfig:
     rollout_health_check_timeout: float = flag(default=30.0, above=0)
     """Seconds they may take to answer; later they count as hung and are replaced."""
     rollout_health_check_first_wait: float = flag(default=0.0, at_least=0)
-    """Seconds before an engine that has started is asked for the first time."""
+    """Seconds before an engine that has started is asked for the first time; that its process has
+    ended is noticed all the same."""
     max_engine_restarts: int = flag(default=3, at_least=0, ours=True)
     """Restarts of one engine, or of the router, without a finished rollout in between; one more
     loss ends the run with what is known of all of them."""
