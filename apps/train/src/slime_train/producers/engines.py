@@ -99,7 +99,9 @@ class EngineProducer:
     def produce(self, iteration: int) -> tuple[Sequence[SampleGroup], Metrics]:
         """Generate until enough groups pass the filter."""
         if self._rollout is not None:
-            return self._rollout(iteration, self._stream)
+            made = self._rollout(iteration, self._stream)
+            self.fleet.progress()
+            return made
         collected: Collected = self._run(self._collect(iteration))
         lists = [list(group.samples) for group in collected.groups]
         if self._filter is not None:
