@@ -73,7 +73,8 @@ class RolloutProcess:
 
     def fleet(self, verb: str, *args: Any) -> Any:
         """Ask the engines, beside whatever they do."""
-        return gather([self._remote.beside("fleet", verb, *args)], _FLEET_S, lambda: None)[0]
+        asked = self._remote.beside("fleet", verb, *args)
+        return gather([asked], _FLEET_S, self._on_wait)[0]
 
     def hold(self, what: Holding) -> None:
         """Have the engines, which have nothing to do, keep so much in memory."""
