@@ -142,17 +142,21 @@ def _account(passes: Passes, inputs: IterationInput, vectors: Vectors, report: R
     }
     present = {name: values for name, values in found.items() if values is not None}
     trained = vectors.mask.values > 0
-    sums = [
-        (torch.where(trained, values.values.double(), 0.0) * weights).sum()
-        for values in present.values()
-    ]
-    sums += [batch.rewards.double().sum(), torch.tensor(float(batch.num_samples)).double()]
-    sums.append(batch.tokens.lengths.double().sum())
-    *totals, rewards, samples, report.num_tokens = passes.data.sum(torch.stack(sums)).tolist()
+    ours = {
+        name: (torch.where(trained, values.values.double(), 0.0) * weights).sum()
+        for name, values in present.items()
+    }
+    ours |= {
+        "rewards": batch.rewards.double().sum(),
+        "samples": torch.tensor(float(batch.num_samples)).double(),
+        "tokens": batch.tokens.lengths.double().sum(),
+    }
+    sums: list[float] = passes.data.sum(torch.stack(list(ours.values()))).tolist()
+    total = dict(zip(ours, sums, strict=True))
+    report.num_tokens = total["tokens"]
     rollouts = sum(step.counts.num_rollouts for step in inputs.steps)
-    report.rollout = {
-        name: total / rollouts for name, total in zip(present, totals, strict=True)
-    } | {"rewards": rewards / max(samples, 1.0)}
+    report.rollout = {name: total[name] / rollouts for name in present}
+    report.rollout["rewards"] = total["rewards"] / max(total["samples"], 1.0)
     first = report.steps[0].metrics if report.steps else {}
     if LOG_PROBS in first:
         report.rollout.setdefault(LOG_PROBS, first[LOG_PROBS])

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from slime_core.ci_checks import check_grad_norms, check_iteration
+from slime_core.errors import ConfigError
 from slime_core.interfaces import Metrics, WeightReceiver
 from slime_core.residency import Holding
 
 from slime_megatron.objective import OLD_ACTOR, REFERENCE
+from slime_megatron.processes import no_gpu
 from slime_megatron.report import (
     Report,
     actor_metrics,
@@ -19,6 +21,7 @@ from slime_megatron.report import (
     skipped_in_a_row,
     step_metrics,
 )
+from slime_megatron.signals import Vectors
 from slime_megatron.stages import (
     NOTHING,
     RankPayload,
@@ -142,18 +145,26 @@ class TrainerRank:
         limit = self._config.optimizer.max_skipped_steps if checks else None
         self._skipped = skipped_in_a_row(self._skipped, report.steps, limit)
         report = from_last_stage(report)
-        self._returns = {}
-        if self._passes.reports and vectors.returns is not None and payload.rows:
-            self._returns = payload.named(vectors.returns)
-        interval = self._config.reference.ref_update_interval
-        if interval and self._needs(REFERENCE) and (iteration + 1) % interval == 0:
-            self._snapshots.store(REFERENCE)
+        self._keep_returns(payload, vectors)
+        self._renew_reference(iteration)
         if self._rank:
-            return {}
+            return {}  # one rank speaks for all: sums were taken over them
         report.seconds["train"] = time.perf_counter() - start
         self._last_report = report
         self._check(iteration, report)
         return actor_metrics(report) if is_actor else critic_metrics(report)
+
+    def _keep_returns(self, payload: RankPayload, vectors: Vectors) -> None:
+        """For the critic, which asks for them after the actor's steps."""
+        self._returns = {}
+        if self._passes.reports and vectors.returns is not None and payload.rows:
+            self._returns = payload.named(vectors.returns)
+
+    def _renew_reference(self, iteration: int) -> None:
+        """Every --ref-update-interval iterations the reference becomes the policy."""
+        interval = self._config.reference.ref_update_interval
+        if interval and self._needs(REFERENCE) and (iteration + 1) % interval == 0:
+            self._snapshots.store(REFERENCE)
 
     def _check(self, iteration: int, report: Report) -> None:
         """--ci-test and its companions; on rank 0, whose failure ends the run."""
@@ -259,10 +270,13 @@ class TrainerRank:
         """Import Megatron, on the CPU if there is no GPU; also once per calling thread."""
         from slime_megatron.mcore import bootstrap
 
-        if self._config.device == "cpu" and torch.cuda.is_available():
+        seen = torch.cuda.is_available()
+        if self._config.device == "cpu" and seen:
             raise RuntimeError(
                 "--device cpu in a process that sees GPUs: set CUDA_VISIBLE_DEVICES= for it"
             )
+        if self._config.device == "cuda" and not seen:
+            raise ConfigError(no_gpu(f"trainer rank {self._rank}", torch.version.cuda))
         return bootstrap.load()
 
     def _build(self, device: torch.device, rendezvous: str | None) -> None:

@@ -25,7 +25,7 @@ from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, run_model, 
 from slime_megatron.mcore.optimizer import NonFiniteGradientError
 from slime_megatron.mcore.router_losses import average_over_rows
 from slime_megatron.mcore.state import TrainState
-from slime_megatron.mcore.weight_gradients import mark
+from slime_megatron.mcore.weight_gradients import mark_added_elsewhere
 from slime_megatron.passes import Entropy, StepResult, StepSize, TrainItem
 
 
@@ -45,7 +45,7 @@ def train_step(
     wrapped: list[Any] = list(state.chunks)
     for chunk in wrapped:
         chunk.zero_grad_buffer()
-    mark(wrapped)
+    mark_added_elsewhere(wrapped)  # zeroing the buffers unmarks them
     state.optimizer.zero_grad()
 
     def forward_step(stream: Iterator[TrainItem], model: torch.nn.Module) -> Any:
@@ -64,7 +64,9 @@ def train_step(
     rates = tuple(group["lr"] for group in state.optimizer.param_groups)
     updated, grad_norm = _update(state)
     state.scheduler.step(increment=size.num_samples)
-    names = _agreed_names(collected) if logits else tuple(collected[0]) if collected else ()
+    names = tuple(collected[0]) if collected else ()
+    if logits:  # a user's loss, which may say something else of every microbatch
+        names = _agreed_names(collected)
     return StepResult(_merged(collected, names, size.divisor), grad_norm, updated, rates)
 
 

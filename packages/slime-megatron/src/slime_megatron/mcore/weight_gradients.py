@@ -50,7 +50,7 @@ def _add_weight_gradient(grad: Tensor, given: Tensor, weight: Tensor, total: Ten
     """Write to ``total``, which the signature does not say: nothing else in a graph reads it.
 
     What stands for the gradient has the weight's shape, because autograd asks for it, and no
-    contents: nobody reads that, see ``mark``.
+    contents: nobody reads it (``mark_added_elsewhere``).
     """
     add_product(total.data, grad.t(), given)
     return torch.empty_like(weight)
@@ -156,7 +156,7 @@ def fuse_weight_gradients(chunks: Sequence[torch.nn.Module]) -> int:
     return fused
 
 
-def mark(chunks: Sequence[torch.nn.Module]) -> None:
+def mark_added_elsewhere(chunks: Sequence[torch.nn.Module]) -> None:
     """Say of every weight whose gradient is added up elsewhere that Megatron must not add it.
 
     Before every step, whose beginning makes Megatron forget it.
