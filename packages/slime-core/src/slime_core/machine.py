@@ -4,17 +4,40 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+from slime_core.errors import ConfigError
+
 _KIB = 1024
 
 
 def visible_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> int:
     """How many NVIDIA devices there are, as far as CUDA_VISIBLE_DEVICES shows them."""
     present = len([path for path in devices.glob("nvidia*") if path.name[6:].isdigit()])
-    shown = environment.get("CUDA_VISIBLE_DEVICES")
-    if shown is None:
+    if "CUDA_VISIBLE_DEVICES" not in environment:
         return present
-    listed = [item for item in shown.split(",") if item.strip() and item.strip() != "-1"]
-    return min(present, len(listed))
+    return min(present, len(_shown(environment)))
+
+
+def visible_device(index: int, environment: Mapping[str, str]) -> str:
+    """What CUDA calls the GPU ``index``, counted within CUDA_VISIBLE_DEVICES of the whole run.
+
+    Raises:
+        ConfigError: so many GPUs are not shown.
+    """
+    names = _shown(environment)
+    if not names:
+        return str(index)
+    if index >= len(names):
+        raise ConfigError(
+            f"GPU {index} (counted from 0) is needed, and CUDA_VISIBLE_DEVICES={','.join(names)} "
+            f"shows {len(names)}: show more, or give smaller --actor-num-gpus-per-node or "
+            "--rollout-num-gpus"
+        )
+    return names[index]
+
+
+def _shown(environment: Mapping[str, str]) -> list[str]:
+    names = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [name.strip() for name in names if name.strip() and name.strip() != "-1"]
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 
 from slime_core.config.cluster import ClusterConfig
+from slime_core.machine import visible_device
 
 
 def rank_environment(cluster: ClusterConfig, rank: int, world_size: int) -> Mapping[str, str]:
@@ -12,8 +13,9 @@ def rank_environment(cluster: ClusterConfig, rank: int, world_size: int) -> Mapp
         threads = max(1, (os.cpu_count() or 1) // world_size)
         env = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
     else:
+        device = visible_device(rank % cluster.actor_num_gpus_per_node, os.environ)
         env = {
-            "CUDA_VISIBLE_DEVICES": visible_device(rank % cluster.actor_num_gpus_per_node),
+            "CUDA_VISIBLE_DEVICES": device,
             # Megatron overlaps its collectives with compute by the order of one queue.
             "CUDA_DEVICE_MAX_CONNECTIONS": "1",
             "OMP_NUM_THREADS": "1",
@@ -23,7 +25,12 @@ def rank_environment(cluster: ClusterConfig, rank: int, world_size: int) -> Mapp
     return {**env, **{name: str(value) for name, value in cluster.train_env_vars.items()}}
 
 
-def visible_device(index: int, environment: Mapping[str, str] = os.environ) -> str:
-    """The name of a GPU that is counted within the CUDA_VISIBLE_DEVICES of the whole run."""
-    given = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return given[index] if index < len(given) else str(index)
+def no_gpu(who: str, built_for: str | None) -> str:
+    """Why a process that is to compute on a GPU cannot; ``built_for``: torch's version of CUDA."""
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+    torch = f"built for CUDA {built_for}" if built_for else "built without CUDA"
+    return (
+        f"--device cuda: torch ({torch}) finds no GPU in {who} (CUDA_VISIBLE_DEVICES {devices}). "
+        "Look at `nvidia-smi` there: the driver may be broken, too old for this torch, or have "
+        "fewer GPUs than --actor-num-gpus-per-node; to train without GPUs give --device cpu"
+    )

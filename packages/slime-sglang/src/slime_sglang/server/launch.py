@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from slime_core.errors import EngineError
+from slime_core.machine import visible_device
 from slime_core.residency import Holding
 
 from slime_sglang.client import EngineClient, MemoryTag
@@ -230,8 +231,7 @@ def _visible(spec: EngineSpec, base: Mapping[str, str]) -> list[str]:
     gpus = [*spec.gpus]
     if spec.lender is not None and spec.lender not in gpus:
         gpus.append(spec.lender)
-    given = [name for name in base.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return [given[gpu] for gpu in gpus] if given else [str(gpu) for gpu in gpus]
+    return [visible_device(gpu, base) for gpu in gpus]
 
 
 def _architectures(spec: EngineSpec) -> list[str]:

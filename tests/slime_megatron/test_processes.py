@@ -1,0 +1,59 @@
+"""What a rank of the trainer sees of its machine."""
+
+from pathlib import Path
+
+import pytest
+from slime_core.config.cluster import ClusterConfig
+from slime_core.errors import ConfigError
+from slime_megatron.processes import rank_environment
+
+
+def on_gpus(rank: int) -> str:
+    cluster = ClusterConfig(device="cuda", actor_num_gpus_per_node=4)
+    return rank_environment(cluster, rank, 4)["CUDA_VISIBLE_DEVICES"]
+
+
+def test_a_rank_sees_its_gpu_counted_within_those_of_the_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert on_gpus(2) == "2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5, 6")
+    assert on_gpus(2) == "6"
+
+
+def test_a_rank_beyond_the_gpus_of_the_run_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with pytest.raises(ConfigError, match=r"GPU 2 .* CUDA_VISIBLE_DEVICES=4,5 shows 2"):
+        on_gpus(2)
+
+
+def test_a_trainer_that_is_to_use_a_gpu_never_computes_on_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    import torch
+    from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
+    from slime_core.config.batch import BatchConfig
+    from slime_core.config.checkpoint import CheckpointConfig
+    from slime_core.config.model import ModelConfig
+    from slime_core.config.off_policy import OffPolicyConfig
+    from slime_core.config.reference import ReferenceConfig
+    from slime_core.config.sync import WeightSyncConfig
+    from slime_megatron.config import MegatronConfig
+    from slime_megatron.mcore import bootstrap
+    from slime_megatron.trainer import TrainerConfig, TrainerRank
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(bootstrap, "load", lambda: pytest.fail("went on without a GPU"))
+    config = TrainerConfig(
+        device="cuda",
+        model=ModelConfig(hf_checkpoint="m"),
+        megatron=MegatronConfig(),
+        batch=BatchConfig(),
+        advantage=AdvantageConfig(),
+        policy_loss=PolicyLossConfig(),
+        off_policy=OffPolicyConfig(),
+        reference=ReferenceConfig(),
+        checkpoint=CheckpointConfig(),
+        sync=WeightSyncConfig(),
+    )
+    with pytest.raises(ConfigError, match="finds no GPU in trainer rank 1") as caught:
+        TrainerRank(config, 1, 2).initialize(load=Path("c"))
+    assert "nvidia-smi" in str(caught.value)
+    assert "--device cpu" in str(caught.value)
