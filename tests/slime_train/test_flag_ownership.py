@@ -1,14 +1,18 @@
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from slime_core.config.flags import flags_of
+from slime_megatron.config import REFUSED
+from slime_sglang.config import SLIME_SETS
 from slime_train.run_config import SECTIONS, RunConfig
 from slime_train.sources import all_flags
 
 ROOT = Path(__file__).resolve().parents[2]
+INSTEAD = (*REFUSED.values(), *SLIME_SETS.values())
 GOLDEN = Path(__file__).with_name("golden") / "upstream_flags.txt"
 
 
@@ -30,6 +34,30 @@ def test_a_run_has_every_section():
 def test_every_flag_has_a_help_text():
     flags = (f for section in SECTIONS.values() for f in flags_of(section, helps=True))
     assert [flag.dest for flag in flags if not flag.help] == []
+
+
+def test_the_help_of_a_flag_that_denies_begins_with_a_denial():
+    flags = [f for section in SECTIONS.values() for f in flags_of(section, helps=True)]
+    denying = [f for f in flags if f.names[0].startswith(("--disable-", "--no-", "--skip-"))]
+    assert len(denying) == 9
+    assert [f.names[0] for f in denying if not f.help.startswith("Do not ")] == []
+    assert [f.names[0] for f in flags if f.const is False and f not in denying] == []
+
+
+def test_no_refusal_leads_to_a_flag_that_is_refused_or_unknown():
+    flags = all_flags()
+    planned = [flag.spelling.get("planned") or "" for flag in flags.values()]
+    reasons = [p for each in planned for p in ([each] if isinstance(each, str) else each.values())]
+    named = set(re.findall(r"--[a-z][a-z0-9-]*[a-z0-9]", " ".join([*reasons, *INSTEAD])))
+    assert len(named) > 10
+    refused = {name for name in named & set(flags) if is_refused(flags[name])}
+    assert (named - set(flags), refused) == (set(), set())
+
+
+def is_refused(flag):
+    if flag.owner == "megatron":
+        return flag.dest in REFUSED
+    return isinstance(flag.spelling.get("planned"), str)
 
 
 def test_the_page_of_flags_is_in_step_with_the_sections():

@@ -273,6 +273,14 @@ def test_an_evaluation_interval_without_data_is_noted_and_dropped():
     assert "--eval-prompt-data" in " ".join(r.notices)
 
 
+def test_a_save_interval_without_a_directory_is_noted_and_dropped():
+    r = resolved("--save-interval 100")
+    assert r.config.checkpoint.save_interval is None
+    assert "--save-interval" not in r.config.megatron.argv
+    assert "--save-interval 100 has nowhere to save: give --save DIR" in " ".join(r.notices)
+    assert config("--save-interval 100 --save-hf out").checkpoint.save_interval == 100
+
+
 def test_upper_clip_follows_the_lower():
     assert config("--eps-clip 0.3").policy_loss.eps_clip_high == 0.3
     assert config("--eps-clip 0.3 --eps-clip-high 0.4").policy_loss.eps_clip_high == 0.4
@@ -303,7 +311,7 @@ def test_engines_that_already_run_are_counted_and_not_placed():
         ("--use-rollout-logprobs --use-tis", "nothing to correct"),
         ("--over-sampling-batch-size 3", "at least --rollout-batch-size 4"),
         ("--mask-offpolicy-in-partial-rollout", "needs --partial-rollout"),
-        ("--save-interval 2", "give --save DIR"),
+        ("--async-save", "give --save DIR"),
         ("--load /nowhere/at/all", "no such directory"),
         ("--update-weight-transport disk", "--update-weight-disk-dir"),
         ("--update-weight-mode delta", "needs --update-weight-transport disk"),
@@ -347,7 +355,7 @@ def test_things_probably_not_meant_are_noted(line, note):
 def test_planned_flags_say_what_to_do():
     text = problems("--use-wandb --use-routing-replay --rollout-data-transport nixl")
     assert "--use-wandb: not there yet; numbers go to TensorBoard" in text
-    assert "--use-routing-replay: not there yet; no mixture-of-experts" in text
+    assert "--use-routing-replay: not there yet; every pass routes its own tokens" in text
     assert "--rollout-data-transport nixl: not there yet; use object-store" in text
 
 

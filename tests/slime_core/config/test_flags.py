@@ -19,7 +19,7 @@ class Section:
     lines."""
     stop: tuple[int, ...] | None = None
     """Ids."""
-    quiet: bool = flag("--loud", default=True, negated=True)
+    quiet: bool = flag("--loud", default=True, negated="Do not be quiet.")
     """Say nothing."""
     tri: bool | None = flag(default=None, switch=True)
     """Maybe."""
@@ -47,6 +47,7 @@ def test_types_come_from_annotations():
 def test_negated_flags_store_false_in_a_positive_field():
     quiet = by_dest()["quiet"]
     assert (quiet.names, quiet.const) == (("--loud",), False)
+    assert quiet.help == "Do not be quiet."  # of the flag, not of the field
 
 
 def test_derived_fields_have_no_flag():

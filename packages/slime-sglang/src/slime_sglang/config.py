@@ -60,7 +60,8 @@ SLIME_SETS: Mapping[str, str] = MappingProxyType(
         "base_gpu_id": "nothing: engines are placed by the run",
         "nccl_port": "nothing: a free port is found",
         "skip_server_warmup": "nothing: the run sets it",
-        "enable_return_routed_experts": "--use-rollout-routing-replay",
+        "enable_return_routed_experts": "nothing: the trainer routes its own tokens; "
+        "--use-tis --tis-mode mask leaves out tokens on which engine and trainer disagree",
     }
 )
 """ServerArgs that a run sets itself, and what to give instead."""

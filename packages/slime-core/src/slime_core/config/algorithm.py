@@ -41,16 +41,26 @@ class AdvantageConfig:
     """KL penalty against the reference, inside the reward; not together with --kl-loss-coef."""
     normalize_advantages: bool = False
     """Whiten advantages over all trained tokens of an iteration."""
-    normalize_rewards: bool = flag("--disable-rewards-normalization", default=True, negated=True)
+    normalize_rewards: bool = flag(
+        "--disable-rewards-normalization",
+        default=True,
+        negated="Do not centre rewards within the group of one prompt.",
+    )
     """Centre rewards within the group of one prompt."""
-    normalize_grpo_std: bool = flag("--disable-grpo-std-normalization", default=True, negated=True)
+    normalize_grpo_std: bool = flag(
+        "--disable-grpo-std-normalization",
+        default=True,
+        negated="Do not divide centred rewards by the group's standard deviation (Dr.GRPO).",
+    )
     """Divide centred rewards by the group's standard deviation; off is Dr.GRPO."""
     gdpo_reward_keys: tuple[str, ...] = flag(default=(), ours=True)
     """Entries of a dictionary reward that gdpo normalises each on its own."""
     gdpo_reward_weights: tuple[float, ...] = flag(default=(), ours=True)
     """Weight of each of --gdpo-reward-keys in the sum; 1 by default."""
     compute_advantages_and_returns: bool = flag(
-        "--disable-compute-advantages-and-returns", default=True, negated=True
+        "--disable-compute-advantages-and-returns",
+        default=True,
+        negated="Do not estimate advantages, where the loss needs none.",
     )
     """Estimate advantages; off where the loss needs none."""
     custom_advantage_function_path: str | None = None

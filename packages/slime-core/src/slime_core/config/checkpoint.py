@@ -14,17 +14,18 @@ class CheckpointConfig:
     save: str | None = None
     """Directory for checkpoints: weights, optimizer, random state, position in the data."""
     save_interval: int | None = flag(default=None, at_least=1)
-    """Iterations between checkpoints; the last iteration is always saved."""
+    """Iterations between checkpoints; the last iteration is always saved. Without --save or --save-hf
+    it says so, and nothing is saved."""
     save_hf: str | None = None
     """Directory for Hugging Face weights at each save; {rollout_id} in it is the iteration."""
     async_save: bool = False
     """Write checkpoints in the background."""
     no_save_optim: bool = False
-    """Leave the optimizer's state out of checkpoints."""
+    """Do not save the optimizer's state."""
     no_load_optim: bool = False
-    """Start with a fresh optimizer."""
+    """Do not load the optimizer's state: start with a fresh optimizer."""
     no_load_rng: bool = False
-    """Start with random states from --seed."""
+    """Do not load random states: start with those of --seed."""
     finetune: bool = False
     """Take only the weights from --load and start at iteration 0."""
     ckpt_step: int | None = flag(default=None, at_least=0)

@@ -62,7 +62,9 @@ class DataConfig:
     start_rollout_id: int | None = flag(default=None, at_least=0)
     """First iteration; found from the checkpoint by default."""
     rollout_global_dataset: bool = flag(
-        "--disable-rollout-global-dataset", default=True, negated=True
+        "--disable-rollout-global-dataset",
+        default=True,
+        negated="Do not read --prompt-data: the class of --data-source-path finds prompts itself.",
     )
     """One data set feeds the whole run; a class of --data-source-path may find prompts itself."""
     loss_mask_type: Literal["qwen", "qwen3", "qwen3_5", "distill_qwen"] = flag(

@@ -5,7 +5,11 @@ from typing import Literal
 
 from slime_core.config.flags import flag
 
-_NO_REPLAY = "no mixture-of-experts family is there yet: leave it out"
+_NO_REPLAY = (
+    "every pass routes its own tokens, and none is handed the experts that an engine or an earlier "
+    "pass chose: leave it out; --use-tis --tis-mode mask leaves out tokens on which engine and "
+    "trainer disagree"
+)
 
 Level = Literal["token", "sequence", "geometric"]
 Mode = Literal["truncate", "clip", "mask"]

@@ -49,7 +49,10 @@ class TrackingConfig:
     wandb_project: str | None = flag(default=None, planned=_NO_WANDB)
     """Project."""
     wandb_random_suffix: bool = flag(
-        "--disable-wandb-random-suffix", default=True, negated=True, planned=_NO_WANDB
+        "--disable-wandb-random-suffix",
+        default=True,
+        negated="Do not add a random suffix to the run's name.",
+        planned=_NO_WANDB,
     )
     """Add a random suffix to the run's name."""
     wandb_always_use_train_step: bool = flag(default=False, planned=_NO_WANDB)

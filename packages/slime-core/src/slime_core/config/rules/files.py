@@ -8,13 +8,15 @@ from slime_core.config.draft import Draft, Facts
 
 def checkpoints(draft: Draft, facts: Facts) -> None:
     """Saving needs a place, loading needs something there."""
-    needed = ["async_save", "no_save_optim"]
-    if draft["save_hf"] is None:
-        needed.append("save_interval")
-    for name in needed:
+    for name in ("async_save", "no_save_optim"):
         if draft[name] and draft["save"] is None:
-            flag = "--" + name.replace("_", "-")
-            draft.problem(f"{flag} needs a directory for checkpoints: give --save DIR")
+            draft.problem(f"{_flag(name)} needs a directory for checkpoints: give --save DIR")
+    if draft["save_interval"] is not None and draft["save"] is None and draft["save_hf"] is None:
+        draft.notice(
+            f"--save-interval {draft['save_interval']} has nowhere to save: "
+            "give --save DIR; nothing is saved"
+        )
+        draft.derive("save_interval", None, "no --save")
     if draft["load"] is None:
         for name in ("ckpt_step", "finetune"):
             if draft.given(name):
