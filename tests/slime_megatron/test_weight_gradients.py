@@ -21,7 +21,7 @@ ALONE = (
     ("Megatron's", ()), ("fused", ()), ("traced", ()), ("traced", RECOMPUTED),
 )  # fmt: skip
 OVERLAPPED = ("--overlap-grad-reduce", "--overlap-param-gather", "--ddp-bucket-size", "20000")
-IN_PAIRS = (("traced", SEQUENCE_PARALLEL), ("traced", OVERLAPPED), ("fused", PIPELINE))
+IN_PAIRS = (("traced", SEQUENCE_PARALLEL), ("compiled", OVERLAPPED), ("fused", PIPELINE))
 
 
 def steps(
@@ -34,7 +34,7 @@ def steps(
 def train(
     rank: int, world: int, directory: str, way: str, argv: tuple[str, ...]
 ) -> list[list[float]]:
-    """Megatron's way, fused, or fused and traced."""
+    """Megatron's way, fused, or fused and compiled: traced, or run as it is."""
     from slime_core.schedule.plan import ParallelLayout
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload
@@ -48,8 +48,10 @@ def train(
     if way != "Megatron's":
         stages = 2 if argv == PIPELINE else 1
         assert fuse_weight_gradients(chunks) == 4 * trainer._state.args.num_layers // stages
+    if way in ("compiled", "traced"):
+        compile_as_on_a_gpu(chunks)
     if way == "traced":
-        trace(chunks)
+        torch.compiler.set_stance("default")
     assert len(chunks[0].bucket_groups) > 2 or argv != OVERLAPPED
     layout = ParallelLayout(
         dp=2 if argv == OVERLAPPED else 1,
@@ -64,12 +66,12 @@ def train(
     return found
 
 
-def trace(chunks: Any) -> None:
-    """Trace layers as on a GPU, and run the graphs as they are."""
+def compile_as_on_a_gpu(chunks: Any) -> None:
+    """Graphs that are traced run as they are."""
     from megatron.core.transformer.transformer_layer import TransformerLayer
     from slime_megatron.mcore import compiled
 
-    torch.compiler.set_stance("default")
+    torch.compiler.set_stance("force_eager")
     assert compiled.compile_layers(chunks, backend="aot_eager")
     layers = [m for chunk in chunks for m in chunk.modules() if isinstance(m, TransformerLayer)]
     inside = [m for layer in layers for m in layer.modules() if m is not layer]
