@@ -14,8 +14,8 @@ class CheckpointConfig:
     save: str | None = None
     """Directory for checkpoints: weights, optimizer, random state, position in the data."""
     save_interval: int | None = flag(default=None, at_least=1)
-    """Iterations between checkpoints; the last iteration is always saved. Without --save or --save-hf
-    it says so, and nothing is saved."""
+    """Iterations between checkpoints; the last iteration is always saved. Without --save and
+    --save-hf nothing is."""
     save_hf: str | None = None
     """Directory for Hugging Face weights at each save; {rollout_id} in it is the iteration."""
     async_save: bool = False
