@@ -94,6 +94,16 @@ def test_an_end_is_noticed_at_once_while_the_part_is_not_asked_yet(watched):
     assert wait_for(lambda: part.num_starts == 1, 1)
 
 
+def test_a_part_that_answers_but_does_not_work_is_replaced_once(watched):
+    part = Part()
+    watch, events = watched(part)
+    watch.accuse(part, "did not load weights")
+    assert wait_for(lambda: part.num_starts == 1, 5)
+    assert events.named("lost")[0]["how"] == "hang"
+    watch.recovered(part)
+    assert not wait_for(lambda: part.num_starts > 1, 0.5)
+
+
 def test_an_engine_has_recovered_when_it_serves_and_a_router_when_it_is_up(watched):
     engine, router = Part(), Part("router", serves_at_once=True)
     watch, events = watched(engine, router)

@@ -33,6 +33,11 @@ class Fleet:
                 self.waiting.remove(url)
                 self.serving.append(url)
 
+    def unanswered(self, urls, why):
+        self.log.append(("unanswered", *urls, why))
+        for url in urls:
+            self.lose(url)
+
     def lose(self, name, back=None):
         for names in (self.serving, self.waiting):
             if name in names:
@@ -59,8 +64,8 @@ class Trainer:
         assert self.fleet.paused == list(self.connected)
         self.log.append((version, *self.connected))
         if self.accidents:
-            self.accidents.pop(0)()
-            raise WeightSyncError("connection reset")
+            silent = self.accidents.pop(0)()
+            raise WeightSyncError("connection reset", silent or ())
         return {"time": 1.0}
 
     def save(self, directory, iteration): ...
@@ -94,6 +99,16 @@ def test_a_publish_that_fails_although_all_engines_live_is_an_error():
     trainer.accidents = [lambda: None]
     with pytest.raises(WeightSyncError, match="connection reset"):
         tended.publish(0)
+
+
+def test_an_engine_that_did_not_answer_a_publish_is_replaced_and_the_publish_repeated():
+    tended, trainer, fleet = made("a", "b")
+    trainer.accidents = [lambda: ["b"]]
+    assert tended.publish(0) == {"time": 1.0}
+    assert trainer.log == [(0, "a", "b"), (0, "a")]
+    ((what, url, why), admitted) = fleet.log
+    assert (what, url, admitted) == ("unanswered", "b", ("admit", "a"))
+    assert why == "did not take part in a publish (connection reset)"
 
 
 def test_an_engine_that_came_back_gets_the_weights_that_the_others_serve():

@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,18 @@ def test_an_engine_that_keeps_its_old_version_is_an_error(engine: FakeEngine) ->
     with pytest.raises(WeightSyncError, match=r"reports weight version '4' .* of '5'"):
         session.finish()
     session.close()
+
+
+def test_an_engine_that_does_not_answer_in_time_is_named(engine: FakeEngine) -> None:
+    engine.silent_about = "/update_weights_from_disk"
+    with serving() as other:
+        session = Session([EngineTarget(engine.url), EngineTarget(other.url)])
+        with pytest.raises(WeightSyncError, match="was not answered within") as caught:
+            session.each(lambda client, _: client._update("/update_weights_from_disk", {}, 0.2))
+        session.close()
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.silent == (engine.url,)
+    assert str(again) == str(caught.value)
 
 
 def test_an_engine_without_the_plugin_is_told_apart(engine: FakeEngine) -> None:

@@ -17,6 +17,8 @@ class FakeEngine(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.replies: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        self.silent_about: str | None = None
+        self.ended = threading.Event()
         self.version = "0"
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -26,6 +28,8 @@ class FakeEngine(ThreadingHTTPServer):
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.calls.append((path, body))
+        if path == self.silent_about:
+            self.ended.wait(10)
         if path == "/update_weight_version":
             self.version = body["new_version"]
         planned = self.replies.get(path)
@@ -65,6 +69,7 @@ def serving() -> Iterator[FakeEngine]:
     try:
         yield server
     finally:
+        server.ended.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -44,4 +44,15 @@ class EngineError(SlimeError, RuntimeError):
 
 
 class WeightSyncError(SlimeError, RuntimeError):
-    """Engines do not hold the weights they were sent; names the first tensor that differs."""
+    """Engines do not hold the weights they were sent; names the first tensor that differs.
+
+    ``silent``: addresses of engines that did not answer in time.
+    """
+
+    def __init__(self, message: str, silent: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.silent = tuple(silent)
+
+    def __reduce__(self) -> tuple[type["WeightSyncError"], tuple[str, tuple[str, ...]]]:
+        """Survive pickling between processes."""
+        return WeightSyncError, (str(self), self.silent)

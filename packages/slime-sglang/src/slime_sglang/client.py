@@ -20,6 +20,18 @@ _ATTEMPTS = 4
 MemoryTag = Literal["weights", "kv_cache", "cuda_graph"]
 
 
+class SilentEngineError(EngineError):
+    """An engine that did not answer within a request's deadline."""
+
+    def __init__(self, message: str, url: str) -> None:
+        super().__init__(message)
+        self.url = url
+
+    def __reduce__(self) -> tuple[type["SilentEngineError"], tuple[str, str]]:
+        """Survive pickling between processes."""
+        return SilentEngineError, (str(self), self.url)
+
+
 class EngineClient:
     """Synchronous calls to one engine's server; not shared between threads."""
 
@@ -145,6 +157,10 @@ class EngineClient:
     ) -> dict[str, Any]:
         try:
             reply = self._http.request(method, path, json=body, timeout=timeout_s)
+        except httpx.TimeoutException as error:
+            raise SilentEngineError(
+                f"{method} {self.url}{path} was not answered within {timeout_s:.0f} s", self.url
+            ) from error
         except httpx.HTTPError as error:
             what = f"{type(error).__name__}: {error}".rstrip(": ")
             raise EngineError(f"{method} {self.url}{path} failed: {what}") from error

@@ -294,6 +294,12 @@ class Engines:
                 if self._watch is not None and isinstance(part, EnginePart):
                     self._watch.recovered(part)
 
+    def unanswered(self, urls: Sequence[str], why: str) -> None:
+        """These did not answer a publish in time: they count as lost, whatever else they answer."""
+        for part in self._own_parts:
+            if part.url in urls and part.is_up and self._watch is not None:
+                self._watch.accuse(part, why)
+
     def progress(self) -> None:
         """A rollout is finished: losses so far did not keep the run from getting on."""
         if self._watch is not None:

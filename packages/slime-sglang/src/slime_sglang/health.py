@@ -103,6 +103,8 @@ class _Loss:
     how: Literal["exit", "hang"]
     seconds: float
     """Since it was last known to live."""
+    why: str = ""
+    """Where somebody else found out."""
 
 
 class Watch:
@@ -115,6 +117,7 @@ class Watch:
         self._stopping = threading.Event()
         self._losses: dict[str, list[str]] = {part.name: [] for part in parts}
         self._pids: dict[str, int | None] = {part.name: part.pid for part in parts}
+        self._accused: dict[str, str] = {}
         self._down: dict[str, float] = {}
         self._whole_since = 0.0
         self._num_losses = 0
@@ -146,6 +149,11 @@ class Watch:
     def num_losses(self) -> int:
         """How often any part was lost."""
         return self._num_losses
+
+    def accuse(self, part: Part, why: str) -> None:
+        """``part`` did not do its work in time: it counts as hung, whatever it answers."""
+        with self._lock:
+            self._accused[part.name] = why
 
     def may_recover(self, since: float) -> bool:
         """Whether what has failed since ``since`` (monotonic) may be due to a loss being repaired.
@@ -186,6 +194,8 @@ class Watch:
             self.problem = f"watching {part.name} failed: {type(error).__name__}: {error}"
 
     def _announce(self, part: Part) -> None:
+        with self._lock:
+            self._accused.pop(part.name, None)  # that was the one before
         self._pids[part.name] = part.pid
         self._record("process", kind=part.kind, name=part.name, pid=part.pid)
 
@@ -199,6 +209,8 @@ class Watch:
             while (now := time.monotonic()) < due:
                 if part.exit_code is not None:
                     return _Loss("exit", now - seen)
+                if why := self._accused.get(part.name):
+                    return _Loss("hang", now - answered, why)
                 seen = now
                 self._stopping.wait(POLL_S)
                 if self._stopping.is_set():
@@ -229,7 +241,8 @@ class Watch:
 
     def _may_restart(self, part: Part, loss: _Loss) -> bool:
         code = part.exit_code
-        ended = "did not answer" if code is None else f"ended with exit code {code}"
+        silent = loss.why or "did not answer"
+        ended = silent if code is None else f"ended with exit code {code}"
         seconds = round(loss.seconds, 3)
         pid = self._pids[part.name]
         with self._lock:

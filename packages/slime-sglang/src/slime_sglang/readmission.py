@@ -40,6 +40,10 @@ class Fleet(Protocol):
         """These have the current weights."""
         ...
 
+    def unanswered(self, urls: Sequence[str], why: str) -> None:
+        """These did not answer a publish in time."""
+        ...
+
 
 class RemoteFleet:
     """``Fleet`` over whatever carries a question to the engines' process."""
@@ -59,6 +63,10 @@ class RemoteFleet:
     def admit(self, urls: Sequence[str]) -> None:
         """These have the current weights."""
         self._ask("admit", urls)
+
+    def unanswered(self, urls: Sequence[str], why: str) -> None:
+        """These did not answer a publish in time."""
+        self._ask("unanswered", urls, why)
 
 
 class Readmission:
@@ -145,6 +153,8 @@ class Readmission:
             self._fleet.admit(urls)
         except (EngineError, WeightSyncError) as error:
             self._targets = None  # what is left of the connections is not used again
+            if isinstance(error, WeightSyncError) and error.silent:
+                self._fleet.unanswered(error.silent, f"did not take part in a publish ({error})")
             self._await_loss(before, error)
             return None
         return metrics

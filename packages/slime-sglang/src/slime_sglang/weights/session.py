@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from slime_core.config.sync import UpdateMode
 from slime_core.errors import EngineError, WeightSyncError
 
-from slime_sglang.client import EngineClient
+from slime_sglang.client import EngineClient, SilentEngineError
 from slime_sglang.weights.bucket import Bucket
 
 
@@ -96,16 +96,23 @@ class Session:
         return [self._pool.submit(call, client, target) for client, target in pairs]
 
     def collect[T](self, futures: Sequence[Future[T]]) -> list[T]:
-        """Every engine's result; ``WeightSyncError`` with the reasons of those that failed."""
+        """Every engine's result.
+
+        Raises:
+            WeightSyncError: the reasons of those that failed, and who was silent.
+        """
         problems: list[str] = []
+        silent: list[str] = []
         results: list[T] = []
         for future in futures:
             try:
                 results.append(future.result())  # waits: requests have deadlines
             except EngineError as error:
                 problems.append(str(error))
+                if isinstance(error, SilentEngineError):
+                    silent.append(error.url)
         if problems:
-            raise WeightSyncError("; ".join(problems))
+            raise WeightSyncError("; ".join(problems), silent)
         return results
 
     def each[T](self, call: Callable[[EngineClient, EngineTarget], T]) -> list[T]:
