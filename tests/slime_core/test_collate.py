@@ -3,7 +3,7 @@ import pickle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slime_core.collate import collate, fresh, num_stale_tokens
+from slime_core.collate import age_metrics, collate, fresh, num_stale_tokens
 from slime_core.config.algorithm import AdvantageConfig, ShapingConfig
 from slime_core.errors import ConfigError, SampleError
 from slime_core.types import SampleGroup, Status
@@ -265,3 +265,20 @@ def test_every_sample_is_a_row_and_counts_follow_the_mask(rows, staleness):
             assert masks[row].tolist() == [
                 float(t % 5 >= 4 - staleness) for t in range(len(masks[row]))
             ]
+
+
+def test_ages_count_tokens_that_would_be_trained_on():
+    samples = [
+        make_sample(3, index=0, reward=1.0, token_versions=[2, 4, -1]),
+        make_sample(2, index=1, reward=1.0, token_versions=[5, 1], loss_mask=[1, 0]),
+        make_sample(1, index=2, reward=1.0, token_versions=[0], status=Status.FAILED),
+    ]
+    found = age_metrics(samples, version=5, max_token_staleness=2, num_wasted=7)
+    assert found == {
+        "rollout/staleness_mean": (3 + 1 + 0) / 3,
+        "rollout/staleness_max": 3,
+        "rollout/num_stale_tokens": 1,
+        "rollout/num_wasted_tokens": 8,
+    }
+    unbounded = age_metrics(samples, version=5, max_token_staleness=None)
+    assert set(unbounded) == {"rollout/staleness_mean", "rollout/staleness_max"}

@@ -215,3 +215,22 @@ def test_groups_of_failures_are_failed_not_trained() -> None:
 
     metrics = run(Failing(), make_source()).metrics
     assert (metrics["rollout/prompts_trained"], metrics["rollout/prompts_failed"]) == (3, 1)
+
+
+def test_tokens_of_groups_that_are_dropped_or_begun_again_are_wasted() -> None:
+    def first_is_dull(samples: Sequence[Sample]) -> DynamicFilterOutput:
+        return DynamicFilterOutput(keep=samples[0].group_index != 0, reason="dull")
+
+    def delay(sample: Sample) -> int:
+        return 10_000 if sample.group_index == 5 else 1
+
+    for partial, wasted in ((False, 2 * 2 + 2), (True, 2 * 2)):
+        collected = run(
+            Desk(delay),
+            make_source(),
+            keep=first_is_dull,
+            num_groups_at_once=6,
+            partial_rollout=partial,
+        )
+        assert indices(collected.groups) == [1, 2, 3, 4]
+        assert collected.metrics["rollout/num_wasted_tokens"] == wasted

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from slime_core import metrics as statistics
 from slime_core.batch import TrainBatch
-from slime_core.collate import collate, num_stale_tokens
+from slime_core.collate import age_metrics, collate
 from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
 from slime_core.data.dump import write_dump
 from slime_core.data.finished import FinishedRollouts
@@ -76,10 +76,9 @@ class RolloutHost:
             cost=model_cost(self._config.hf_config),
         )
         described = self._describe(groups, batch, steps, seconds)
-        if oldest is not None:
-            samples = samples_of(groups)
-            stale = num_stale_tokens(samples, version=version, max_token_staleness=oldest)
-            metrics = {**metrics, "rollout/num_stale_tokens": float(stale)}
+        wasted = metrics.get("rollout/num_wasted_tokens")
+        aged = {"version": version, "max_token_staleness": oldest, "num_wasted": wasted}
+        metrics = {**metrics, **age_metrics(samples_of(groups), **aged)}
         log = self._functions.log
         if log is not None and log(iteration, samples_of(groups), dict(metrics), seconds):
             return self._payloads(batch, steps), {}

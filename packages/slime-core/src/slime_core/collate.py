@@ -82,12 +82,15 @@ def fresh(sample: Sample, oldest: int) -> list[int]:
     written by the one entry of ``weight_versions``, if there is exactly one and it is a number; of
     others nothing is known, and nothing is stale.
     """
-    versions = sample.token_versions
-    if versions is None:
-        whole = sample.weight_versions
-        known = len(whole) == 1 and whole[0].isdecimal()
-        versions = [int(whole[0]) if known else -1] * sample.response_length
-    return [int(v < 0 or v >= oldest) for v in versions]
+    return [int(v < 0 or v >= oldest) for v in _versions(sample)]
+
+
+def _versions(sample: Sample) -> list[int]:
+    if sample.token_versions is not None:
+        return sample.token_versions
+    whole = sample.weight_versions
+    known = len(whole) == 1 and whole[0].isdecimal()
+    return [int(whole[0]) if known else -1] * sample.response_length
 
 
 def num_stale_tokens(
@@ -96,6 +99,37 @@ def num_stale_tokens(
     """Tokens that would be trained on if ``collate`` did not find them too old."""
     oldest = _oldest(version, max_token_staleness)
     return sum(sum(_mask(sample, None)) - sum(_mask(sample, oldest)) for sample in samples)
+
+
+def age_metrics(
+    samples: Sequence[Sample],
+    *,
+    version: int,
+    max_token_staleness: int | None,
+    num_wasted: float | None = None,
+) -> dict[str, float]:
+    """How old the tokens are that would be trained on if none of them were too old.
+
+    rollout/staleness_{mean,max}  by how much ``version`` is above the one that wrote a token
+    rollout/num_stale_tokens      those that are too old, if there is a bound
+    rollout/num_wasted_tokens     ``num_wasted``, where it is known, and those
+    """
+    metrics: dict[str, float] = {}
+    ages = [
+        version - written_by
+        for sample in samples
+        for flag, written_by in zip(_mask(sample, None), _versions(sample), strict=False)
+        if flag and written_by >= 0
+    ]
+    if ages:
+        metrics["rollout/staleness_mean"] = sum(ages) / len(ages)
+        metrics["rollout/staleness_max"] = float(max(ages))
+    stale = num_stale_tokens(samples, version=version, max_token_staleness=max_token_staleness)
+    if max_token_staleness is not None:
+        metrics["rollout/num_stale_tokens"] = float(stale)
+    if num_wasted is not None:
+        metrics["rollout/num_wasted_tokens"] = num_wasted + stale
+    return metrics
 
 
 def _check(sample: Sample) -> None:

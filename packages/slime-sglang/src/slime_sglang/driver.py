@@ -105,7 +105,7 @@ async def collect(
     source.give_back(_returned(state.unfinished, spec))
     groups = sorted(state.accepted, key=lambda group: group.group_index)
     every = sorted(state.every, key=lambda group: group.group_index)
-    metrics = _metrics(state, groups)
+    metrics = _metrics(state, groups, spec)
     source.ledger.train(groups)
     source.ledger.filter(state.drops | {"surplus": state.num_surplus})
     source.settle()
@@ -205,7 +205,7 @@ def running_statistics(samples: Sequence[Sample], began: float) -> dict[str, flo
     return found | ({"reward": sum(scores) / len(scores)} if scores else {})
 
 
-def _metrics(state: _State, groups: Sequence[SampleGroup]) -> dict[str, float]:
+def _metrics(state: _State, groups: Sequence[SampleGroup], spec: CollectSpec) -> dict[str, float]:
     state.drops.update(reason for _, reason in state.spare)
     samples = [sample for group in groups for sample in group.samples]
     metrics = {
@@ -213,10 +213,17 @@ def _metrics(state: _State, groups: Sequence[SampleGroup]) -> dict[str, float]:
     }
     metrics["rollout/num_unfinished_groups"] = float(len(state.unfinished))
     metrics["rollout/num_surplus_groups"] = float(state.num_surplus)
+    begun_again = [] if spec.partial_rollout else state.unfinished
+    wasted = _num_tokens(state.every) - _num_tokens(groups) + _num_tokens(begun_again)
+    metrics["rollout/num_wasted_tokens"] = float(wasted)
     greedy = [group.baseline for group in groups if group.baseline is not None]
     if greedy:
         metrics["rollout/greedy_reward"] = sum(greedy) / len(greedy)
     return metrics | prefix_cache_metrics(samples)
+
+
+def _num_tokens(groups: Sequence[SampleGroup]) -> int:
+    return sum(sample.effective_response_length for group in groups for sample in group.samples)
 
 
 def prefix_cache_metrics(samples: Sequence[Sample]) -> dict[str, float]:

@@ -49,6 +49,7 @@ class RolloutProcess:
         self.tend: Callable[[], None] = lambda: None
         """Called while the trainer has nothing to do but to wait for the engines."""
         self._peek: Pending | None = None
+        self._begun: list[Pending] = []
 
     def start(self, load: Path | None) -> Callable[[], RolloutFacts]:
         """Read the prompts and start the engines; the returned function waits for both."""
@@ -61,7 +62,15 @@ class RolloutProcess:
         Calls are served in their order, while the trainer does something else.
         """
         call = self._remote.call("generate", iteration)
-        return lambda: self._wait(call, self.tend)
+        self._begun.append(call)
+
+        def wait() -> tuple[BatchHandle, Metrics]:
+            batch, metrics = self._wait(call, self.tend)
+            self._begun.remove(call)
+            num_waiting = float(sum(later.is_done() for later in self._begun))
+            return batch, {**metrics, "rollout/queue_depth": num_waiting}
+
+        return wait
 
     def published(self, version: int) -> None:
         """Hear that the engines serve the weights ``version``."""
