@@ -25,7 +25,7 @@ class ClusterConfig:
     """Engines to start; on CPU the way to ask for several, on GPUs --rollout-num-gpus divided by
     --rollout-num-gpus-per-engine."""
     num_gpus_per_node: int = flag(default=8, at_least=1)
-    """At most so many GPUs of this machine are used."""
+    """At most so many GPUs of a machine are used."""
     colocate: bool = False
     """Trainer and engines share the same GPUs; on a machine with a single one they do so anyway."""
     offload: bool = False

@@ -17,7 +17,8 @@ class WeightSyncConfig:
     copy in --update-weight-local-checkpoint-dir)."""
     update_weight_transport: Literal["auto", "tensor", "nccl", "disk"] = "auto"
     """Carrier: shared memory (tensor; engines on the trainer's machine), a collective group (nccl,
-    which is gloo on CPU), or a directory (disk). auto takes tensor on one machine, else nccl."""
+    which is gloo on CPU), or a directory (disk). auto takes tensor on a CPU and with --colocate,
+    where engines are on the trainer's machine, else nccl."""
     update_weight_disk_dir: str | None = None
     """Directory for --update-weight-transport disk, visible to trainer and engines."""
     update_weight_disk_keep_files: bool = False

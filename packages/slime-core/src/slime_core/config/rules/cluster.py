@@ -12,10 +12,11 @@ def device(draft: Draft, facts: Facts) -> None:
     """Auto is CUDA where a device is visible."""
     if draft["device"] == "auto":
         draft.derive("device", "cuda" if facts.num_gpus else "cpu", "visible devices")
-    elif draft["device"] == "cuda" and not facts.num_gpus and not facts.in_cluster:
+    elif draft["device"] == "cuda" and not facts.num_gpus and draft["actor_num_nodes"] == 1:
+        where = ", and the run stays on this machine" if facts.in_cluster else ""
         draft.problem(
-            "--device cuda: no NVIDIA device is visible (/dev/nvidia*, CUDA_VISIBLE_DEVICES); "
-            "give --device cpu, or leave it out"
+            f"--device cuda: no NVIDIA device is visible (/dev/nvidia*, CUDA_VISIBLE_DEVICES)"
+            f"{where}; give --device cpu, or leave it out"
         )
 
 
@@ -26,7 +27,9 @@ def usable_gpus(draft: Draft, facts: Facts) -> int:
 
 def single_gpu(draft: Draft, facts: Facts) -> None:
     """One device is shared; there is no other way to use it."""
-    if draft["device"] == "cuda" and usable_gpus(draft, facts) == 1 and not facts.in_cluster:
+    if draft["actor_num_nodes"] > 1:
+        return
+    if draft["device"] == "cuda" and usable_gpus(draft, facts) == 1:
         both = starts_engines(draft) and trainer_needed(draft)
         draft.derive("colocate", both, "a single GPU")
 
@@ -37,7 +40,7 @@ def trainer_ranks(draft: Draft, facts: Facts) -> None:
         return
     if draft["device"] == "cpu":
         draft.derive("actor_num_gpus_per_node", 1, "one process on a CPU")
-    elif not facts.in_cluster:
+    elif draft["actor_num_nodes"] == 1:
         left = usable_gpus(draft, facts)
         if starts_engines(draft) and not draft["colocate"]:
             engines = (draft["rollout_num_engines"] or 1) * draft["rollout_num_gpus_per_engine"]
@@ -138,20 +141,34 @@ def engines(draft: Draft, facts: Facts) -> None:
 
 
 def enough_devices(draft: Draft, facts: Facts) -> None:
-    """Trainer and engines fit on this machine, unless the run spans several."""
-    if draft["device"] == "cpu" or facts.in_cluster or draft["actor_num_nodes"] > 1:
+    """Trainer and engines fit on this machine; of others it is known how much may be used."""
+    if draft["device"] == "cpu":
         return
     trainer, rollout = draft["actor_num_gpus_per_node"], draft["rollout_num_gpus"] or 0
     trainer *= trainer_needed(draft)
-    usable = usable_gpus(draft, facts)
+    most = draft["num_gpus_per_node"]
+    if draft["actor_num_nodes"] > 1:
+        if trainer > most:
+            draft.problem(
+                f"--actor-num-gpus-per-node {trainer} is more than --num-gpus-per-node {most}, "
+                "what may be used of each machine: raise that, or give a smaller number"
+            )
+        return
     needed = max(trainer, rollout) if draft["colocate"] else trainer + rollout
-    if needed > usable:
-        how = "with --colocate the larger of" if draft["colocate"] else "the sum of"
-        draft.problem(
-            f"{needed} GPUs are needed ({how} --actor-num-gpus-per-node {trainer} and "
-            f"--rollout-num-gpus {rollout}) and {usable} are visible: give smaller "
-            "numbers" + ("" if draft["colocate"] else ", or share the GPUs with --colocate")
-        )
+    if needed <= usable_gpus(draft, facts):
+        return
+    how = "with --colocate the larger of" if draft["colocate"] else "the sum of"
+    there, remedy = f"{facts.num_gpus} are visible", "give smaller numbers"
+    if most < facts.num_gpus:
+        there = f"--num-gpus-per-node {most} allows {most} of the {facts.num_gpus} that are visible"
+        remedy = "raise --num-gpus-per-node, or give smaller numbers"
+    if facts.in_cluster and starts_engines(draft):
+        remedy += ", or engines that run on other machines as --rollout-external-engine-addrs"
+    draft.problem(
+        f"{needed} GPUs are needed ({how} --actor-num-gpus-per-node {trainer} and "
+        f"--rollout-num-gpus {rollout}) and {there}: {remedy}"
+        + ("" if draft["colocate"] else ", or share the GPUs with --colocate")
+    )
 
 
 def backend(draft: Draft, facts: Facts) -> None:
@@ -175,9 +192,9 @@ def several_machines(draft: Draft, facts: Facts) -> None:
         )
     if draft["device"] == "cuda" and starts_engines(draft):
         draft.problem(
-            f"--actor-num-nodes {count} on GPUs: the run starts engines on one machine only, and "
-            "that is the trainer's; start engines where they shall run and give their addresses as "
-            "--rollout-external-engine-addrs"
+            f"--actor-num-nodes {count} on GPUs: the run starts no engines on other machines. "
+            "Start them where they shall run, with slime-sglang installed, and give their addresses as "
+            "--rollout-external-engine-addrs instead of --colocate and --rollout-num-gpus"
         )
 
 

@@ -1,9 +1,11 @@
 """Checkpoints, weight transport, logs."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
+from slime_core.config.rules.cluster import engines_needed, starts_engines, trainer_needed
 
 
 def checkpoints(draft: Draft, facts: Facts) -> None:
@@ -37,16 +39,43 @@ def reference_files(draft: Draft, facts: Facts) -> None:
 
 def transport(draft: Draft, facts: Facts) -> None:
     """The disk transport needs a directory; auto follows from where the engines are."""
-    one_host = draft["actor_num_nodes"] == 1 and not facts.in_cluster
     shared = draft["device"] == "cpu" or draft["colocate"]  # a GPU's memory is opened on that GPU
-    local = all(_is_local(address) for address in draft["rollout_external_engine_addrs"] or ())
+    external: tuple[str, ...] = draft["rollout_external_engine_addrs"] or ()
+    away = [address for address in external if not _is_local(address)]
     if draft["update_weight_transport"] == "auto":
-        by_memory = one_host and shared and local
+        by_memory = draft["actor_num_nodes"] == 1 and shared and not away
         draft.derive("update_weight_transport", "tensor" if by_memory else "nccl", "placement")
+    elif engines_needed(draft) and trainer_needed(draft):
+        for obstacle in _obstacles(draft, away):
+            draft.problem(f"--update-weight-transport {draft['update_weight_transport']}{obstacle}")
     if draft["update_weight_transport"] == "disk" and draft["update_weight_disk_dir"] is None:
         draft.problem(
             "--update-weight-transport disk needs a directory that trainer and engines see: "
             "give --update-weight-disk-dir DIR"
+        )
+
+
+def _obstacles(draft: Draft, away: Sequence[str]) -> Iterator[str]:
+    """Why the carrier that was asked for does not reach the engines, and what does."""
+    carrier, nodes = draft["update_weight_transport"], draft["actor_num_nodes"]
+    other = "leave it out, or give disk with --update-weight-disk-dir"
+    on_gpus = draft["device"] == "cuda"
+    if carrier == "nccl" and on_gpus and draft["colocate"]:
+        why = "with --colocate" if draft.given("colocate") else "on a single GPU"
+        yield f" {why}: NCCL takes no GPU twice into a group; {other}"
+    if carrier != "tensor":
+        return
+    if nodes > 1:
+        yield f" with --actor-num-nodes {nodes} stays within one machine: {other}"
+    if away:
+        yield (
+            f" does not reach --rollout-external-engine-addrs {' '.join(away)}, as it stays within "
+            f"one machine: {other}; an engine on this machine is 127.0.0.1:PORT"
+        )
+    if on_gpus and starts_engines(draft) and not draft["colocate"]:
+        yield (
+            " without --colocate: engines on GPUs of their own cannot open the trainer's memory; "
+            f"{other}, or share the GPUs with --colocate"
         )
 
 

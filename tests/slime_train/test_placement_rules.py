@@ -1,0 +1,110 @@
+"""Placement that cannot work is refused before anything starts."""
+
+from typing import Any
+
+import pytest
+from slime_core.config.draft import Facts
+from slime_core.errors import ConfigErrors
+from slime_train.resolve import resolve
+from slime_train.run_config import RunConfig
+from slime_train.sources import read_sources
+
+BASE = "--hf-checkpoint /models/tiny --prompt-data p.jsonl --num-rollout 3 --rollout-batch-size 4"
+MODEL = {
+    "num_layers": 4,
+    "hidden_size": 64,
+    "ffn_hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_query_groups": 2,
+    "group_query_attention": True,
+    "vocab_size": 100,
+    "max_position_embeddings": 2048,
+}
+EXTERNAL = "--rollout-external-engine-addrs"
+
+
+def config(line: str = "", **facts: Any) -> RunConfig:
+    found = Facts(**{"megatron_args": MODEL, **facts})
+    return resolve(read_sources(f"{BASE} {line}".split()), found).config
+
+
+def problems(line: str, **facts: Any) -> str:
+    with pytest.raises(ConfigErrors) as caught:
+        config(line, **facts)
+    return "\n".join(caught.value.problems)
+
+
+@pytest.mark.parametrize("in_cluster", [False, True])
+def test_one_machine_of_a_cluster_is_placed_like_a_machine_alone(in_cluster: bool):
+    c = config(num_gpus=1, in_cluster=in_cluster)
+    assert (c.cluster.colocate, c.megatron.world_size) == (True, 1)
+    assert c.sync.update_weight_transport == "tensor"
+    c = config("--colocate", num_gpus=4, in_cluster=in_cluster)
+    assert (c.megatron.world_size, c.sync.update_weight_transport) == (4, "tensor")
+    c = config("--rollout-num-gpus 2", num_gpus=4, in_cluster=in_cluster)
+    assert (c.megatron.world_size, c.sync.update_weight_transport) == (2, "nccl")
+    assert config(in_cluster=in_cluster).sync.update_weight_transport == "tensor"
+    line = "--actor-num-gpus-per-node 8 --rollout-num-gpus 8 --num-gpus-per-node 16"
+    assert "16 GPUs are needed" in problems(line, num_gpus=8, in_cluster=in_cluster)
+    assert "no NVIDIA device is visible" in problems("--device cuda", in_cluster=in_cluster)
+
+
+def test_a_bound_on_gpus_is_named_where_more_are_visible():
+    line = "--actor-num-gpus-per-node 8 --rollout-num-gpus 8"
+    text = problems(f"{line} --num-gpus-per-node 8", num_gpus=16)
+    assert "--num-gpus-per-node 8 allows 8 of the 16 that are visible" in text
+    assert "raise --num-gpus-per-node" in text
+    assert config(f"{line} --num-gpus-per-node 16", num_gpus=16).megatron.world_size == 8
+    assert "8 are visible" in problems(f"{line} --num-gpus-per-node 16", num_gpus=8)
+    several = f"--actor-num-nodes 2 --device cuda --actor-num-gpus-per-node 9 {EXTERNAL} a:1"
+    assert "is more than --num-gpus-per-node 8" in problems(several, in_cluster=True)
+
+
+def test_engines_on_other_machines_are_refused_in_one_message_that_says_what_to_do():
+    line = "--actor-num-nodes 2 --device cuda --rollout-num-gpus 16"
+    for more in ("", "--colocate", "--update-weights-interval 2"):
+        text = problems(f"{line} {more}", in_cluster=True, num_gpus=8)
+        assert len(text.splitlines()) == 1
+        assert "Start them where they shall run" in text
+        assert "--rollout-external-engine-addrs" in text
+    one = "--actor-num-gpus-per-node 8 --rollout-num-gpus 8"
+    text = problems(one, in_cluster=True, num_gpus=8)
+    assert len(text.splitlines()) == 1
+    assert "engines that run on other machines as --rollout-external-engine-addrs" in text
+
+
+SHARED, OWN = "--colocate", "--rollout-num-gpus 1"
+TENSOR, NCCL = "--update-weight-transport tensor", "--update-weight-transport nccl"
+
+
+@pytest.mark.parametrize(
+    ("line", "num_gpus", "complaint"),
+    [
+        (f"{NCCL} {SHARED}", 2, "nccl with --colocate: NCCL takes no GPU twice"),
+        (NCCL, 1, "nccl on a single GPU: NCCL takes no GPU twice"),
+        (f"{TENSOR} {OWN}", 2, "tensor without --colocate: engines on GPUs of their own"),
+        (f"{TENSOR} {EXTERNAL} 10.0.0.1:1", 2, "does not reach --rollout-external-engine-addrs"),
+        (f"{TENSOR} {EXTERNAL} 127.0.0.1:1 b:1", 0, "engine-addrs b:1, as it stays within one"),
+        (f"{TENSOR} --actor-num-nodes 2", 0, "tensor with --actor-num-nodes 2 stays within one"),
+    ],
+)
+def test_a_transport_that_does_not_reach_the_engines_is_refused(line, num_gpus, complaint):
+    text = problems(line, num_gpus=num_gpus, in_cluster=True)
+    assert complaint in text
+    assert "leave it out, or give disk with --update-weight-disk-dir" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "num_gpus"),
+    [
+        (f"{NCCL} {SHARED}", 0),
+        (f"{NCCL} {OWN}", 2),
+        (f"{TENSOR} {SHARED}", 2),
+        (TENSOR, 1),
+        (f"{TENSOR} {EXTERNAL} localhost:1", 1),  # it may see the trainer's GPU
+        (f"--update-weight-transport disk --update-weight-disk-dir d {SHARED}", 2),
+        (f"{NCCL} --loss-type sft_loss", 1),
+    ],
+)
+def test_a_transport_that_reaches_the_engines_may_be_named(line, num_gpus):
+    assert config(line, num_gpus=num_gpus).sync.update_weight_transport in line
