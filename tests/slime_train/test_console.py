@@ -1,8 +1,9 @@
 import io
 
 import pytest
+from slime_core.iteration_rows import evaluations, header, row
 from slime_core.progress import Progress
-from slime_train.console import Console, evaluations, header, row
+from slime_train.console import Console
 from slime_train.loop import Cadence
 
 

@@ -1,10 +1,7 @@
 """What the terminal shows: one row per iteration, and bars for what is under way."""
 
-import math
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -12,34 +9,11 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from slime_core.interfaces import Metrics
+from slime_core.iteration_rows import evaluations, header, row
 from slime_core.progress import Progress as Reading
 
 from slime_train.loop import Cadence
 
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One number of a row: its title, the metric it shows, and how."""
-
-    title: str
-    metric: str
-    spec: str
-    width: int
-
-    def cell(self, numbers: Mapping[str, float]) -> str:
-        """The number in its place; a dash for one that is not known."""
-        value = numbers.get(self.metric, math.nan)
-        return f"{'-' if math.isnan(value) else format(value, f'z{self.spec}'):>{self.width}}"
-
-
-COLUMNS = (
-    Column("reward", "rollout/raw_reward", ".3f", 8),
-    Column("accuracy", "accuracy", ".3f", 10),
-    Column("loss", "train/loss", ".5f", 11),
-    Column("grad norm", "train/grad_norm", ".3f", 11),
-    Column("tok/s", "perf/actor_train_tok_per_s", ",.0f", 9),
-    Column("seconds", "seconds", ".2f", 9),
-)
 _TRAINED = "train/loss"
 _ROWS_PER_HEADER = 20
 
@@ -135,22 +109,3 @@ class Console:
         if self._run is not None:
             note = f"reward {self._numbers.get('rollout/raw_reward', 0.0):.3f}"
             self._bars.update(self._run, completed=iteration + 1, note=note)
-
-
-def evaluations(metrics: Metrics) -> dict[str, float]:
-    """The mean reward of every evaluation set in ``metrics``: the keys ``eval/<name>``."""
-    return {
-        name.removeprefix("eval/"): value
-        for name, value in metrics.items()
-        if name.startswith("eval/") and "/" not in name[5:] and "-" not in name[5:]
-    }
-
-
-def header() -> str:
-    """The titles, each as wide as its column."""
-    return "iteration" + "".join(f"{column.title:>{column.width}}" for column in COLUMNS)
-
-
-def row(iteration: int, numbers: Mapping[str, float]) -> str:
-    """One iteration's line of the table."""
-    return f"{iteration:>9}" + "".join(column.cell(numbers) for column in COLUMNS)

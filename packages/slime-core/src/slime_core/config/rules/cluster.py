@@ -193,8 +193,9 @@ def several_machines(draft: Draft, facts: Facts) -> None:
     if draft["device"] == "cuda" and starts_engines(draft):
         draft.problem(
             f"--actor-num-nodes {count} on GPUs: the run starts no engines on other machines. "
-            "Start them where they shall run, with slime-sglang installed, and give their addresses as "
-            "--rollout-external-engine-addrs instead of --colocate and --rollout-num-gpus"
+            "Start them where they shall run, with slime-sglang installed, and give their "
+            "addresses as --rollout-external-engine-addrs instead of --colocate and "
+            "--rollout-num-gpus"
         )
 
 
