@@ -21,9 +21,6 @@ from slime_core.types import Sample
 Flat = Mapping[str, Any]
 RewardValue = float | dict[str, Any]
 
-_UPSTREAM = {
-    "slime.rollout.filter_hub.dynamic_sampling_filters.": "slime_core.data.filters.",
-}
 _NAMES = {
     "custom_generate_function_path": ("custom_generate", "generate"),
     "custom_rm_path": ("custom_rm", "reward_func", "compute_reward", "reward", "CustomRewardModel"),
@@ -113,9 +110,6 @@ def load_hook(field: str, spec: str) -> Callable[..., Any]:
     Raises:
         PluginError: with what was looked for and what is there.
     """
-    for old, new in _UPSTREAM.items():
-        if spec.startswith(old):
-            spec = new + spec.removeprefix(old)
     names = (*_NAMES.get(field, ()), field.removesuffix("_path").removesuffix("_function"))
     return load_plugin(_complete(spec, names) if spec.endswith(".py") else spec)
 
