@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slime_core.checkpoints import Checkpoints, resume_from
+from slime_core.checkpoints import Checkpoints
 from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics, Trainer
 from slime_core.iterations import num_iterations
@@ -15,12 +15,13 @@ from slime_core.no_trainer import NoTrainer
 from slime_core.phases import Phases
 from slime_core.progress import Progress
 from slime_core.residency import TakingTurns
+from slime_core.resume import Resume
 from slime_sglang.health import HealthSpec
 from slime_sglang.readmission import Connectable, Readmission, RemoteFleet
 
 from slime_train.actor_critic import ActorCritic
 from slime_train.loop import Cadence, Job
-from slime_train.run_config import RunConfig
+from slime_train.run_config import RunConfig, continued
 from slime_train.runtime.rollouts import RolloutFacts, RolloutProcess
 from slime_train.runtime.trainers import TrainerGroup
 
@@ -53,9 +54,10 @@ class Composition:
     close: Callable[[], None]
 
 
-def compose(config: RunConfig, directory: Path, screen: Screen) -> Composition:
+def compose(config: RunConfig, directory: Path, screen: Screen, resume: Resume) -> Composition:
     """Start trainer and engines side by side; return once both are ready."""
-    checkpoint = resume_from(config.checkpoint, screen.say)
+    origin = resume.find()
+    checkpoint, config = origin.directory, continued(config) if origin.own else config
     rollout = RolloutProcess(
         config,
         directory=directory,

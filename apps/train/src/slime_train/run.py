@@ -12,6 +12,8 @@ from slime_core.heartbeat import Watch
 from slime_core.interfaces import Metrics
 from slime_core.logs import log_to_file
 from slime_core.restarts import Restarts
+from slime_core.resume import Resume
+from slime_core.save_lock import sole_writer
 from slime_core.sentinel import owned_processes, sigterm_interrupts
 
 from slime_train.compose import Screen, compose
@@ -49,6 +51,7 @@ def _run(config: RunConfig, directory: Path) -> None:
         console = stack.enter_context(Console())
         tracker = open_trackers(config.tracking, directory)
         stack.callback(tracker.close)
+        stack.enter_context(sole_writer(config.checkpoint.save))
 
         def log(step: int, metrics: Metrics) -> None:
             tracker.log(step, metrics)
@@ -59,6 +62,7 @@ def _run(config: RunConfig, directory: Path) -> None:
             console.say(text)
 
         limit = health.max_restarts if health.use_fault_tolerance else None
+        resume = Resume(config.checkpoint, config.data.start_rollout_id, say)
         restarts = Restarts(limit, config.checkpoint.save, events, say)
 
         def attempt() -> None:
@@ -68,7 +72,7 @@ def _run(config: RunConfig, directory: Path) -> None:
             num_ranks = sum(model.megatron.layout.world_size for model in models)
             begin = time.monotonic()
             with owned_processes(), cluster(num_ranks + 1), watch.blaming():
-                composition = compose(config, directory, screen)
+                composition = compose(config, directory, screen, resume)
                 say(f"ready after {time.monotonic() - begin:.1f} s")
                 restarts.ready()
                 console.begin(composition.cadence)

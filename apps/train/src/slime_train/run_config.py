@@ -1,7 +1,7 @@
 """The whole configuration of a run, checked and complete."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slime_core.config.algorithm import (
@@ -25,6 +25,7 @@ from slime_core.config.reference import DistillationConfig, ReferenceConfig
 from slime_core.config.rollout import HealthConfig, RolloutConfig, SamplingConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.config.tracking import TrackingConfig
+from slime_core.resume import HOW_TO_LOAD, going_on
 from slime_megatron.config import MegatronConfig
 from slime_rewards.config import RewardConfig
 from slime_sglang.config import SGLangConfig
@@ -64,6 +65,20 @@ class RunConfig:
     """config.json of the model."""
     of_critic: "RunConfig | None" = None
     """The same run as its critic is configured; only with --advantage-estimator ppo."""
+
+
+def continued(config: RunConfig) -> RunConfig:
+    """For a run that goes on from a checkpoint of its own: how it was started is over."""
+    checkpoint, critic = going_on(config.checkpoint), config.of_critic
+    changes = {name: getattr(checkpoint, name) for name in HOW_TO_LOAD}
+    return replace(
+        config,
+        checkpoint=checkpoint,
+        data=replace(config.data, start_rollout_id=None),
+        megatron=config.megatron.changed(changes),
+        flat={**config.flat, **changes, "start_rollout_id": None},
+        of_critic=None if critic is None else continued(critic),
+    )
 
 
 SECTIONS: Mapping[str, type] = {

@@ -1,7 +1,7 @@
 """One atomic commit holds everything a run needs to continue: both sides write into it."""
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.errors import CheckpointError
-from slime_core.staging import Staging, begin, clean, latest
+from slime_core.staging import Staging, begin, latest
 
 logger = logging.getLogger(__name__)
 
@@ -111,18 +111,3 @@ def _for_lack_of_room(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def resume_from(config: CheckpointConfig, say: Callable[[str], None]) -> Path | None:
-    """The committed checkpoint to continue from, or None.
-
-    What the run itself wrote comes first, so that the same command continues; then ``--load``.
-    """
-    if config.save is not None:
-        clean(Path(config.save))
-    for flag, where in (("--save", config.save), ("--load", config.load)):
-        found = where and latest(Path(where), config.ckpt_step if flag == "--load" else None)
-        if found:
-            say(f"continuing from {found} ({flag})")
-            return found
-    return None

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from slime_core.errors import SlimeError
 from slime_core.events import Events
 from slime_core.heartbeat import ProcessLost
-from slime_core.staging import TRACKER
+from slime_core.staging import last_commit
 
 
 class Restarts:
@@ -18,7 +17,7 @@ class Restarts:
     ) -> None:
         """``limit`` of None: every loss ends the run."""
         self._limit, self._save, self._events, self._say = limit, save, events, say
-        self._commit = self._newest()
+        self._commit = last_commit(self._save)
         self._losses: list[str] = []
         self._open: tuple[ProcessLost, float] | None = None
 
@@ -50,7 +49,7 @@ class Restarts:
                 f"{lost}\nThe same command continues from the last checkpoint; with "
                 "--use-fault-tolerance it does so by itself"
             ) from lost
-        if (newest := self._newest()) != self._commit:
+        if (newest := last_commit(self._save)) != self._commit:
             self._commit, self._losses = newest, []
         when = time.strftime("%H:%M:%S")
         self._losses.append(f"{when} {lost.name} (pid {lost.pid}): {lost.how}")
@@ -68,9 +67,3 @@ class Restarts:
             f"({len(self._losses)} of {self._limit} times)"
         )
         self._open = (lost, time.monotonic())
-
-    def _newest(self) -> tuple[str, int] | None:
-        tracker = Path(self._save or "") / TRACKER
-        if self._save is None or not tracker.is_file():
-            return None
-        return tracker.read_text(), tracker.stat().st_mtime_ns

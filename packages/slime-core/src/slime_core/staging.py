@@ -107,7 +107,7 @@ def staged(save: Path, iteration: Iteration) -> Generator[Path]:
 def clean(save: Path) -> list[str]:
     """Undo what killed runs left half done in ``save``; return the names that were dealt with.
 
-    Call it once when a run starts, before ``latest``: one run at a time owns a save directory.
+    Call it when a run starts, before ``latest``, by the directory's ``save_lock.sole_writer``.
     """
     if not save.is_dir():
         return []
@@ -141,18 +141,28 @@ def latest(load: Path, step: int | None = None) -> Path | None:
         name, wanted = _read_tracker(tracker), str(tracker)
     directory = load / name
     if not directory.is_dir():
-        present = ", ".join(path.name for path in complete(load)) or "none"
         raise CheckpointError(
-            f"{wanted} asks for {directory}, which is not there; checkpoints present: {present}. "
-            f"Give --ckpt-step one of these, or write its number into {TRACKER}"
+            f"{wanted} asks for {directory}, which is not there; {_present(load)}"
         )
     _check_manifest(directory)
     return directory
 
 
+def last_commit(save: str | Path | None) -> tuple[str, int] | None:
+    """Something that changes with every commit into ``save``; None before the first one."""
+    tracker = Path(save or "") / TRACKER
+    if save is None or not tracker.is_file():
+        return None
+    return tracker.read_text(), tracker.stat().st_mtime_ns
+
+
 def complete(load: Path) -> list[Path]:
     """Every checkpoint directory of ``load``, oldest first."""
     return sorted(path for path in load.glob("iter_*") if path.is_dir())
+
+
+def _present(load: Path) -> str:
+    return "checkpoints present: " + (", ".join(path.name for path in complete(load)) or "none")
 
 
 def _read_tracker(tracker: Path) -> str:
@@ -185,14 +195,18 @@ def _check_manifest(directory: Path) -> None:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: the checkpoint is damaged") from error
+        raise CheckpointError(
+            f"{path} is not JSON: the checkpoint is damaged; {_present(directory.parent)}"
+        ) from error
     problems = [
         f"{name} is missing" if not (directory / name).is_file() else f"{name} is not {size} bytes"
         for name, size in manifest["files"].items()
         if not (directory / name).is_file() or (directory / name).stat().st_size != size
     ]
     if problems:
-        raise CheckpointError(f"{directory} is incomplete: {'; '.join(problems)}")
+        raise CheckpointError(
+            f"{directory} is incomplete: {'; '.join(problems)}; {_present(directory.parent)}"
+        )
 
 
 def _remove(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Settings of the trainer: a complete Megatron command line and what is known of it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from slime_convert.layer_pattern import read_pattern
 from slime_core.config.flags import Flag, derived
 from slime_core.config.table import flags_from_table
+
+from slime_megatron.flag_effects import REFUSED, REFUSED_VALUES, WHAT_HAPPENS
 
 if TYPE_CHECKING:
     from slime_core.schedule.layout import ParallelLayout
@@ -26,7 +28,6 @@ MEGATRON_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "hidden_dropout": 0.0,
         "use_distributed_optimizer": True,
         "ckpt_format": "torch_dist",
-        "ckpt_fully_parallel_load": True,
         "moe_token_dispatcher_type": "alltoall",
         "tokenizer_type": "NullTokenizer",
         # What megatron-core wants where neither TransformerEngine nor apex is installed.
@@ -67,34 +68,6 @@ RANK_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 )
 """What a rank's own parser takes for granted where Megatron's would take something else."""
 
-REFUSED: Mapping[str, str] = MappingProxyType(
-    {
-        "train_iters": "it follows from --num-rollout and --num-steps-per-rollout",
-        "train_samples": "the length of a run is given with --num-rollout",
-        "eval_iters": "evaluation is given with --eval-prompt-data and --eval-interval",
-        "data_path": "prompts are given with --prompt-data",
-        "train_data_path": "prompts are given with --prompt-data",
-        "valid_data_path": "evaluation sets are given with --eval-prompt-data",
-        "test_data_path": "evaluation sets are given with --eval-prompt-data",
-        "data_args_path": "prompts are given with --prompt-data",
-        "mock_data": "prompts are given with --prompt-data",
-        "tokenizer_model": "the tokenizer is the one of --hf-checkpoint",
-        "vocab_file": "the tokenizer is the one of --hf-checkpoint",
-        "merge_file": "the tokenizer is the one of --hf-checkpoint",
-        "tensorboard_dir": "TensorBoard files go to --output-dir",
-        "yaml_cfg": "give flags, or a file of them with --custom-config-path",
-        "exit_interval": "the length of a run is given with --num-rollout",
-        "exit_duration_in_mins": "the length of a run is given with --num-rollout",
-        "skip_train": "--num-rollout 0 only evaluates",
-        "perform_rl_step": "reinforcement learning is slime's own loop",
-        "use_torch_fsdp2": "memory is shared out by --use-distributed-optimizer and parallelism",
-        "use_megatron_fsdp": "memory is shared out by --use-distributed-optimizer and parallelism",
-        "ckpt_convert_format": "checkpoints are converted by slime-convert",
-        "mtp_num_layers": "multi-token prediction is not trained",
-    }
-)
-"""Megatron destinations that mean nothing in this trainer, and what to do instead."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MegatronConfig:
@@ -110,6 +83,11 @@ class MegatronConfig:
     def __getitem__(self, dest: str) -> Any:
         """The value of one Megatron destination."""
         return self.values[dest]
+
+    def changed(self, values: Mapping[str, Any]) -> "MegatronConfig":
+        """The same with other values of some destinations."""
+        values = {**self.values, **values}
+        return replace(self, values=values, argv=command_line(values, megatron_flags()))
 
     @property
     def layout(self) -> "ParallelLayout":
@@ -142,6 +120,14 @@ def megatron_flags() -> tuple[Flag, ...]:
     """Every flag of Megatron's parser, from the generated table."""
     text = Path(__file__).with_name("flags.json").read_text(encoding="utf-8")
     return tuple(flags_from_table(text, OWNER))
+
+
+def refusal(flag: Flag, value: Any) -> str | None:
+    """Why a run must not set this, and what to do; None where it may, or says what happens anyway."""
+    why = REFUSED.get(flag.dest)
+    if why is None or same(value, WHAT_HAPPENS.get(flag.dest, flag.default)):
+        return REFUSED_VALUES.get(flag.dest, {}).get(value)
+    return why
 
 
 def model_parallel_sizes(values: Mapping[str, Any]) -> tuple[int, int, int]:
