@@ -1,66 +1,13 @@
 """``--dump-config``: every resolved value and where it comes from."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from slime_core.config.draft import DEFAULT, Draft, Values
-from slime_core.config.flags import flags_of
+from slime_core.config.dump import dump_lines
 
 from slime_train.resolve import Resolved
 from slime_train.run_config import SECTIONS
 
-_NAME, _VALUE = 44, 36
-
 
 def dump(resolved: Resolved) -> Iterator[str]:
-    """Lines of the dump: slime's sections, then Megatron, engines and router."""
-    draft = resolved.draft
-    for name, section in SECTIONS.items():
-        yield f"[{name}]"
-        fields = (flag.dest for flag in flags_of(section) if not _refused(flag.spelling))
-        yield from _lines(draft.own, fields)
-    yield "\n[megatron]  what differs from Megatron's defaults"
-    yield from _lines(draft.megatron, _changed(draft.megatron))
-    yield "\n[megatron]  defaults"
-    yield from _lines(draft.megatron, _unchanged(draft.megatron))
-    yield "\n[megatron]  command line"
-    yield "  " + " ".join(resolved.config.megatron.argv)
-    yield "\n[sglang]  server flags; the others keep SGLang's defaults"
-    yield from _lines(draft.server, draft.server.values)
-    yield "\n[router]  router flags; the others keep the router's defaults"
-    yield from _lines(draft.router, draft.router.values)
-    yield from _own_keys(draft)
-    if resolved.critic is not None:
-        yield "\n[critic]  what --megatron-config-path gives it alone"
-        critic = resolved.critic
-        for ours, theirs in ((draft.own, critic.own), (draft.megatron, critic.megatron)):
-            yield from _lines(theirs, [n for n, x in theirs.values.items() if x != ours[n]])
-
-
-def _own_keys(draft: Draft) -> Iterator[str]:
-    if draft.extra:
-        yield "\n[user]  keys of --custom-config-path that are no flags; plugins see them"
-        for key, value in draft.extra.items():
-            yield _line(key, value, "custom config")
-
-
-def _refused(spelling: Mapping[str, Any]) -> bool:
-    return isinstance(spelling.get("planned"), str)
-
-
-def _changed(values: Values) -> list[str]:
-    return [name for name, source in values.sources.items() if source != DEFAULT]
-
-
-def _unchanged(values: Values) -> list[str]:
-    return [name for name, source in values.sources.items() if source == DEFAULT]
-
-
-def _lines(values: Values, names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        yield _line(name, values[name], values.sources[name])
-
-
-def _line(name: str, value: Any, source: str) -> str:
-    shown = repr(value) if isinstance(value, str) else str(value)
-    return f"  {name:<{_NAME}} {shown:<{_VALUE}}  # {source}"
+    """Lines of the dump."""
+    return dump_lines(resolved.draft, SECTIONS, resolved.config.megatron.argv, resolved.critic)
