@@ -94,6 +94,32 @@ def replayed(model, tmp_path, versions, *words, iterations=(0,), baseline=None):
     return RolloutHost(config, tmp_path), template
 
 
+def test_a_replay_trains_on_the_dump_and_not_on_what_a_checkpoint_had_finished(model, tmp_path):
+    host, template = replayed(model, tmp_path, [0, 0], iterations=(0, 1))
+    for iteration in (0, 1):
+        host.generate(iteration)
+    (tmp_path / "saved").mkdir()
+    host.save(tmp_path / "saved", 0)  # which keeps iteration 1
+    write_dump(template, 1, read_dump(template, 1)[:1])
+    again, _ = replayed(model, tmp_path, [0, 0], "--global-batch-size", 2, iterations=())
+    again.start(tmp_path / "saved")
+    assert again.generate(1)[1]["rollout/num_samples"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [((), 0), (("--save", "saved"), 0), (("--save", "saved", "--async-buffer-size", 1), 1)],
+)
+def test_the_position_is_asked_for_where_a_checkpoint_may_come_while_generating(
+    words, asked, model, tmp_path, monkeypatch
+):
+    host, _ = replayed(model, tmp_path, [0], *words)
+    calls = []
+    monkeypatch.setattr(host._producer, "state_dict", lambda: calls.append(0) or {})
+    host.generate(0)
+    assert len(calls) == asked
+
+
 def test_tokens_that_are_too_old_are_not_trained_on(model, tmp_path):
     host, _ = replayed(
         model, tmp_path, [0, -1, 1, 2], "--max-token-staleness", 1, iterations=(1, 2, 3)

@@ -1,8 +1,11 @@
 import threading
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from slime_core.data.finished import FinishedRollouts
+from slime_core.data.finished import STATE_FILE, FinishedRollouts
+from slime_core.errors import CheckpointError
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 
@@ -60,6 +63,65 @@ def test_a_rollout_under_way_is_begun_again_from_the_same_prompts() -> None:
     worker.join()
     again, position = resumed(state)
     assert [made(again, position, i) for i in (1, 2)] == [2, 3]
+
+
+class Growing(Prompts):
+    """Hands out what it goes on to change, as a user's data source may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metadata: dict[str, Any] = {"seen": []}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position, "metadata": self.metadata}
+
+    def produce(self, iteration: int) -> tuple[list[SampleGroup], dict[str, float]]:
+        self.metadata["seen"].append(iteration)
+        return super().produce(iteration)
+
+
+def test_a_position_is_a_copy_of_what_generation_goes_on_to_change() -> None:
+    finished, prompts = FinishedRollouts(), Growing()
+    made(finished, prompts, 0)
+    during: list[dict[str, Any]] = []
+
+    def saving(iteration: int) -> Any:
+        found = prompts.produce(iteration)
+        during.append(finished.state_dict(0, prompts.state_dict))
+        return found
+
+    finished.make(1, prompts.state_dict, saving)
+    between = finished.state_dict(0, prompts.state_dict)
+    made(finished, prompts, 2)
+    assert during[0]["position"] == {"position": 1, "metadata": {"seen": [0]}}
+    assert between["position"] == {"position": 2, "metadata": {"seen": [0, 1]}}
+
+
+def test_where_no_checkpoint_may_come_in_between_the_position_is_not_asked_for() -> None:
+    finished, prompts = FinishedRollouts(), Prompts()
+    finished.make(0, None, prompts.produce)
+    assert finished.state_dict(0, prompts.state_dict)["position"] == {"position": 1}
+
+
+def test_a_commit_holds_numpys_scalars_of_a_reward_and_refuses_objects(tmp_path: Path) -> None:
+    finished, prompts = FinishedRollouts(), Prompts()
+    for iteration in range(2):
+        made(finished, prompts, iteration)
+    (sample,) = finished.make(1, None, prompts.produce)[0][0].samples
+    sample.reward, sample.metadata = np.float64(0.5), {"votes": np.arange(2)}
+    finished.save(tmp_path, 0, prompts.state_dict)
+    again = FinishedRollouts()
+    assert again.load(tmp_path) == {"position": 2}
+    (read,) = again.make(1, None, prompts.produce)[0][0].samples
+    assert (read.reward, read.metadata) == (0.5, {"votes": [0, 1]})
+    (tmp_path / STATE_FILE).unlink()
+    sample.metadata["judge"] = prompts
+    told = r"finished rollouts: \[1\].*\['metadata'\]\['judge'\] is a .*Prompts"
+    with pytest.raises(CheckpointError, match=told):
+        finished.save(tmp_path, 0, prompts.state_dict)
+    assert not (tmp_path / STATE_FILE).exists()
+    with pytest.raises(CheckpointError, match=r"has no rollout\.pt.*--finetune"):
+        again.load(tmp_path)
 
 
 def test_a_rollout_that_failed_leaves_the_position_to_the_prompts() -> None:

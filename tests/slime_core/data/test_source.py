@@ -180,6 +180,13 @@ def test_a_class_of_its_own_needs_no_files_and_keeps_its_own_state(plugin, tmp_p
     resumed.close()
 
 
+def test_a_class_is_not_asked_to_save_before_it_has_given_out_anything(plugin, tmp_path):
+    source = user_source(plugin(GENERATED), {"folder": str(tmp_path), "prompt_stream": None}, None)
+    state = source.state_dict()
+    source.load_state_dict(state)
+    assert list(tmp_path.glob("*.txt")) == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

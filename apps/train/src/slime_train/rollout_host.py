@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from slime_core import metrics as statistics
 from slime_core.batch import TrainBatch
 from slime_core.collate import age_metrics, collate
 from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
 from slime_core.data.dump import write_dump
 from slime_core.data.finished import FinishedRollouts
-from slime_core.errors import CheckpointError
 from slime_core.interfaces import Metrics
 from slime_core.progress import Progress
 from slime_core.schedule.flops import model_cost
@@ -26,8 +24,6 @@ from slime_train.producers.interface import Producer
 from slime_train.producers.select import make_producer
 from slime_train.rollout_functions import RolloutFunctions
 from slime_train.run_config import RunConfig
-
-STATE_FILE = "rollout.pt"
 
 
 class RolloutHost:
@@ -48,19 +44,20 @@ class RolloutHost:
 
     def start(self, load: Path | None) -> tuple[int, Sequence[EngineTarget]]:
         """Start the engines, continue where the checkpoint ``load`` was; prompts and engines."""
-        if load is not None and not self._config.checkpoint.finetune:
-            self._load(load)
+        replays = self._config.debug.load_debug_rollout_data is not None
+        if load is not None and not (replays or self._config.checkpoint.finetune):
+            self._producer.load_state_dict(self._finished.load(load))
         return len(self._producer), self._producer.start()
 
     def generate(self, iteration: int) -> tuple[list[RankPayload], Metrics]:
         """The groups of one iteration, cut up for the trainer's ranks."""
         ahead = self._config.rollout.async_buffer_size or 0
         self._finished.drop(through=iteration - ahead - 2)
+        saves = ahead > 0 and self._config.checkpoint.save is not None  # while this goes on
+        position = self._producer.state_dict if saves else None
         begin = time.monotonic()
         with self._clock.spending("generate"):
-            groups, metrics = self._finished.make(
-                iteration, self._producer.state_dict, self._producer.produce
-            )
+            groups, metrics = self._finished.make(iteration, position, self._producer.produce)
         seconds = time.monotonic() - begin
         metrics = {**metrics, **self._clock.shares()}
         template = self._config.debug.save_debug_rollout_data
@@ -126,22 +123,11 @@ class RolloutHost:
 
         May be called while a rollout is generated.
         """
-        state = self._finished.state_dict(iteration, self._producer.state_dict)
-        torch.save(state, directory / STATE_FILE)
+        self._finished.save(directory, iteration, self._producer.state_dict)
 
     def stop(self) -> None:
         """End the engines."""
         self._producer.stop()
-
-    def _load(self, checkpoint: Path) -> None:
-        path = checkpoint / STATE_FILE
-        if not path.is_file():
-            raise CheckpointError(
-                f"{checkpoint} has no {STATE_FILE}: it was not written by a run of this kind; "
-                "add --finetune to take its weights and start anew"
-            )
-        state = torch.load(path, weights_only=True)
-        self._producer.load_state_dict(self._finished.load_state_dict(state))
 
     def _payloads(self, batch: TrainBatch, steps: StepPlan) -> list[RankPayload]:
         payloads: list[RankPayload] = []

@@ -2,14 +2,22 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from slime_core.data.buffer import group_from_plain, plain_group
+from slime_core.data.plain_data import plain_copy
+from slime_core.errors import CheckpointError
 from slime_core.interfaces import Metrics
 from slime_core.types import SampleGroup
 
 Position = Mapping[str, Any]
 Made = tuple[Sequence[SampleGroup], Metrics]
+
+STATE_FILE = "rollout.pt"
+"""The generating side's part of a checkpoint."""
 
 
 class FinishedRollouts:
@@ -29,13 +37,19 @@ class FinishedRollouts:
         return len(self._made)
 
     def make(
-        self, iteration: int, position: Callable[[], Position], produce: Callable[[int], Made]
+        self,
+        iteration: int,
+        position: Callable[[], Position] | None,
+        produce: Callable[[int], Made],
     ) -> Made:
-        """The groups of ``iteration``: those that are kept already, or else new ones."""
+        """The groups of ``iteration``: those that are kept already, or else new ones.
+
+        ``position`` of None: no checkpoint is written while they are made.
+        """
         with self._lock:
             if iteration in self._made:
                 return self._made[iteration]
-            self._before = position()
+            self._before = None if position is None else _copy_of(position)
         made = produce(iteration)
         with self._lock:
             self._made[iteration] = made
@@ -52,12 +66,30 @@ class FinishedRollouts:
         with self._lock:
             before = self._before
             kept = {i: made for i, made in self._made.items() if i > iteration}
-            now = position() if before is None else before
+            now = _copy_of(position) if before is None else before
         finished = {
             i: {"groups": [plain_group(group) for group in groups], "metrics": dict(metrics)}
             for i, (groups, metrics) in kept.items()
         }
-        return {"position": dict(now), "finished": finished}
+        return {"position": now, "finished": plain_copy(finished, "finished rollouts: ")}
+
+    def save(self, directory: Path, iteration: int, position: Callable[[], Position]) -> None:
+        """Write ``state_dict`` into a checkpoint's directory.
+
+        Raises:
+            CheckpointError: something in it is no plain data; nothing was written.
+        """
+        torch.save(self.state_dict(iteration, position), directory / STATE_FILE)
+
+    def load(self, checkpoint: Path) -> Position:
+        """Keep the rollouts that ``save`` wrote; the position to continue from."""
+        path = checkpoint / STATE_FILE
+        if not path.is_file():
+            raise CheckpointError(
+                f"{checkpoint} has no {STATE_FILE}: it was not written by a run of this kind; "
+                "add --finetune to take its weights and start anew"
+            )
+        return self.load_state_dict(torch.load(path, weights_only=True))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Position:
         """Keep the rollouts of ``state_dict``; the position to continue from."""
@@ -67,3 +99,8 @@ class FinishedRollouts:
                 for i, made in state["finished"].items()
             }
         return state["position"]
+
+
+def _copy_of(position: Callable[[], Position]) -> Position:
+    """The position as it is now, whatever is taken from the prompts from now on."""
+    return plain_copy(dict(position()), "position in the prompts: ")

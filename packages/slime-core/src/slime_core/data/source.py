@@ -216,7 +216,7 @@ class UserSource:
     def state_dict(self) -> dict[str, Any]:
         """What the class says of itself, its buffer, and the books.
 
-        A ``save`` of the class's own is called as well, with the iteration.
+        A ``save`` of the class's own is called as well, with the iteration it has come to.
         """
         state: dict[str, Any] = {
             "num_made": self._num_made,
@@ -227,7 +227,7 @@ class UserSource:
             state["source"] = self.source.state_dict()
         elif isinstance(getattr(self.source, "buffer", None), list):
             state["buffer"] = plain_lists(self.source.buffer)
-        if self._has_own("save"):
+        if self._iteration is not None and self._has_own("save"):
             self.source.save(self._iteration)
         return state
 
@@ -245,7 +245,7 @@ class UserSource:
             self.source.load_state_dict(state["source"])
         if "buffer" in state:
             self.source.buffer = lists_from_plain(state["buffer"])
-        if self._has_own("load"):
+        if self._iteration is not None and self._has_own("load"):
             self.source.load(self._iteration)
 
     def _has_own(self, name: str) -> bool:
@@ -293,6 +293,20 @@ def user_source(spec: str, flat: Mapping[str, Any], stream: PromptStream | None)
     Raises:
         PluginError: it is no class with get_samples and add_samples, or wants other arguments.
     """
+    cls = load_source(spec)
+    args = FlatArgs({**flat, "prompt_stream": stream})
+    source = cls(*_arguments(spec, cls, args))
+    if isinstance(source, RolloutDataSource) and "args" not in vars(source):
+        source.args = args  # its __init__ did not call ours
+    return UserSource(source, spec, stream)
+
+
+def load_source(spec: str) -> type:
+    """The class that ``spec`` names, which can be made with ``args``.
+
+    Raises:
+        PluginError: as ``user_source``.
+    """
     cls = load_plugin(spec)
     missing = [name for name in ("get_samples", "add_samples") if not hasattr(cls, name)]
     if not inspect.isclass(cls) or missing:
@@ -300,11 +314,8 @@ def user_source(spec: str, flat: Mapping[str, Any], stream: PromptStream | None)
             f"--data-source-path {spec} must be a class with get_samples(num_samples) and "
             f"add_samples(samples), but {f'has no {missing[0]}' if missing else 'is a function'}"
         )
-    args = FlatArgs({**flat, "prompt_stream": stream})
-    source = cls(*_arguments(spec, cls, args))
-    if isinstance(source, RolloutDataSource) and "args" not in vars(source):
-        source.args = args  # its __init__ did not call ours
-    return UserSource(source, spec, stream)
+    _arguments(spec, cls, FlatArgs({}))
+    return cls
 
 
 def plain_lists(groups: Groups) -> list[list[dict[str, Any]]]:
