@@ -64,10 +64,8 @@ class Judge:
 )
 def test_anything_else_is_refused_by_its_place_and_class(value, kind):
     state = {"groups": [{"metadata": {"turns": (1, [value])}}]}
-    told = (
-        rf"^finished rollouts: \['groups'\]\[0\]\['metadata'\]\['turns'\]\[1\]\[0\] is a .*{kind}"
-    )
+    told = rf"^rollouts: \['groups'\]\[0\]\['metadata'\]\['turns'\]\[1\]\[0\] is a .*{kind}"
     with pytest.raises(CheckpointError, match=told):
-        plain_copy(state, "finished rollouts: ")
+        plain_copy(state, "rollouts: ")
     with pytest.raises(CheckpointError, match=r"position\[.*\] is a"):
         plain_copy({(value if value.__hash__ else 0): value}, "position")
