@@ -1,9 +1,12 @@
 import pickle
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from slime_core.errors import ConfigError, EngineError, WeightSyncError
 from slime_sglang.client import EngineClient
 from slime_sglang.weights.collective import CollectiveReceiver
@@ -11,6 +14,8 @@ from slime_sglang.weights.disk import DiskReceiver, DiskSpec
 from slime_sglang.weights.session import EngineTarget, Session
 from slime_sglang.weights.tensor import TensorReceiver
 from slime_testing.engine_http import FakeEngine, serving
+from slime_testing.runs import wait_for
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 
 @pytest.fixture
@@ -127,6 +132,49 @@ def test_an_engine_that_refuses_to_join_a_group_is_an_error_and_not_a_hang(
     with pytest.raises(WeightSyncError, match=r"did not join|failed|answered 400"):
         receiver.begin(1)
     receiver.close()
+
+
+def test_an_engine_lost_while_the_group_forms_is_noticed_and_nobody_waits_for_it(
+    engine: FakeEngine,
+) -> None:
+    ended: list[str] = []
+
+    def join(body: dict[str, Any]) -> None:
+        try:
+            timeout = timedelta(seconds=60)
+            port, world = body["master_port"], body["world_size"]
+            store = TCPStore("127.0.0.1", port, is_master=False, timeout=timeout)
+            keys = PrefixStore("cpu/", PrefixStore(body["group_name"], store))
+            dist.ProcessGroupGloo(keys, body["rank_offset"], world, timeout=timeout)
+        except RuntimeError as error:
+            ended.append(str(error))
+
+    engine.on_call = lambda path, body: join(body) if path.startswith("/init") else None
+    begin = time.monotonic()
+    with serving() as other:
+        other.replies["/init_weights_update_group"] = [(400, {"message": "no"})]
+        targets = [EngineTarget(engine.url), EngineTarget(other.url)]
+        receiver = CollectiveReceiver(targets, backend="gloo", timeout_s=60)
+        with pytest.raises(WeightSyncError, match=r"answered 400"):
+            receiver.begin(1)
+        receiver.close()
+    assert wait_for(lambda: len(ended) == 1, 10)
+    assert time.monotonic() - begin < 20
+    assert "/destroy_weights_update_group" in [path for path, _ in engine.calls]
+
+
+def test_engines_that_do_not_join_a_group_in_time_are_named(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slime_sglang.weights.collective._LEAVE_S", 0.2)
+    engine.silent_about = "/init_weights_update_group"
+    with serving() as other:
+        targets = [EngineTarget(engine.url), EngineTarget(other.url)]
+        receiver = CollectiveReceiver(targets, backend="gloo", timeout_s=1)
+        with pytest.raises(WeightSyncError, match="not every engine took part") as caught:
+            receiver.begin(1)
+        receiver.close()
+    assert caught.value.silent == (engine.url,)
 
 
 def test_every_group_that_is_formed_has_a_name_of_its_own(engine: FakeEngine) -> None:

@@ -1,7 +1,7 @@
 """An HTTP server with the endpoints of one engine, which answers as the test says."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,6 +19,7 @@ class FakeEngine(ThreadingHTTPServer):
         self.replies: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         self.silent_about: str | None = None
         self.ended = threading.Event()
+        self.on_call: Callable[[str, dict[str, Any]], None] = lambda path, body: None
         self.version = "0"
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -28,6 +29,7 @@ class FakeEngine(ThreadingHTTPServer):
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.calls.append((path, body))
+        self.on_call(path, body)
         if path == self.silent_about:
             self.ended.wait(10)
         if path == "/update_weight_version":

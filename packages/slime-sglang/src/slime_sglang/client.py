@@ -108,9 +108,10 @@ class EngineClient:
         }
         return self._update("/update_weights_from_tensor", body)
 
-    def update_from_collective(self, body: Mapping[str, Any]) -> str:
+    def update_from_collective(self, body: Mapping[str, Any], *, timeout_s: float = _LOAD_S) -> str:
         """Receive one flattened bucket that the sender broadcasts at the same time."""
-        return self._update("/update_weights_from_distributed", {**body, "flush_cache": False})
+        body = {**body, "flush_cache": False}
+        return self._update("/update_weights_from_distributed", body, timeout_s)
 
     def update_from_disk(self, directory: str) -> str:
         """Load safetensors files; sets no version."""

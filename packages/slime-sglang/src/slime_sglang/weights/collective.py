@@ -5,12 +5,15 @@ side of the handshake is ``init_custom_process_group``: a TCP store on rank 0, a
 keys in it are prefixed by the group's name and the device. This is the other side of it.
 """
 
+import contextlib
 import os
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
+from concurrent.futures import wait as settled
 from datetime import timedelta
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -27,6 +30,9 @@ from slime_sglang.weights.bucket import pack
 from slime_sglang.weights.session import EngineTarget, Session, UnderWay
 
 _POLL_S = 0.0005
+_JOIN_POLL_S = 0.05
+_LEAVE_S = 10.0
+"""For engines to answer once a group is given up; one that still waits in it does not."""
 
 
 class CollectiveReceiver:
@@ -73,7 +79,10 @@ class CollectiveReceiver:
         bucket = pack(tensors)
         body = {**bucket.description(), "group_name": self._name}
         self._settle()
-        requests = self._session.submit(lambda client, _: client.update_from_collective(body))
+        timeout_s = self._timeout_s + 2 * _LEAVE_S  # longer than ours, which tells who is late
+        requests = self._session.submit(
+            lambda client, _: client.update_from_collective(body, timeout_s=timeout_s)
+        )
         self._broadcast(bucket.flat, requests)
         self._under_way = UnderWay(bucket, requests)
 
@@ -84,9 +93,11 @@ class CollectiveReceiver:
         return {}
 
     def close(self) -> None:
-        """Leave the group and drop the connections."""
-        if self._group is not None:
-            self._session.submit(lambda client, _: client.destroy_group(self._name))
+        """Have the engines leave the group, also one that was given up; drop the connections."""
+        if self._name:
+            name = self._name
+            leaving = self._session.submit(lambda client, _: client.destroy_group(name))
+            settled(leaving, _LEAVE_S)
         self._group = self._store = None
         self._session.close()
 
@@ -98,10 +109,8 @@ class CollectiveReceiver:
     def _connect(self) -> None:
         # A new name each time: engines still hold a group that was given up.
         self._name = name = f"slime-{uuid.uuid4().hex[:12]}"
-        timeout = timedelta(seconds=self._timeout_s)
-        self._store = TCPStore(
-            self._host, 0, is_master=True, wait_for_workers=False, timeout=timeout
-        )
+        timeout_s = self._timeout_s + 2 * _LEAVE_S  # ours is first, and tells who is late
+        self._store = _open_store(self._host, 0, timeout_s, is_master=True)
         world = 1 + sum(target.num_ranks for target in self._session.targets)
         requests = self._session.submit(
             lambda client, target: client.init_group(
@@ -113,16 +122,18 @@ class CollectiveReceiver:
                     "group_name": name,
                     "backend": self._backend,
                 },
-                timeout_s=self._timeout_s,
+                timeout_s=timeout_s,
             )
         )
-        try:
-            self._group = _join(self._store, self._backend, name, world, timeout)
-        except (RuntimeError, dist.DistError) as error:
-            self._session.collect([request for request in requests if request.done()])
-            raise WeightSyncError(
-                f"the engines did not join the {self._backend} group: {error}"
-            ) from error
+        host, port = self._host, self._store_port
+
+        def join() -> "dist.ProcessGroupGloo | dist.ProcessGroupNCCL":
+            # Of its own: when ours is dropped, everyone who waits in it is told.
+            store = _open_store(host, port, timeout_s, is_master=False)
+            return _join(store, self._backend, name, world, timeout_s)
+
+        with self._explained(requests, f"joining the {self._backend} group"):
+            self._group = self._while_all_live(join, requests)
         self._session.collect(requests)
 
     @property
@@ -142,39 +153,100 @@ class CollectiveReceiver:
         """Send ``flat``; an engine that fails meanwhile, or a deadline, is an error, no hang."""
         options = dist.BroadcastOptions()
         options.rootRank = 0
-        try:
-            work = self._group.broadcast([flat], options)
-            self._wait(work, requests)
-            work.wait()  # waits: is done
-        except RuntimeError as error:
-            self._session.collect([request for request in requests if request.done()])
-            raise WeightSyncError(f"broadcasting weights failed: {error}") from error
-        if flat.is_cuda:
-            torch.cuda.current_stream(flat.device).synchronize()
+        stream = torch.cuda.current_stream(flat.device) if flat.is_cuda else None
 
-    def _wait(self, work: Any, requests: Sequence[Future[str]]) -> None:
+        def begin() -> Any:  # the first one forms NCCL's communicator, and blocks
+            with torch.cuda.stream(stream):
+                return self._group.broadcast([flat], options)
+
+        with self._explained(requests, "broadcasting weights"):
+            work = self._while_all_live(begin, requests)
+            deadline = time.monotonic() + self._timeout_s
+            while not work.is_completed():
+                self._check(requests, deadline)
+                time.sleep(_POLL_S)
+            work.wait()  # waits: is done
+        if stream is not None:
+            stream.synchronize()
+
+    @contextlib.contextmanager
+    def _explained(self, requests: Sequence[Future[Any]], doing: str) -> Generator[None]:
+        """Say of a failure what the engines say of it, else that it was in ``doing``."""
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            if isinstance(error, WeightSyncError):
+                raise
+            self._abort()
+            self._session.collect([request for request in requests if request.done()])
+            raise WeightSyncError(f"{doing} failed: {error}") from error
+
+    def _while_all_live[T](self, call: Callable[[], T], requests: Sequence[Future[Any]]) -> T:
+        """What ``call`` returns, which blocks until every engine takes part.
+
+        It runs in a thread, which is left to itself when an engine fails meanwhile.
+        """
+        result: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                result.set_result(call())
+            except BaseException as error:
+                result.set_exception(error)
+
+        threading.Thread(target=work, name="collective", daemon=True).start()
         deadline = time.monotonic() + self._timeout_s
-        while not work.is_completed():
-            failed = [r for r in requests if r.done() and r.exception() is not None]
-            if failed or time.monotonic() > deadline:
-                self._abort()
-                self._session.collect(failed)
-                raise WeightSyncError(
-                    f"an engine did not take part in a broadcast within {self._timeout_s:.0f} s"
-                )
-            time.sleep(_POLL_S)
+        while not settled([result], _JOIN_POLL_S).done:
+            self._check(requests, deadline)
+        return result.result(0)
+
+    def _check(self, requests: Sequence[Future[Any]], deadline: float) -> None:
+        """Raise ``WeightSyncError`` when an engine failed, or at the deadline naming the late."""
+        failed = [r for r in requests if r.done() and r.exception() is not None]
+        if failed:
+            self._abort()
+            self._session.collect(failed)
+        if time.monotonic() > deadline:
+            late = [not request.done() for request in requests]
+            self._abort()
+            settled(requests, _LEAVE_S)  # those that only waited for the others
+            urls = [target.url for target in self._session.targets]
+            hung = [u for u, r in zip(urls, requests, strict=True) if not r.done()]
+            silent = hung or [url for url, is_late in zip(urls, late, strict=True) if is_late]
+            raise WeightSyncError(
+                f"not every engine took part in the {self._backend} group within "
+                f"{self._timeout_s:.0f} s: {', '.join(silent)}",
+                silent,
+            )
 
     def _abort(self) -> None:
-        """Give the group up; the next publish forms another."""
-        group, self._group = self._group, None
-        if hasattr(group, "abort"):
-            group.abort()
+        """Give the group up, without waiting for what runs in it; the next publish forms another.
+
+        Whoever waits for it to be formed is told by the store, which goes with it.
+        """
+        left = [self._group, self._store]
+        self._group = self._store = None
+        if left[0] is not None:
+            threading.Thread(target=_end, args=(left,), name="collective", daemon=True).start()
+
+
+def _end(left: list[Any]) -> None:
+    """End the group in ``left``, and the store after it; dropping a group may block as well."""
+    if hasattr(left[0], "abort"):
+        left[0].abort()
+    left.clear()
+
+
+def _open_store(host: str, port: int, timeout_s: float, *, is_master: bool) -> TCPStore:
+    timeout = timedelta(seconds=timeout_s)
+    return TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=timeout)
 
 
 def _join(
-    store: Store, backend: str, name: str, world: int, timeout: timedelta
+    store: Store, backend: str, name: str, world: int, timeout_s: float
 ) -> "dist.ProcessGroupGloo | dist.ProcessGroupNCCL":
     """Rank 0's end of the group; blocks until every engine has arrived."""
+    timeout = timedelta(seconds=timeout_s)
     device = "cuda" if backend == "nccl" else "cpu"
     keys = PrefixStore(name, store)
     keys = PrefixStore(f"{device}/", PrefixStore(f"{name}/", keys))
