@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from slime_core.hook_forms import EXACT, FORMS
+from slime_train import user_functions
 from slime_train.cli import main
 
 HEAVY = ("torch", "ray", "sglang", "sglang_router", "megatron", "transformers")
@@ -118,6 +120,33 @@ def test_user_functions_are_loaded_before_anything_starts(line, tmp_path, capsys
     assert "--custom-rm-path" in told
     assert "does not exist" in told
     assert "--buffer-filter-path a.b: plugin 'a.b': cannot import 'a'" in told
+
+
+MODEL_CLASS = """
+class CustomRewardModel:
+    def __init__(self, model_path): ...
+    def compute_reward(self, prompts, responses): ...
+"""
+
+
+def test_user_functions_that_cannot_be_called_are_told_before_anything_starts(
+    line, tmp_path, capsys
+):
+    (tmp_path / "custom_rm.py").write_text(MODEL_CLASS)
+    (tmp_path / "custom_loss.py").write_text("def custom_loss(args, logits): ...\n")
+    words = [*line, "--custom-rm-path", f"{tmp_path}/custom_rm.py", "--loss-type", "custom_loss"]
+    words += ["--custom-loss-function-path", f"{tmp_path}/custom_loss.py"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "with a path given as --reward-model-path" in told
+    assert "must be callable as f(args, batch, logits, sum_of_sample_mean)" in told
+    told_of_model = [*words[:-4], "--reward-model-path", str(tmp_path), "--dump-config"]
+    assert main(told_of_model) == 0
+
+
+def test_every_function_of_the_users_has_a_form():
+    paths = {name for _, name in user_functions._PATHS}
+    assert paths == {*FORMS, *EXACT, "buffer_filter_path", "data_source_path"}
 
 
 def test_a_run_gets_the_resolved_configuration(line, monkeypatch):

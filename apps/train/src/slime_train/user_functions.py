@@ -1,9 +1,9 @@
-"""Load the user's functions once, before anything is started, so that a typo costs a second."""
+"""Load the user's functions before anything starts, so that a typo costs a second."""
 
 from collections.abc import Iterator
 
 from slime_core.errors import PluginError
-from slime_core.hooks import load_hook
+from slime_core.hooks import check
 
 from slime_train.run_config import RunConfig
 
@@ -36,10 +36,10 @@ _PATHS = (
 
 
 def problems(config: RunConfig) -> Iterator[str]:
-    """A complaint for every user function that does not load."""
+    """A complaint for every user function that does not load or cannot be called as it will be."""
     for name, spec in _given(config):
         try:
-            load_hook(name, spec)
+            check(name, spec, config.flat)
         except PluginError as error:
             yield f"--{name.replace('_', '-')} {spec}: {error}"
 

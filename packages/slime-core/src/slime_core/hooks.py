@@ -14,7 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 from slime_core.config.flat import FlatArgs
 from slime_core.data import selection
 from slime_core.data.filters import DynamicFilterOutput
+from slime_core.data.source import load_source
 from slime_core.errors import PluginError
+from slime_core.hook_forms import is_plain, require, reward_arguments, takes_args, takes_list
 from slime_core.plugins import load_plugin
 from slime_core.types import Sample
 
@@ -138,14 +140,13 @@ def _complete(spec: str, names: Sequence[str]) -> str:
 
 def bind(fn: Callable[..., Any], flat: Flat) -> Callable[..., Any]:
     """``fn`` without its ``args``, deaf to keyword arguments it does not know."""
-    parameters = list(inspect.signature(fn).parameters.values())
-    takes_args = bool(parameters) and parameters[0].name.lstrip("_") == "args"
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    known = {p.name for p in parameters}
+    parameters = inspect.signature(fn).parameters
+    with_args = takes_args(fn)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def call(*positional: Any, **optional: Any) -> Any:
-        kept = {k: v for k, v in optional.items() if takes_all or k in known}
-        return fn(FlatArgs(flat), *positional, **kept) if takes_args else fn(*positional, **kept)
+        kept = {k: v for k, v in optional.items() if takes_all or k in parameters}
+        return fn(FlatArgs(flat), *positional, **kept) if with_args else fn(*positional, **kept)
 
     return call
 
@@ -155,17 +156,22 @@ async def settle(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-def _require(spec: str, fn: Callable[..., Any], *forms: Sequence[str]) -> None:
-    """Check at start-up that ``fn`` can be called in one of ``forms``."""
-    signature = inspect.signature(fn)
-    for form in forms:
-        try:
-            signature.bind(*form)
-        except TypeError:
-            continue
+def check(field: str, spec: str, flat: Flat) -> None:
+    """Load a user function and look at how it can be called, without calling it.
+
+    Raises:
+        PluginError: it cannot be loaded, or cannot be called as it will be.
+    """
+    if field == "data_source_path":
+        load_source(spec)
         return
-    shapes = " or ".join(f"f({', '.join(form)})" for form in forms)
-    raise PluginError(f"plugin {spec!r} must be callable as {shapes}, but is {signature}")
+    fn = load_hook(field, spec)
+    if field == "buffer_filter_path":
+        selection.as_select(fn, spec)
+    elif field == "custom_rm_path" and inspect.isclass(fn):
+        reward_arguments(spec, fn, flat.get("reward_model_path"))
+    elif field != "custom_rm_path" or not is_plain(fn):
+        require(field, spec, fn)
 
 
 def custom_generate(
@@ -178,14 +184,14 @@ def custom_generate(
     fn = load_hook("custom_generate_function_path", spec)
     for name, value in (given or {}).items():
         getattr(fn, "__globals__", {}).setdefault(name, value)
-    _require(spec, fn, ("args", "sample", "sampling_params"), ("args", "samples"))
+    require("custom_generate_function_path", spec, fn)
     call = bind(fn, flat)
-    takes_list = "samples" in inspect.signature(fn).parameters
+    whole_list = takes_list(fn)
 
     async def generate(
         sample: Sample, sampling_params: Mapping[str, Any], *, evaluation: bool
     ) -> Sample | list[Sample]:
-        if not takes_list:
+        if not whole_list:
             return await settle(call(sample, dict(sampling_params), evaluation=evaluation))
         options = {"sampling_params": dict(sampling_params), "evaluation": evaluation}
         results: list[Sample] = await settle(call([sample], **options))
@@ -210,7 +216,7 @@ def custom_reward(
     fn = load_hook("custom_rm_path", spec)
     if inspect.isclass(fn):
         return _reward_object(spec, fn, flat.get("reward_model_path"), run)
-    _require(spec, fn, ("args", "sample"), ("sample",))
+    require("custom_rm_path", spec, fn)
     call = bind(fn, flat)
 
     async def per_sample(samples: Sequence[Sample]) -> list[RewardValue]:
@@ -230,20 +236,7 @@ def custom_reward(
 def _reward_object(
     spec: str, cls: type, model_path: str | None, run: Callable[..., Awaitable[Any]]
 ) -> RewardFunction:
-    if not hasattr(cls, "compute_reward"):
-        raise PluginError(f"plugin {spec!r} is a class without compute_reward(prompts, responses)")
-    arguments = () if model_path is None else (model_path,)
-    signature = inspect.signature(cls)
-    if not signature.parameters:
-        arguments = ()
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
-        raise PluginError(
-            f"plugin {spec!r} must be constructible without arguments, or with a path given as "
-            f"--reward-model-path: {error}"
-        ) from error
-    model: Any = cls(*arguments)
+    model: Any = cls(*reward_arguments(spec, cls, model_path))
 
     async def per_group(samples: Sequence[Sample]) -> list[RewardValue]:
         prompts, responses = [s.prompt for s in samples], [s.response for s in samples]
@@ -260,7 +253,7 @@ def _reward_object(
 def dynamic_filter(spec: str, flat: Flat) -> DynamicFilter:
     """``f(args, group, **kw)`` returning a verdict, or whether to keep the group."""
     fn = load_hook("dynamic_sampling_filter_path", spec)
-    _require(spec, fn, ("args", "samples"), ("samples",))
+    require("dynamic_sampling_filter_path", spec, fn)
     call = bind(fn, flat)
 
     def verdict(samples: Sequence[Sample]) -> DynamicFilterOutput:
@@ -279,7 +272,7 @@ def dynamic_filter(spec: str, flat: Flat) -> DynamicFilter:
 def reward_post_process(spec: str, flat: Flat) -> RewardPostProcess:
     """``f(args, samples)`` returning raw rewards and rewards to learn from."""
     fn = load_hook("custom_reward_post_process_path", spec)
-    _require(spec, fn, ("args", "samples"), ("samples",))
+    require("custom_reward_post_process_path", spec, fn)
     call = bind(fn, flat)
 
     def process(samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
@@ -292,14 +285,14 @@ def reward_post_process(spec: str, flat: Flat) -> RewardPostProcess:
 def sample_filter(spec: str, flat: Flat) -> SampleFilter:
     """``f(args, groups)`` that sets ``remove_sample``."""
     fn = load_hook("rollout_sample_filter_path", spec)
-    _require(spec, fn, ("args", "data"), ("data",))
+    require("rollout_sample_filter_path", spec, fn)
     return bind(fn, flat)
 
 
 def sample_hook(spec: str, flat: Flat) -> SampleHook:
     """``f(args, sample, *, rollout_id=None, evaluation=False)``."""
     fn = load_hook("rollout_sample_hook_path", spec)
-    _require(spec, fn, ("args", "sample"), ("sample",))
+    require("rollout_sample_hook_path", spec, fn)
     call = bind(fn, flat)
 
     async def run(sample: Sample, *, rollout_id: int | None, evaluation: bool) -> Sample | None:
@@ -311,7 +304,7 @@ def sample_hook(spec: str, flat: Flat) -> SampleHook:
 def samples_process(spec: str, flat: Flat) -> Callable[[list[list[Sample]], Any], None]:
     """--rollout-all-samples-process-path: ``f(args, all_samples, data_source)``."""
     fn = load_hook("rollout_all_samples_process_path", spec)
-    _require(spec, fn, ("args", "all_samples", "data_source"), ("all_samples", "data_source"))
+    require("rollout_all_samples_process_path", spec, fn)
     return bind(fn, flat)
 
 
@@ -332,7 +325,7 @@ def buffer_filter(spec: str, flat: Flat) -> Callable[[list[Any], int], list[Any]
 def weight_post_write(spec: str, flat: Flat) -> Callable[[Path, Sequence[Any]], None]:
     """--custom-update-weight-post-write-path: ``f(args, version_dir, engines)``, not async."""
     fn = load_hook("custom_update_weight_post_write_path", spec)
-    _require(spec, fn, ("args", "version_dir", "engines"), ("version_dir", "engines"))
+    require("custom_update_weight_post_write_path", spec, fn)
     call = bind(fn, flat)
 
     def written(version_dir: Path, engines: Sequence[Any]) -> None:

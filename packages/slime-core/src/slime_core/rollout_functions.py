@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from slime_core.config.flat import FlatArgs
 from slime_core.errors import PluginError
+from slime_core.hook_forms import require
 from slime_core.hooks import Flat, load_hook
 from slime_core.interfaces import PromptSource
 from slime_core.types import Sample, SampleGroup
@@ -130,11 +131,7 @@ def log_function(field_name: str, spec: str, flat: Flat) -> Callable[..., bool]:
         PluginError: it cannot be loaded or takes other arguments.
     """
     fn = load_hook(field_name, spec)
-    names = {
-        "custom_rollout_log_function_path": ("samples", "extra_metrics", "rollout_time"),
-        "custom_eval_rollout_log_function_path": ("data", "extra_metrics"),
-    }[field_name]
-    _require(spec, fn, ("rollout_id", "args", *names))
+    require(field_name, spec, fn)
 
     def log(iteration: int, *rest: Any) -> bool:
         return bool(fn(iteration, FlatArgs(flat), *rest))
@@ -144,24 +141,13 @@ def log_function(field_name: str, spec: str, flat: Flat) -> Callable[..., bool]:
 
 def _loaded(field_name: str, spec: str, flat: Flat) -> Callable[..., Any]:
     fn = load_hook(field_name, spec)
-    if inspect.iscoroutinefunction(fn):
-        raise PluginError(f"plugin {spec!r} must not be async: it runs the whole rollout itself")
-    _require(spec, fn, ("args", "rollout_id", "data_source"))
+    require(field_name, spec, fn)
 
     def call(iteration: int, view: DataSourceView, *, evaluation: bool) -> Any:
         known = "evaluation" in inspect.signature(fn).parameters
         return fn(FlatArgs(flat), iteration, view, **({"evaluation": evaluation} if known else {}))
 
     return call
-
-
-def _require(spec: str, fn: Callable[..., Any], names: Sequence[str]) -> None:
-    try:
-        inspect.signature(fn).bind(*names)
-    except TypeError as error:
-        raise PluginError(
-            f"plugin {spec!r} must be callable as f({', '.join(names)}): {error}"
-        ) from error
 
 
 def _group(spec: str, row: Any) -> SampleGroup:

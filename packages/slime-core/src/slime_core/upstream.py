@@ -78,7 +78,7 @@ def advice(error: ModuleNotFoundError) -> str | None:
         return None
     path = _importer(error.__traceback__)
     lines = [] if path is None else list(_replacements(path))
-    if not lines:
+    if path is None or not lines:
         return f"{error.name} is upstream's: {instead_of(error.name or '')}"
     return f"{path.name} imports upstream's package: {'; '.join(lines)}"
 

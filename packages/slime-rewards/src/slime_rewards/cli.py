@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any, TextIO, cast
 
 from slime_core.errors import PluginError
+from slime_core.hook_forms import is_plain
 from slime_core.hooks import load_hook
 
 from slime_rewards import graders
@@ -83,7 +84,7 @@ def _grader(arguments: argparse.Namespace) -> str:
     """What is asked for, once it is known to exist."""
     if arguments.custom_rm_path is not None:
         function = load_hook("custom_rm_path", arguments.custom_rm_path)
-        if not graders.is_plain(function):
+        if not is_plain(function):
             raise ValueError(
                 f"--custom-rm-path {arguments.custom_rm_path}: the command takes functions "
                 "(response, label, metadata), not asynchronous"

@@ -4,7 +4,6 @@ They run in ``workers``. One that is not here is a path, ``file.py:name`` or
 ``package.module.name``, of a function ``(response, label, metadata)``.
 """
 
-import inspect
 from typing import Any
 
 from slime_core.hooks import load_hook
@@ -14,7 +13,6 @@ from slime_rewards.boxed import last_boxed
 from slime_rewards.verdict import Grade
 
 BOXED = "boxed_"
-_PARAMETERS = ("response", "label", "metadata")
 
 
 def _labelled(grade: Any) -> Grade:
@@ -63,13 +61,6 @@ def preload() -> None:
 def is_trusted(name: str) -> bool:
     """Whether a grader starts processes of its own, and sees to their confinement itself."""
     return name.removeprefix(BOXED) == "code"
-
-
-def is_plain(function: object) -> bool:
-    """Whether a user's function is one of ``(response, label, metadata)``, not asynchronous."""
-    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
-        return False
-    return tuple(inspect.signature(function).parameters)[:3] == _PARAMETERS
 
 
 def find(name: str) -> Grade:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from slime_core.errors import ConfigError
+from slime_core.hook_forms import is_plain
 from slime_core.hooks import RewardFunction, custom_reward, load_hook
 from slime_core.types import Sample, Status
 
@@ -217,7 +218,7 @@ class SampleRewards:
         if path not in self._kinds:
             function = load_hook("custom_rm_path", path)
             kind = "class" if inspect.isclass(function) else "function"
-            self._kinds[path] = "plain" if graders.is_plain(function) else kind
+            self._kinds[path] = "plain" if is_plain(function) else kind
         return self._kinds[path]
 
     def _load(self, path: str) -> RewardFunction:
