@@ -4,14 +4,15 @@ import pytest
 from slime_core.checkpoints import Checkpoints
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.errors import CheckpointError
-from slime_core.staging import latest
+from slime_core.staging import TRACKER, latest
 
 
 class Trainer:
     """Writes one file, unless there is something to fail with."""
 
     def __init__(self):
-        self.fails_in_save = self.fails_in_finish = None
+        self.fails_in_save = self.fails_in_finish = self.fails_in_export = None
+        self.is_written = True
 
     def save(self, directory, iteration):
         (directory / "weights").write_text(str(iteration))
@@ -21,10 +22,13 @@ class Trainer:
     def finish_save(self, wait):
         if self.fails_in_finish:
             raise self.fails_in_finish
-        return True
+        return wait or self.is_written
 
     def save_hf(self, directory):
-        raise AssertionError(directory)
+        if self.fails_in_export:
+            raise self.fails_in_export
+        assert not (directory.parent / TRACKER).is_file()  # not committed
+        directory.mkdir()
 
 
 class Rollout:
@@ -74,4 +78,47 @@ def test_other_failures_stay_what_they_are(checkpoints, trainer, tmp_path):
     trainer.fails_in_save = RuntimeError("device-side assert")
     with pytest.raises(RuntimeError, match="device-side"):
         checkpoints.save(1)
+    assert latest(tmp_path) == tmp_path / "iter_0000000"
+
+
+def exporting(tmp_path, trainer, **more):
+    save_hf = str(tmp_path / "hf-{rollout_id}")
+    return Checkpoints(
+        CheckpointConfig(save=str(tmp_path), save_hf=save_hf, **more), trainer, Rollout()
+    )
+
+
+def test_weights_are_exported_before_the_commit_after_which_nobody_would(trainer, tmp_path):
+    exporting(tmp_path, trainer).save(4)
+    assert (tmp_path / "hf-4").is_dir()
+    assert latest(tmp_path) == tmp_path / "iter_0000004"
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_an_export_without_room_costs_no_checkpoint_and_says_how_to_make_it(
+    trainer, tmp_path, async_save
+):
+    trainer.fails_in_export = full()
+    trainer.is_written = not async_save
+    told = r"--save-hf .*hf-4: there is no room .* slime-convert dist-to-hf --dist .*hf-4"
+    with pytest.raises(CheckpointError, match=told):
+        exporting(tmp_path, trainer, async_save=async_save).save(4)
+    assert latest(tmp_path) == tmp_path / "iter_0000004"
+
+
+def test_an_export_that_fails_otherwise_is_made_again_with_its_iteration(trainer, tmp_path):
+    trainer.fails_in_export = RuntimeError("device-side assert")
+    with pytest.raises(RuntimeError, match="device-side"):
+        exporting(tmp_path, trainer).save(4)
+    assert latest(tmp_path) is None
+
+
+def test_an_asynchronous_save_is_committed_when_it_is_found_written(trainer, tmp_path):
+    trainer.is_written = False
+    made = Checkpoints(CheckpointConfig(save=str(tmp_path), async_save=True), trainer, Rollout())
+    made.save(0)
+    made.finish(wait=False)
+    assert latest(tmp_path) is None
+    trainer.is_written = True
+    made.finish(wait=False)
     assert latest(tmp_path) == tmp_path / "iter_0000000"

@@ -50,17 +50,24 @@ class Checkpoints:
         self._pending: Staging | None = None
 
     def save(self, iteration: int) -> None:
-        """Checkpoint after ``iteration``; with ``--async-save`` it is committed later."""
+        """Checkpoint after ``iteration``; with ``--async-save`` it is committed later.
+
+        What --save-hf writes is there before the commit: a run that is killed in between makes the
+        iteration, and its export, again.
+        """
         self.finish(wait=True)
         if self._config.save is not None:
             with _full_disk_named(Path(self._config.save)):
                 self._pending = self._write(Path(self._config.save), iteration)
-            self.finish(wait=not self._config.async_save)
         if self._config.save_hf is not None:
-            self._trainer.save_hf(Path(self._config.save_hf.format(rollout_id=iteration)))
+            self._export(Path(self._config.save_hf.format(rollout_id=iteration)))
+        self.finish(wait=not self._config.async_save)
 
     def finish(self, *, wait: bool) -> None:
-        """Commit the checkpoint under way if every rank has written its part."""
+        """Commit the checkpoint under way if every rank has written its part.
+
+        Asked without ``wait`` after every iteration in which nothing is saved.
+        """
         if self._pending is None:
             return
         with _full_disk_named(self._pending.save):
@@ -74,6 +81,20 @@ class Checkpoints:
                 raise
         self._pending = None
         logger.info("saved %s", final)
+
+    def _export(self, directory: Path) -> None:
+        try:
+            self._trainer.save_hf(directory)
+        except Exception as error:
+            if self._pending is None or not _for_lack_of_room(error):
+                raise
+            self.finish(wait=True)  # what was trained is not lost for it
+            raise CheckpointError(
+                f"--save-hf {directory}: there is no room ({error}), but the checkpoint in "
+                f"--save {self._config.save} is complete. Make room, and write it from there: "
+                f"slime-convert dist-to-hf --dist {self._config.save} --hf-config MODEL "
+                f"--out {directory}"
+            ) from error
 
     def _write(self, save: Path, iteration: int) -> Staging:
         staging = begin(save, iteration)
