@@ -43,6 +43,10 @@ class EngineError(SlimeError, RuntimeError):
     """A rollout engine or the router did not start, died, or answered with an error."""
 
 
+class TrackingError(SlimeError, OSError):
+    """The record of a run's numbers cannot be written."""
+
+
 class WeightSyncError(SlimeError, RuntimeError):
     """Engines do not hold the weights they were sent; names the first tensor that differs.
 
