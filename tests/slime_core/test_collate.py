@@ -273,7 +273,7 @@ def test_ages_count_tokens_that_would_be_trained_on():
         make_sample(2, index=1, reward=1.0, token_versions=[5, 1], loss_mask=[1, 0]),
         make_sample(1, index=2, reward=1.0, token_versions=[0], status=Status.FAILED),
     ]
-    found = age_metrics(samples, version=5, max_token_staleness=2, num_wasted=7)
+    found = age_metrics(samples, version=5, max_token_staleness=2, num_wasted=7.0)
     assert found == {
         "rollout/staleness_mean": (3 + 1 + 0) / 3,
         "rollout/staleness_max": 3,

@@ -30,7 +30,7 @@ def test_the_books_of_one_iteration():
     stream.settle()
     assert stream.ledger.counts() == {
         "given_out": 8, "trained": 3, "filtered": 2, "stale": 0, "aborted": 0, "failed": 1,
-        "buffered": 2,
+        "buffered": 2, "in_flight": 0,
     }  # fmt: skip
     metrics = stream.metrics()
     assert metrics["rollout/prompts_given_out"] == 8

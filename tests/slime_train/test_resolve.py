@@ -431,6 +431,21 @@ def test_going_ahead_without_a_correction_is_noted():
     assert resolved("--async-buffer-size 1 --use-tis").notices == resolved("--use-tis").notices
 
 
+def test_fully_asynchronous_generation_needs_a_buffer_and_prompts_of_its_own():
+    assert config("--fully-async --async-buffer-size 1 --use-tis").rollout.fully_async
+    for line, problem in {
+        "": "--async-buffer-size 0: no rollout may be generated before",
+        "--async-buffer-size 1 --max-staleness 0": "--max-staleness 0: generation has to wait",
+        "--async-buffer-size 1 --partial-rollout": "--partial-rollout: nothing is cut off",
+        "--async-buffer-size 1 --rollout-function-path a.b": "--rollout-function-path a.b: it rep",
+        "--async-buffer-size 1 --loss-type sft_loss": "--loss-type sft_loss: it reads its samples",
+        "--async-buffer-size 1 --num-rollout 0": "--num-rollout 0: nothing but an evaluation",
+        "--load-debug-rollout-data d-{rollout_id}.pt": "--debug-train-only: nothing is generated",
+    }.items():
+        assert f"--fully-async with {problem}" in problems(f"--fully-async {line}"), line
+    assert "with --offload" in problems("--fully-async --async-buffer-size 1 --offload")
+
+
 def test_engines_that_share_gpus_with_the_trainer_cannot_go_ahead():
     text = problems("--async-buffer-size 1 --colocate --device cuda", num_gpus=1)
     assert "--async-buffer-size 1 with --colocate" in text

@@ -13,6 +13,7 @@ class PromptLedger:
     """Counts since the start of the run, kept in checkpoints.
 
         given out = trained + filtered (by reason) + stale + aborted + failed + buffered
+                    + in flight
 
     A prompt is given out when its group is made, not when it is taken from the buffer again. The
     source that owns the ledger reports what it gives out and gets back, the driver what came of
@@ -32,6 +33,8 @@ class PromptLedger:
         """Of those given out, how many a hook put into the buffer."""
         self.failed = 0
         """Groups without a sample that can be trained on."""
+        self.in_flight = 0
+        """Those that were still being written when the last rollout was full, and go on."""
         self._returned: Counter[int] = Counter()
         """Groups that should be in the buffer."""
         self._under_way: Counter[int] = Counter()
@@ -123,6 +126,7 @@ class PromptLedger:
             "aborted": self.aborted,
             "failed": self.failed,
             "buffered": self._returned.total(),
+            "in_flight": self.in_flight,
         }
 
     @property
@@ -149,6 +153,7 @@ class PromptLedger:
         """Go on with the books of ``state_dict``."""
         for name in ("given_out", "trained", "stale", "aborted", "failed", "added"):
             setattr(self, name, state[name])
+        self.in_flight = state.get("in_flight", 0)
         self.filtered = Counter(state["filtered"])
         self._returned = Counter(state["buffered"])
 

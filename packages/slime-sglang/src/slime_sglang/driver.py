@@ -1,6 +1,7 @@
-"""Collect the groups of one iteration: oversample, filter, abort what is not needed."""
+"""Collect the groups of one iteration: oversample, filter, abort or carry on what is not needed."""
 
 import asyncio
+import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from slime_core.interfaces import PromptSource
 from slime_core.scores import is_ungraded
 from slime_core.types import Sample, SampleGroup
 
+from slime_sglang.flight import Flight, Task
 from slime_sglang.groups import GroupWorker
 from slime_sglang.transcript import PREFIX_CACHE
 
@@ -25,7 +27,6 @@ _STARTED = "start_rollout_id"
 Verdict = Callable[[Sequence[Sample]], DynamicFilterOutput]
 ShowProgress = Callable[[int, int, Mapping[str, float]], None]
 """(groups or samples done, of how many, running statistics)."""
-Tasks = dict["asyncio.Task[SampleGroup]", SampleGroup]
 
 
 class Abortable(Protocol):
@@ -45,7 +46,11 @@ class CollectSpec:
     iteration: int
     num_groups: int
     num_groups_at_once: int
-    """Groups fetched whenever those accepted and in flight are fewer than ``num_groups``."""
+    """Groups fetched whenever those accepted and in flight are fewer than ``num_groups``; with
+    ``in_time``, how many are kept in flight."""
+    in_time: Callable[[int], bool] | None = None
+    """Carry on what is unfinished to the next collection, and begin groups for it as others finish,
+    if they would be young enough when that iteration is trained on."""
     partial_rollout: bool = False
     """Give unfinished groups back with what they have; otherwise they start again."""
     keep: Verdict | None = None
@@ -75,9 +80,15 @@ class _State:
 
 
 async def collect(
-    source: PromptSource, worker: GroupWorker, generation: Abortable, spec: CollectSpec
+    source: PromptSource,
+    worker: GroupWorker,
+    generation: Abortable,
+    spec: CollectSpec,
+    flight: Flight | None = None,
 ) -> Collected:
     """``spec.num_groups`` finished groups that the filter keeps, sorted by group index.
+
+    What is in ``flight`` counts; with ``spec.in_time`` something may still be when this returns.
 
     Raises:
         EngineError: an engine or the router died; noticed within about a second.
@@ -85,22 +96,22 @@ async def collect(
     """
     began = time.monotonic()
     source.begin(spec.iteration)
-    state, tasks = _State(), Tasks()
+    state, flight = _State(), Flight() if flight is None else flight
     try:
-        while len(state.accepted) < spec.num_groups:
-            short = spec.num_groups - len(state.accepted) - len(tasks)
-            if short > len(state.spare):
-                for group in source.take(spec.num_groups_at_once):
-                    tasks[_start(worker, group, spec)] = group
-            elif not tasks:
-                _accept_spare(state, short)
+        while not _is_full(state, spec):
+            if wanted := _num_wanted(state, flight, spec):
+                _start(flight, source.take(wanted), worker, spec)
+            if not flight:
+                _accept_spare(state, spec)
                 break
-            for group in await _next(tasks, generation):
-                _judge(state, group, worker, spec)
+            for task in await _next(flight, generation):
+                if spec.in_time is None or not _is_full(state, spec):
+                    _judge(state, flight.land(task), worker, spec)
             _show(state, spec, began)
-        await _finish_rest(state, tasks, worker, generation, spec)
+        if spec.in_time is None:
+            await _finish_rest(state, flight, worker, generation, spec)
     except BaseException:
-        await _cancel(tasks)
+        await flight.cancel()
         raise
     source.give_back(_returned(state.unfinished, spec))
     groups = sorted(state.accepted, key=lambda group: group.group_index)
@@ -108,27 +119,47 @@ async def collect(
     metrics = _metrics(state, groups, spec)
     source.ledger.train(groups)
     source.ledger.filter(state.drops | {"surplus": state.num_surplus})
+    source.ledger.in_flight = len(flight)
     source.settle()
     return Collected(groups, every, {**metrics, **source.metrics()})
 
 
+def _is_full(state: _State, spec: CollectSpec) -> bool:
+    return len(state.accepted) >= spec.num_groups
+
+
+def _num_wanted(state: _State, flight: Flight, spec: CollectSpec) -> int:
+    """How many groups to take now."""
+    known = len(state.accepted) + len(flight)
+    if spec.in_time is None:
+        enough = known + len(state.spare) >= spec.num_groups
+        return 0 if enough else spec.num_groups_at_once
+    room = max(0, spec.num_groups_at_once - flight.num_running)
+    for wanted in range(room):
+        later = (known + wanted) // spec.num_groups
+        if later and not spec.in_time(spec.iteration + later):
+            return wanted
+    return room
+
+
 def _start(
-    worker: GroupWorker, group: SampleGroup, spec: CollectSpec
-) -> "asyncio.Task[SampleGroup]":
-    return asyncio.create_task(worker.finish(group, iteration=spec.iteration))
+    flight: Flight, groups: Sequence[SampleGroup], worker: GroupWorker, spec: CollectSpec
+) -> None:
+    for group in groups:
+        begun_from = group if spec.in_time is None else copy.deepcopy(restarted(group))
+        flight.start(worker.finish(group, iteration=spec.iteration), begun_from)
 
 
-async def _next(tasks: Tasks, generation: Abortable) -> list[SampleGroup]:
-    """Groups that finished within about a second, in order; none if the wait was in vain."""
-    done, _ = await asyncio.wait(tasks, timeout=_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
+async def _next(flight: Flight, generation: Abortable) -> list[Task]:
+    """Those that are done within about a second, by group; none if the wait was in vain."""
+    done, _ = await asyncio.wait(
+        flight.tasks, timeout=_CHECK_S, return_when=asyncio.FIRST_COMPLETED
+    )
     generation.check_alive()
-    for task in done:
-        del tasks[task]
     failures = [error for task in done if (error := task.exception()) is not None]
     if failures:
         raise failures[0]
-    # waits: all are done
-    return sorted((task.result() for task in done), key=lambda group: group.group_index)
+    return sorted(done, key=lambda task: flight.tasks[task].group_index)
 
 
 def _judge(state: _State, group: SampleGroup, worker: GroupWorker, spec: CollectSpec) -> None:
@@ -136,7 +167,7 @@ def _judge(state: _State, group: SampleGroup, worker: GroupWorker, spec: Collect
         state.unfinished.append(group)
         return
     state.every.append(group)
-    if len(state.accepted) >= spec.num_groups:
+    if _is_full(state, spec):
         state.num_surplus += 1
         return
     if is_ungraded(group.samples):
@@ -152,29 +183,24 @@ def _judge(state: _State, group: SampleGroup, worker: GroupWorker, spec: Collect
         state.drops[reason] += 1
 
 
-def _accept_spare(state: _State, num_groups: int) -> None:
+def _accept_spare(state: _State, spec: CollectSpec) -> None:
     """Groups that were dropped, rather than another round of generation for a short batch."""
+    num_groups = spec.num_groups - len(state.accepted)
     state.accepted += [group for group, _ in state.spare[:num_groups]]
     del state.spare[:num_groups]
 
 
 async def _finish_rest(
-    state: _State, tasks: Tasks, worker: GroupWorker, generation: Abortable, spec: CollectSpec
+    state: _State, flight: Flight, worker: GroupWorker, generation: Abortable, spec: CollectSpec
 ) -> None:
     """Abort what still runs and wait until it has ended."""
     deadline = time.monotonic() + _ABORT_S
-    while tasks:
+    while flight:
         await generation.abort()
-        for group in await _next(tasks, generation):
-            _judge(state, group, worker, spec)
+        for task in await _next(flight, generation):
+            _judge(state, flight.land(task), worker, spec)
         if time.monotonic() > deadline:
-            raise EngineError(f"{len(tasks)} groups did not end {_ABORT_S:.0f} s after the abort")
-
-
-async def _cancel(tasks: Tasks) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+            raise EngineError(f"{len(flight)} groups did not end {_ABORT_S:.0f} s after the abort")
 
 
 def _returned(groups: Sequence[SampleGroup], spec: CollectSpec) -> list[SampleGroup]:

@@ -175,7 +175,7 @@ class Generation:
                 sample.session_id = uuid4().hex
             path = sample.generate_function_path or self.spec.custom_generate
             if path is None:
-                return await self.request(sample, turn.sampling)
+                return await self.request(sample, turn)
             session = Session(sample, self._backend(turn))
             token = _active.set(Execution(self, turn, session))
             self._sessions.add(session)
@@ -230,12 +230,12 @@ class Generation:
                 self._endpoints = endpoints
         return self._endpoints
 
-    async def request(self, sample: Sample, sampling: Sampling) -> Sample:
+    async def request(self, sample: Sample, turn: _Turn) -> Sample:
         """Continue ``sample`` by one request to an engine."""
         prepare(sample, self._tokenizer)
         if self.spec.mask_earlier_weights and sample.response_length:
             mask_earlier(sample)
-        params = sampling.request(sample, seed=self._seed(sample, self._turn))
+        params = turn.sampling.request(sample, seed=self._seed(sample, turn))
         if params["max_new_tokens"] <= 0:
             sample.status = Status.TRUNCATED
             return sample
@@ -365,7 +365,7 @@ async def _continued(
     sampling_params: Mapping[str, Any] | None = None,
 ) -> Sample:
     sampling = _changed(execution.turn.sampling, sample.response_length, sampling_params or {})
-    return await execution.generation.request(sample, sampling)
+    return await execution.generation.request(sample, replace(execution.turn, sampling=sampling))
 
 
 async def _next_turn(

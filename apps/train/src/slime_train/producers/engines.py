@@ -1,7 +1,6 @@
 """Reinforcement learning: SGLang engines answer the prompts, a reward scores the answers."""
 
-import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from slime_core.data.chat import Tokenizer
 from slime_core.data.prompts import load_prompts, prompt_rows
 from slime_core.data.source import UserSource, open_source
 from slime_core.data.stream import PromptStream
+from slime_core.event_loop import EventLoop
 from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics
 from slime_core.progress import Progress
@@ -31,6 +31,7 @@ from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.driver import Collected, CollectSpec, collect
 from slime_sglang.engines import Engines, FleetSpec
 from slime_sglang.evaluate import EvalSet, evaluate
+from slime_sglang.flight import Flight, InTime, begin_again
 from slime_sglang.generation import Generation, GenerationSpec
 from slime_sglang.groups import Greedy, GroupWorker
 from slime_sglang.health import HealthSpec
@@ -51,20 +52,17 @@ class EngineProducer:
         self._stream = _stream(config, tokenizer)
         self._sets = _eval_sets(config, tokenizer)
         self._reward = make_reward(config.reward, config.flat)
-        self._keep = _optional(
-            hooks.dynamic_filter, config.rollout.dynamic_sampling_filter_path, config
-        )
-        self._filter = _optional(
-            hooks.sample_filter, config.rollout.rollout_sample_filter_path, config
-        )
-        self._process = _optional(
-            hooks.samples_process, config.rollout.rollout_all_samples_process_path, config
-        )
+        rollout = config.rollout
+        process = rollout.rollout_all_samples_process_path
+        self._keep = _optional(hooks.dynamic_filter, rollout.dynamic_sampling_filter_path, config)
+        self._filter = _optional(hooks.sample_filter, rollout.rollout_sample_filter_path, config)
+        self._process = _optional(hooks.samples_process, process, config)
         record = Events(directory / FILE_NAME).record
         self.fleet = Engines(_fleet(config, directory), HealthSpec.of(config.health), record)
         self._teacher_engines = _teacher_engines(config, directory)
         self._teacher: Teacher | None = None
-        self._loop = asyncio.Runner()
+        self._loop = EventLoop("generation")
+        self._flight = Flight()
         self._generation: Generation | None = None
         self._rollout: Rollout | None = None
         self._evaluation: Evaluation | None = None
@@ -84,7 +82,7 @@ class EngineProducer:
             self._check_alive,
             self.fleet if self._config.health.use_fault_tolerance else None,
         )
-        self._generation = self._run(generation.__aenter__())
+        self._generation = self._loop.run(generation.__aenter__())
         flat = _flat(self._config, self.fleet)
         rollout = self._config.rollout.rollout_function_path
         evaluation = self._config.evaluation.eval_function_path
@@ -102,7 +100,7 @@ class EngineProducer:
             made = self._rollout(iteration, self._stream)
             self.fleet.progress()
             return made
-        collected: Collected = self._run(self._collect(iteration))
+        collected: Collected = self._loop.run(self._collect(iteration))
         lists = [list(group.samples) for group in collected.groups]
         if self._filter is not None:
             self._filter(lists)
@@ -121,7 +119,7 @@ class EngineProducer:
         show = self._shower(f"evaluating v{version}")
         done = evaluate(self._sets, worker, generation, iteration=version, show=show)
         try:
-            found = self._run(done)
+            found = self._loop.run(done)
             return EvalResult(found.data, found.metrics | self._reward.metrics("eval/grading/"))
         finally:
             self.progress = None
@@ -131,20 +129,22 @@ class EngineProducer:
         self._started().version = version
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the stream, with its unfinished groups."""
-        return self._stream.state_dict()
+        """Position of the stream, with unfinished groups and those that are being written."""
+        return {**self._stream.state_dict(), **self._flight.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue there."""
         self._stream.load_state_dict(state)
+        begin_again(self._stream, state)
 
     def stop(self) -> None:
         """End engines, router and reward processes."""
+        self._loop.run(self._flight.cancel())
         if self._generation is not None:
-            self._run(self._generation.__aexit__(None, None, None))
+            self._loop.run(self._generation.__aexit__(None, None, None))
             self._generation = None
         if self._teacher is not None:
-            self._run(self._teacher.close())
+            self._loop.run(self._teacher.close())
         self._loop.close()
         self._stream.close()
         self._reward.close()
@@ -153,14 +153,14 @@ class EngineProducer:
             self._teacher_engines.stop()
 
     async def _collect(self, iteration: int) -> Collected:
-        rollout = self._config.rollout
+        config, rollout = self._config, self._config.rollout
         generation = self._started()
         generation.begin(iteration)
         worker = GroupWorker(
             generation,
             self._reward,
-            hooks=_sample_hooks(self._config),
-            greedy=_greedy(self._config, generation),
+            hooks=_sample_hooks(config),
+            greedy=_greedy(config, generation),
             teach=self._teacher,
         )
         spec = CollectSpec(
@@ -168,11 +168,12 @@ class EngineProducer:
             num_groups=rollout.rollout_batch_size,
             num_groups_at_once=rollout.over_sampling_batch_size or rollout.rollout_batch_size,
             partial_rollout=rollout.partial_rollout,
+            in_time=InTime.of(rollout, config.sync, config.off_policy, lambda: generation.version),
             keep=self._keep,
             show=self._shower(f"generating {iteration}"),
         )
         try:
-            return await collect(self._stream, worker, generation, spec)
+            return await collect(self._stream, worker, generation, spec, self._flight)
         finally:
             self.progress = None
 
@@ -191,9 +192,6 @@ class EngineProducer:
     def _started(self) -> Generation:
         assert self._generation is not None, "start() comes first"
         return self._generation
-
-    def _run[T](self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run(work)
 
 
 def _optional[T](

@@ -102,6 +102,10 @@ class RolloutConfig:
     max_staleness: int | None = flag(default=None, at_least=0, ours=True)
     """Publishes that a token may be behind when it is trained on: bounds how far generation goes
     ahead, and masks what is older all the same."""
+    fully_async: bool = flag(default=False, ours=True)
+    """Engines never drain: groups still being written when a rollout is full go on and count for
+    the next one, and new ones begin as others finish: as many at once as a rollout has, or as
+    --over-sampling-batch-size says."""
     use_distributed_post: bool = flag(
         default=False, planned="requests are posted from one process: leave it out"
     )

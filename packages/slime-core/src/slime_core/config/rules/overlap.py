@@ -38,6 +38,31 @@ def devices(draft: Draft, facts: Facts) -> None:
         )
 
 
+def never_draining(draft: Draft, facts: Facts) -> None:
+    """Groups go on from one rollout to the next only where a run draws them itself, and ahead."""
+    if not draft["fully_async"]:
+        return
+    obstacles = {
+        f"--loss-type {draft['loss_type']}: it reads its samples from files": (
+            draft["loss_type"] in OFFLINE_LOSSES
+        ),
+        "--debug-train-only: nothing is generated": draft["debug_train_only"],
+        "--num-rollout 0: nothing but an evaluation is generated": draft["num_rollout"] == 0,
+        f"--rollout-function-path {draft['rollout_function_path']}: it replaces what keeps the "
+        "engines busy": draft["rollout_function_path"] is not None,
+        "--partial-rollout: nothing is cut off that could go on": draft["partial_rollout"],
+        "--max-staleness 0: generation has to wait for the trainer": draft["max_staleness"] == 0,
+    }
+    found = next((text for text, met in obstacles.items() if met), None)
+    if found is not None:
+        draft.problem(f"--fully-async with {found}; leave one out")
+    elif not draft["async_buffer_size"]:
+        draft.problem(
+            "--fully-async with --async-buffer-size 0: no rollout may be generated before the "
+            "trainer asks for it; give 1 or more"
+        )
+
+
 def old_tokens(draft: Draft, facts: Facts) -> None:
     """Tokens of other weights bias the gradient unless something corrects for them."""
     if draft["async_buffer_size"] and not any(draft[name] for name in _CORRECTIONS):
@@ -58,4 +83,4 @@ def stale_prefixes(draft: Draft, facts: Facts) -> None:
         )
 
 
-RULES = (how_far, devices, old_tokens, stale_prefixes)
+RULES = (how_far, devices, never_draining, old_tokens, stale_prefixes)
