@@ -273,6 +273,13 @@ def test_an_evaluation_interval_without_data_is_noted_and_dropped():
     assert "--eval-prompt-data" in " ".join(r.notices)
 
 
+def test_checkpoints_between_two_publishes_are_noted_as_they_do_not_resume_exactly():
+    line = "--save s --update-weights-interval 2 --save-interval"
+    note = "--save-interval 3 is no multiple of --update-weights-interval 2"
+    assert note in " ".join(resolved(f"{line} 3").notices)
+    assert "multiple" not in " ".join(resolved(f"{line} 4").notices)
+
+
 def test_a_save_interval_without_a_directory_is_noted_and_dropped():
     r = resolved("--save-interval 100")
     assert r.config.checkpoint.save_interval is None

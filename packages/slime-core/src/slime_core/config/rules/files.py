@@ -31,6 +31,16 @@ def checkpoints(draft: Draft, facts: Facts) -> None:
         draft.notice(f"--save-hf {draft['save_hf']} is written without resumable checkpoints")
 
 
+def saved_between_publishes(draft: Draft, facts: Facts) -> None:
+    """A resumed run publishes what it loaded, which the run as it was had not published."""
+    every, saves = draft["update_weights_interval"], draft["save_interval"]
+    if draft["save"] is not None and saves is not None and saves % every:
+        draft.notice(
+            f"--save-interval {saves} is no multiple of --update-weights-interval {every}: a run "
+            "that is resumed from in between generates with newer weights than one left alone"
+        )
+
+
 def reference_files(draft: Draft, facts: Facts) -> None:
     """The reference's directory is there."""
     if draft.given("ref_load") and not Path(draft["ref_load"]).is_dir():
@@ -122,4 +132,4 @@ def output(draft: Draft, facts: Facts) -> None:
         draft.derive("tb_project_name", facts.tensorboard_dir, "TENSORBOARD_DIR")
 
 
-RULES = (checkpoints, reference_files, transport, weights_on_disk, output)
+RULES = (checkpoints, saved_between_publishes, reference_files, transport, weights_on_disk, output)
