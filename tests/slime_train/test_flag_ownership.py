@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from slime_core.config.flags import flags_of
+from slime_core.config.gone import GONE
 from slime_megatron.config import REFUSED
 from slime_sglang.config import SLIME_SETS
 from slime_train.run_config import SECTIONS, RunConfig
-from slime_train.sources import all_flags
+from slime_train.sources import all_flags, read_sources
 
 ROOT = Path(__file__).resolve().parents[2]
-INSTEAD = (*REFUSED.values(), *SLIME_SETS.values())
+INSTEAD = (*REFUSED.values(), *SLIME_SETS.values(), *GONE.values())
 GOLDEN = Path(__file__).with_name("golden") / "upstream_flags.txt"
 
 
@@ -52,6 +53,23 @@ def test_no_refusal_leads_to_a_flag_that_is_refused_or_unknown():
     assert len(named) > 10
     refused = {name for name in named & set(flags) if is_refused(flags[name])}
     assert (named - set(flags), refused) == (set(), set())
+
+
+@pytest.mark.parametrize(
+    ("flag", "advice"),
+    [
+        ("--post-self-attn-layernorm", "a model of the glm4 family has these norms"),
+        ("--post-mlp-layernorm", "leave it out"),
+        ("--use-gated-attention", "cannot be trained"),
+        ("--use-critic", "give that"),
+    ],
+)
+def test_a_flag_that_is_gone_gets_advice_instead_of_a_near_spelling(flag, advice):
+    (told,) = read_sources([flag]).problems
+    assert told.startswith(f"{flag} is no flag here: ")
+    assert advice in told
+    assert "did you mean" not in told
+    assert not set(GONE) & set(all_flags())
 
 
 def is_refused(flag):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slime_core.config.flags import Flag
+from slime_core.config.gone import GONE
 
 _NUMBER = re.compile(r"-\d*\.?\d")
 
@@ -72,7 +73,9 @@ def parse(argv: Sequence[str], named: Mapping[str, Flag]) -> Parsed:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """The complaint about a flag nobody owns, with the nearest spelling there is."""
+    """The complaint about a flag nobody owns: what to do, or the nearest spelling there is."""
+    if name in GONE:
+        return f"{name} is no flag here: {GONE[name]}"
     names = list(known)
     longer = (other for other in names if other.startswith(name.replace("_", "-")))
     near = sorted(longer, key=len)[:1] or difflib.get_close_matches(name, names, n=1)

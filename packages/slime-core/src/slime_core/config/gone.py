@@ -1,0 +1,37 @@
+"""Flags of other versions of slime, and of the Megatron it patches, that are no flags here."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_POST_NORM = (
+    "a model of the glm4 family has these norms because its config.json says so; leave it out, "
+    "or take the preset scripts/models/glm4-9B.sh of this repository"
+)
+_CRITIC = (
+    "the critic's own settings go into a file: give --megatron-config-path FILE with "
+    "`megatron: [{role: critic, overrides: {lr: 1.0e-5}}]`"
+)
+_ROUTER = "the router in front of the engines is SGLang's, with flags --router-*; leave it out"
+
+GONE: Mapping[str, str] = MappingProxyType(
+    {
+        "--post-self-attn-layernorm": _POST_NORM,
+        "--post-mlp-layernorm": _POST_NORM,
+        "--use-gated-attention": "models with gated attention (Qwen3-Next, Qwen3.5) cannot be "
+        "trained: `slime-convert list` names the families that can",
+        "--use-critic": "there is a critic with --advantage-estimator ppo: give that",
+        "--critic-num-nodes": "the critic is on the actor's GPUs; leave it out",
+        "--critic-num-gpus-per-node": "the critic is on the actor's GPUs; leave it out",
+        "--critic-load": _CRITIC,
+        "--critic-save": _CRITIC,
+        "--critic-lr": _CRITIC,
+        "--critic-lr-warmup-iters": _CRITIC,
+        "--use-slime-router": _ROUTER,
+        "--slime-router-timeout": _ROUTER,
+        "--slime-router-max-connections": _ROUTER,
+        "--slime-router-middleware-paths": _ROUTER,
+        "--use-rollout-correction": "give --use-tis, with --tis-level, --tis-mode and --tis-clip",
+        "--rollout-global-dataset": "this is how prompts are read anyway; leave it out",
+    }
+)
+"""Spelling and what to do: for these the nearest spelling would be the wrong advice."""
