@@ -11,7 +11,7 @@ from slime_train import user_functions
 from slime_train.cli import main
 
 HEAVY = ("torch", "ray", "sglang", "sglang_router", "megatron", "transformers")
-SCRIPT = Path(__file__).resolve().parents[2] / "apps/train/train.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "apps/train"
 CONFIG = {
     "model_type": "qwen3",
     "hidden_act": "silu",
@@ -158,11 +158,20 @@ def test_a_run_gets_the_resolved_configuration(line, monkeypatch):
     assert seen[0].hf_config["model_type"] == "qwen3"
 
 
-def test_the_script_is_the_command():
-    command = [sys.executable, str(SCRIPT), "--num-rollot", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "did you mean --num-rollout?" in done.stderr
+@pytest.mark.parametrize(("script", "ahead"), [("train.py", "0"), ("train_async.py", "1")])
+def test_the_scripts_are_the_commands(line, script, ahead):
+    wrong = run_script(script, "--num-rollot", "1")
+    assert wrong.returncode == 2
+    assert "did you mean --num-rollout?" in wrong.stderr
+    dumped = run_script(script, *line, "--dump-config")
+    assert dumped.returncode == 0, dumped.stderr
+    (found,) = [text.split() for text in dumped.stdout.splitlines() if "async_buffer_size" in text]
+    assert found[:2] == ["async_buffer_size", ahead]
+
+
+def run_script(name, *argv):
+    command = [sys.executable, str(SCRIPTS / name), *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 MEGATRON_LINES = (
