@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from slime_core.hook_forms import EXACT, FORMS
-from slime_train import user_functions
+from slime_core.hook_forms import FIELDS
 from slime_train.cli import main
+from slime_train.sources import slime_flags
 
 HEAVY = ("torch", "ray", "sglang", "sglang_router", "megatron", "transformers")
 SCRIPTS = Path(__file__).resolve().parents[2] / "apps/train"
@@ -144,9 +144,19 @@ def test_user_functions_that_cannot_be_called_are_told_before_anything_starts(
     assert main(told_of_model) == 0
 
 
-def test_every_function_of_the_users_has_a_form():
-    paths = {name for _, name in user_functions._PATHS}
-    assert paths == {*FORMS, *EXACT, "buffer_filter_path", "data_source_path"}
+def test_functions_and_values_and_files_are_told_in_one_go(line, capsys):
+    words = [*line, "--eps-clip", "-1", "--prompt-data", "/none.jsonl", "--custom-rm-path", "a.b"]
+    assert main([*words, "--advantage-estimator", "reinforce_plus_plus", "--nonsense"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("slime-train: 5 problems with this command line")
+    assert all(t in told for t in ("--eps-clip", "/none.jsonl", "import 'a'", "--nonsense"))
+    assert "needs --normalize-advantages" in told
+
+
+def test_every_function_of_the_users_is_checked():
+    files = {"custom_config_path", "megatron_config_path", "reward_model_path"}
+    paths = {flag.dest for flag in slime_flags() if flag.dest.endswith("_path")}
+    assert paths - files == set(FIELDS)
 
 
 def test_a_run_gets_the_resolved_configuration(line, monkeypatch):

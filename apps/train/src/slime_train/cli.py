@@ -52,11 +52,9 @@ def _configured(words: Sequence[str]) -> int:
 
     raw = read_sources(words)
     critic = split_roles(raw)[1] if raw.value("megatron_config_path") else None
-    resolved = resolve(raw, gather(raw), critic and gather(critic))
+    resolved = resolve(raw, gather(raw), critic and gather(critic), also=problems)
     for notice in resolved.notices:
         sys.stderr.write(f"slime-train: note: {notice}\n")
-    if broken := tuple(problems(resolved.config)):
-        raise ConfigErrors(broken)
     if raw.value("dump_config"):
         from slime_train.dump import dump
 

@@ -1,7 +1,7 @@
 """From what was given to a complete configuration, in small named rules."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,17 +58,24 @@ class Resolved:
     critic: Draft | None = None
 
 
-def resolve(raw: RawConfig, facts: Facts, of_critic: Facts | None = None) -> Resolved:
+def resolve(
+    raw: RawConfig,
+    facts: Facts,
+    of_critic: Facts | None = None,
+    *,
+    also: Callable[[Draft], Iterable[str]] = lambda _: (),
+) -> Resolved:
     """Complete and check what was given, for the actor and, with ppo, for its critic.
 
-    ``of_critic``: the facts about the critic's own model, where it has one.
+    ``of_critic``: the facts about the critic's own model, where it has one. ``also`` finds further
+    problems of the completed draft, to be told with the others.
 
     Raises:
         ConfigErrors: every problem there is, those of ``raw`` and ``facts`` included.
     """
     for_actor, for_critic = split_roles(raw)
     draft = _completed(for_actor, facts)
-    problems = [*draft.problems]
+    problems = [*draft.problems, *also(draft)]
     critic: Draft | None = None
     if advantages.needs_critic(draft):
         critic = _completed(for_critic, of_critic or facts)

@@ -72,6 +72,9 @@ EXACT: Mapping[str, Form] = MappingProxyType(
 LIST_OF_SAMPLES = _form("samples", "sampling_params evaluation")
 """The other form of --custom-generate-function-path, told by a parameter called ``samples``."""
 
+FIELDS = (*FORMS, *EXACT, "buffer_filter_path", "data_source_path")
+"""Every field that names a function or a class of the user's."""
+
 _ASYNC = ("custom_generate_function_path", "custom_rm_path", "rollout_sample_hook_path")
 """Fields whose function may be asynchronous."""
 
