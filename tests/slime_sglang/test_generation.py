@@ -101,12 +101,16 @@ def test_after_an_abort_nothing_new_starts() -> None:
 
 
 CUSTOM = """
+import asyncio
 from slime_sglang.generation import generate_single
 
 async def twice(args, sample, sampling_params):
     await generate_single(args, sample, {"max_new_tokens": 1, "temperature": args.second})
     await generate_single(args, sample)
     return sample
+
+async def stuck(args, sample, sampling_params):
+    await asyncio.sleep(60)
 
 async def broken(args, sample, sampling_params):
     raise KeyError(sampling_params["max_new_tokens"])
@@ -123,6 +127,18 @@ def test_a_custom_function_asks_the_engine_as_often_as_it_likes(tmp_path: Path) 
     assert (second["max_new_tokens"], second["temperature"]) == (7, 1.0)
     assert server.bodies[1]["input_ids"] == [1, 2, 7]
     assert sample.response_length == 2
+
+
+def test_a_custom_function_that_does_not_return_fails_only_its_sample(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(CUSTOM)
+    stuck, fine = make_samples(2)
+    stuck.generate_function_path = f"{path}:stuck"
+    failed, other = run(Server(answered), [stuck, fine], custom_timeout_s=0.2)
+    assert failed.status is Status.FAILED
+    problem = "stuck: TimeoutError: not done after 0.2 s (--custom-generate-timeout-s)"
+    assert failed.metadata["error"].endswith(problem)
+    assert other.response_length == 1
 
 
 def test_a_custom_function_that_raises_fails_only_its_sample(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -54,6 +54,8 @@ class GenerationSpec:
     """Do not train on what earlier weights wrote of a continued sample."""
     custom_generate: str | None = None
     """User function that completes one sample."""
+    custom_timeout_s: float | None = None
+    """For one call of such a function; None is twice an agent's, which is late before it."""
     flat: Mapping[str, Any] | None = None
     """Configuration as user functions see it."""
     weight_update_mode: UpdateMode = "abort"
@@ -192,7 +194,7 @@ class Generation:
         params = turn.sampling.request(sample, seed=self._seed(sample, turn))
         try:
             work = self._load(path)(sample, params, evaluation=turn.evaluation)
-            return session.settle(await session.watch(work))
+            return session.settle(await self._in_time(session.watch(work)))
         except AbortedError:
             sample.prompt, sample.status = session.prompt, Status.ABORTED
             return sample
@@ -205,6 +207,18 @@ class Generation:
             sample.prompt, sample.status = session.prompt, Status.FAILED
             sample.metadata["error"] = f"{path}: {type(error).__name__}: {error}"
             return sample
+
+    async def _in_time(self, work: Awaitable[Any]) -> Any:
+        limit = self.spec.custom_timeout_s or 2 * self.spec.agents.timeout_s
+        try:
+            async with asyncio.timeout(limit) as clock:
+                return await work
+        except TimeoutError as error:
+            if not clock.expired():
+                raise
+            raise TimeoutError(
+                f"not done after {limit:g} s (--custom-generate-timeout-s)"
+            ) from error
 
     def _load(self, path: str) -> GenerateFunction:
         if path not in self._custom:

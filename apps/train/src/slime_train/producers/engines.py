@@ -277,6 +277,7 @@ def _generation(config: RunConfig, engines: Engines) -> GenerationSpec:
         timeout_s=config.sglang.sglang_router_request_timeout_secs,
         mask_earlier_weights=config.rollout.mask_offpolicy_in_partial_rollout,
         custom_generate=config.rollout.custom_generate_function_path,
+        custom_timeout_s=config.rollout.custom_generate_timeout_s,
         flat=_flat(config, engines),
         weight_update_mode=config.sync.weight_update_mode,
         agents=AgentSettings.of(config.rollout, config.sglang, config.data),

@@ -96,6 +96,12 @@ class RolloutConfig:
     """Port of these endpoints; 0 finds a free one."""
     agent_timeout_s: float = flag(default=3600.0, above=0, ours=True)
     """Seconds an agent may take for one sample."""
+    custom_generate_timeout_s: float | None = flag(default=None, above=0, ours=True)
+    """Seconds a custom generate function may take for one sample, which has failed then; twice
+    --agent-timeout-s by default."""
+    rollout_timeout_s: float = flag(default=14400.0, above=0, ours=True)
+    """Seconds that one rollout, or one evaluation, may take; what still runs then counts as a hang
+    of the rollout worker."""
     async_buffer_size: int | None = flag(default=None, at_least=0, ours=True)
     """Finished rollouts that may wait for the trainer: generation goes on while it trains. 0 takes
     turns, the default of slime-train; that of slime-train-async is 1."""
