@@ -36,14 +36,14 @@ def test_every_import_of_upstreams_is_told_with_what_to_write(plugin, dotted):
         "line 4: write `from slime_core.data.filters import DynamicFilterOutput`",
         "line 5: slime.utils.http_utils: `import httpx`: await httpx.AsyncClient().post(url, "
         "json=body)",
-        "line 6: slime.rollout.fully_async_rollout: run slime-train-async, with "
-        "--async-buffer-size for how far generation goes ahead and --max-staleness for how old a "
-        "token may be",
+        "line 6: slime.rollout.fully_async_rollout: run slime-train-async --fully-async, "
+        "with --async-buffer-size for how far generation goes ahead and --max-staleness for how "
+        "old a token may be",
     ]
 
 
 def test_a_path_into_upstream_is_told_what_takes_its_place():
-    with pytest.raises(PluginError, match="run slime-train-async, with --async-buffer-size"):
+    with pytest.raises(PluginError, match="run slime-train-async --fully-async, with --async-buf"):
         load_plugin("slime.rollout.fully_async_rollout.generate_rollout_fully_async")
     with pytest.raises(PluginError, match=r"it is slime_core\.types here"):
         load_plugin("slime.utils.types.Sample")

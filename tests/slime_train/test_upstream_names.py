@@ -2,11 +2,14 @@
 
 import re
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from slime_core import upstream
+from slime_core.config.gone import GONE
 from slime_train.sources import all_flags
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = " ".join(upstream.INSTEAD.values())
 
 
@@ -24,6 +27,20 @@ def test_flags_to_give_are_there():
     named = set(re.findall(r"--[a-z-]+", TEXTS))
     assert named
     assert named <= set(all_flags())
+
+
+def test_the_page_for_people_from_upstream_names_every_module():
+    page = (ROOT / "docs/coming_from_upstream.md").read_text()
+    mapped = {name.removeprefix("slime.rollout.filter_hub") for name in upstream.MODULES}
+    assert [name for name in mapped if name not in page] == []
+    assert [name for name in upstream.INSTEAD if name not in page] == []
+
+
+def test_the_page_names_flags_that_there_are():
+    page = (ROOT / "docs/coming_from_upstream.md").read_text()
+    named = set(re.findall(r"--[a-z][a-z0-9-]*[a-z0-9](?![\w-])", page))
+    unknown = named - set(all_flags()) - set(GONE) - {"--local-dir", "--logdir", "--head"}
+    assert unknown == set()
 
 
 def test_what_upstreams_examples_import_has_a_twin():

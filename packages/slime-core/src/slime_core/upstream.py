@@ -27,8 +27,9 @@ MODULES: Mapping[str, str] = MappingProxyType(
 
 INSTEAD: Mapping[str, str] = MappingProxyType(
     {
-        "slime.rollout.fully_async_rollout": "run slime-train-async, with --async-buffer-size for "
-        "how far generation goes ahead and --max-staleness for how old a token may be",
+        "slime.rollout.fully_async_rollout": "run slime-train-async --fully-async, with "
+        "--async-buffer-size for how far generation goes ahead and --max-staleness for how old a "
+        "token may be",
         "slime.rollout.sglang_rollout": "`from slime_sglang import generate_single`: "
         "await generate_single(args, sample) continues a sample by one request",
         "slime.rollout.sglang_streaming_rollout": "leave it out: --partial-rollout keeps what was "
