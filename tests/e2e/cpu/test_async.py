@@ -7,7 +7,7 @@ from slime_core.types import samples_of
 from slime_testing.runs import metrics, run, series, write_sums
 from slime_testing.tiny import make_qwen3
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 ITERATIONS = 5
 

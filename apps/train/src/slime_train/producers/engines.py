@@ -50,7 +50,8 @@ class EngineProducer:
         self._tokenizer = tokenizer
         self.progress: Progress | None = None
         self._stream = _stream(config, tokenizer)
-        self._sets = _eval_sets(config, tokenizer)
+        sets = config.evaluation.eval_datasets
+        self._sets = [_eval_set(each, config, tokenizer) for each in sets]
         self._reward = make_reward(config.reward, config.flat)
         rollout = config.rollout
         process = rollout.rollout_all_samples_process_path
@@ -59,7 +60,8 @@ class EngineProducer:
         self._process = _optional(hooks.samples_process, process, config)
         record = Events(directory / FILE_NAME).record
         self.fleet = Engines(_fleet(config, directory), HealthSpec.of(config.health), record)
-        self._teacher_engines = _teacher_engines(config, directory)
+        self._teacher_engines = teacher = _teacher_engines(config, directory)
+        self._fleets = [self.fleet] if teacher is None else [self.fleet, teacher]
         self._teacher: Teacher | None = None
         self._loop = EventLoop("generation")
         self._flight = Flight()
@@ -72,9 +74,8 @@ class EngineProducer:
 
     def start(self) -> Sequence[EngineTarget]:
         """Start the engines and the router; weights are still those of ``--hf-checkpoint``."""
-        self.fleet.start()
-        if self._teacher_engines is not None:
-            self._teacher_engines.start()
+        for fleet in self._fleets:
+            fleet.start()
         self._reward.connect(self.fleet.router_url)
         generation = Generation(
             _generation(self._config, self.fleet),
@@ -90,15 +91,17 @@ class EngineProducer:
         self._evaluation = eval_function(evaluation, flat) if evaluation else None
         if self._config.distillation.opd_type == "sglang":
             started = self._teacher_engines
-            url = self._config.reward.rm_url if started is None else started.urls[0]
-            self._teacher = Teacher(str(url))
+            if started is None:
+                self._teacher = Teacher(str(self._config.reward.rm_url))
+            else:
+                self._teacher = Teacher(started.router_url, may_recover=started.may_recover)
         return self.fleet.targets
 
     def produce(self, iteration: int) -> tuple[Sequence[SampleGroup], Metrics]:
         """Generate until enough groups pass the filter."""
         if self._rollout is not None:
             made = self._rollout(iteration, self._stream)
-            self.fleet.progress()
+            self._forgive()
             return made
         collected: Collected = self._loop.run(self._collect(iteration))
         lists = [list(group.samples) for group in collected.groups]
@@ -106,7 +109,7 @@ class EngineProducer:
             self._filter(lists)
         if self._process is not None:
             self._process([list(group.samples) for group in collected.every_group], self._stream)
-        self.fleet.progress()
+        self._forgive()
         return collected.groups, collected.metrics | self._reward.metrics("rollout/")
 
     def evaluate(self, version: int) -> EvalResult:
@@ -148,9 +151,8 @@ class EngineProducer:
         self._loop.close()
         self._stream.close()
         self._reward.close()
-        self.fleet.stop()
-        if self._teacher_engines is not None:
-            self._teacher_engines.stop()
+        for fleet in self._fleets:
+            fleet.stop()
 
     async def _collect(self, iteration: int) -> Collected:
         config, rollout = self._config, self._config.rollout
@@ -177,10 +179,14 @@ class EngineProducer:
         finally:
             self.progress = None
 
+    def _forgive(self) -> None:
+        """A rollout is finished: losses so far did not keep the run from getting on."""
+        for fleet in self._fleets:
+            fleet.progress()
+
     def _check_alive(self) -> None:
-        self.fleet.check_alive()
-        if self._teacher_engines is not None:
-            self._teacher_engines.check_alive()
+        for fleet in self._fleets:
+            fleet.check_alive()
 
     def _shower(self, what: str) -> Callable[[int, int, Mapping[str, float]], None]:
         def show(done: int, total: int, statistics: Mapping[str, float]) -> None:
@@ -201,9 +207,8 @@ def _optional[T](
 
 
 def _sample_hooks(config: RunConfig) -> list[hooks.SampleHook]:
-    return [
-        hooks.sample_hook(path, config.flat) for path in config.rollout.rollout_sample_hook_path
-    ]
+    paths = config.rollout.rollout_sample_hook_path
+    return [hooks.sample_hook(path, config.flat) for path in paths]
 
 
 def _stream(config: RunConfig, tokenizer: Tokenizer) -> PromptStream | UserSource:
@@ -215,10 +220,6 @@ def _stream(config: RunConfig, tokenizer: Tokenizer) -> PromptStream | UserSourc
         select=oldest_first if path is None else hooks.buffer_filter(path, config.flat),
         flat=config.flat,
     )
-
-
-def _eval_sets(config: RunConfig, tokenizer: Tokenizer) -> list[EvalSet]:
-    return [_eval_set(each, config, tokenizer) for each in config.evaluation.eval_datasets]
 
 
 def _eval_set(each: EvalDataset, config: RunConfig, tokenizer: Tokenizer) -> EvalSet:
@@ -256,8 +257,9 @@ def _teacher_engines(config: RunConfig, directory: Path) -> Engines | None:
     model = config.distillation.opd_teacher_load
     if config.distillation.opd_type != "sglang" or config.reward.rm_url or model is None:
         return None
-    fleet = replace(_fleet(config, directory), model_path=Path(model), num_engines=1, external=())
-    return Engines(replace(fleet, log_dir=directory / "logs" / "teacher"))
+    fleet = _fleet(config, directory).of_teacher(Path(model))
+    record = Events(directory / FILE_NAME).record
+    return Engines(fleet, HealthSpec.of(config.health), record)
 
 
 def _greedy(config: RunConfig, generation: Generation) -> Greedy | None:
