@@ -108,3 +108,24 @@ def test_a_transport_that_does_not_reach_the_engines_is_refused(line, num_gpus, 
 )
 def test_a_transport_that_reaches_the_engines_may_be_named(line, num_gpus):
     assert config(line, num_gpus=num_gpus).sync.update_weight_transport in line
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("--sglang-pp-size 2", "--rollout-num-gpus-per-engine"),
+        ("--sglang-dp-size 2", "--sglang-enable-dp-attention"),
+        ("--sglang-disaggregation-mode prefill", "leave it out"),
+        ("--sglang-host 0.0.0.0", "engines listen where the run reaches them"),
+        ("--sglang-device cpu", "give --device"),
+    ],
+)
+def test_an_engine_gets_no_gpus_but_its_own_and_no_address_but_the_runs(line: str, remedy: str):
+    text = problems(line, num_gpus=4)
+    assert line in text
+    assert remedy in text
+
+
+def test_an_engine_may_divide_attention_over_its_own_gpus():
+    line = "--sglang-dp-size 2 --sglang-enable-dp-attention --rollout-num-gpus-per-engine 2"
+    assert config(line, num_gpus=4).sglang.server["dp_size"] == 2

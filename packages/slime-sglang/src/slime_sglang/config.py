@@ -52,6 +52,8 @@ SLIME_SETS: Mapping[str, str] = MappingProxyType(
         "random_seed": "--rollout-seed",
         "enable_memory_saver": "--offload-rollout",
         "tp_size": "--rollout-num-gpus-per-engine",
+        "host": "nothing: engines listen where the run reaches them",
+        "device": "--device",
         "port": "nothing: a free port is found",
         "nnodes": "--rollout-num-gpus-per-engine",
         "node_rank": "--rollout-num-gpus-per-engine",

@@ -29,6 +29,26 @@ def external_engines(draft: Draft, facts: Facts) -> None:
             )
 
 
+def own_gpus(draft: Draft, facts: Facts) -> None:
+    """An engine has the GPUs of its tensor-parallel ranks, and both prefills and decodes."""
+    if draft["rollout_external_engine_addrs"]:
+        return
+    values = draft.server.values
+    more = "for more GPUs give --rollout-num-gpus-per-engine, for more engines --rollout-num-gpus"
+    reasons = {
+        "pp_size": f"an engine spans GPUs by tensor parallelism alone; {more}",
+        "disaggregation_mode": "every engine prefills and decodes; leave it out",
+    }
+    if not values.get("enable_dp_attention"):
+        reasons["dp_size"] = (
+            f"copies in one engine would need GPUs that it does not have; {more}, or have "
+            "its GPUs divide the attention's batch with --sglang-enable-dp-attention"
+        )
+    for name, reason in reasons.items():
+        if values.get(name, 1) not in (1, "null"):
+            draft.problem(f"--sglang-{name.replace('_', '-')} {values[name]}: {reason}")
+
+
 def shared_memory(draft: Draft, facts: Facts) -> None:
     """A colocated engine leaves the trainer what it holds meanwhile: most of the GPU, or little."""
     if not draft["colocate"] or draft["device"] != "cuda":
@@ -72,6 +92,7 @@ RULES = (
     router_timeout,
     router_address,
     external_engines,
+    own_gpus,
     shared_memory,
     weights_that_stay,
     context_length,
