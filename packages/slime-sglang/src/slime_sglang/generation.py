@@ -210,8 +210,9 @@ class Generation:
 
     async def _in_time(self, work: Awaitable[Any]) -> Any:
         limit = self.spec.custom_timeout_s or 2 * self.spec.agents.timeout_s
+        clock = asyncio.timeout(limit)
         try:
-            async with asyncio.timeout(limit) as clock:
+            async with clock:
                 return await work
         except TimeoutError as error:
             if not clock.expired():
