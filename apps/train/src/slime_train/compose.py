@@ -87,6 +87,7 @@ def compose(config: RunConfig, directory: Path, screen: Screen, resume: Resume) 
             trainer if offload_train else None, rollout if offload_rollout else None
         ),
         save=checkpoints.save,
+        commit=lambda: checkpoints.finish(wait=False),
         log=screen.log,
         phase=Phases(Events(directory / FILE_NAME)),
     )
