@@ -13,7 +13,7 @@ from slime_core.config.draft import DEFAULT, REDEFAULT, Draft
 from slime_core.config.flags import Flag, flags_of, has_flag
 from slime_core.config.yaml_file import load_yaml, read_value
 from slime_core.errors import ConfigError
-from slime_megatron.config import MEGATRON_DEFAULTS, REFUSED, megatron_flags
+from slime_megatron.config import MEGATRON_DEFAULTS, megatron_flags, refusal
 from slime_megatron.config import OWNER as MEGATRON
 from slime_sglang.config import (
     ROUTER,
@@ -86,8 +86,8 @@ def refusals(given: Iterator[Given] | Any) -> Iterator[str]:
     """A complaint for every value that is not there yet or not the user's to set."""
     for item in given:
         flag, shown = item.flag, " ".join(item.words)
-        if flag.owner == MEGATRON and flag.dest in REFUSED:
-            yield f"{shown}: not used here, {REFUSED[flag.dest]}"
+        if flag.owner == MEGATRON and (reason := refusal(flag, item.value)):
+            yield f"{shown}: not used here, {reason}"
         elif flag.owner == SERVER and flag.dest in SLIME_SETS:
             yield f"{shown}: the run sets this itself; give {SLIME_SETS[flag.dest]}"
         elif reason := _planned(flag, item.value):

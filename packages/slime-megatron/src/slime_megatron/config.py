@@ -123,7 +123,7 @@ def megatron_flags() -> tuple[Flag, ...]:
 
 
 def refusal(flag: Flag, value: Any) -> str | None:
-    """Why a run must not set this, and what to do; None where it may, or says what happens anyway."""
+    """Why a run must not set this, and what to do; None where it may, or says what is so anyway."""
     why = REFUSED.get(flag.dest)
     if why is None or same(value, WHAT_HAPPENS.get(flag.dest, flag.default)):
         return REFUSED_VALUES.get(flag.dest, {}).get(value)

@@ -34,6 +34,7 @@ def experts(draft: Draft, facts: Facts) -> None:
             "--expert-tensor-parallel-size 1 holds them whole"
         )
         draft.derive_megatron("moe_grouped_gemm", False, "--expert-tensor-parallel-size")
+    _check_recomputation(draft, values)
     unused = [name for name in _FUSED if values[name]]
     if unused:
         flags = ", ".join(_flag(name) for name in unused)
@@ -65,6 +66,18 @@ def _check_division(draft: Draft, values: Mapping[str, Any]) -> None:
             f"--expert-tensor-parallel-size {etp} * --pipeline-model-parallel-size {pp} = "
             f"{ep * etp * pp}: give --expert-tensor-parallel-size 1 to hold experts whole"
         )
+
+
+def _check_recomputation(draft: Draft, values: Mapping[str, Any]) -> None:
+    """Activations inside experts are not computed again; those of a whole layer of them can be."""
+    modules: list[str] = list(values["recompute_modules"] or ())
+    if "moe_act" in modules:
+        draft.notice(
+            "--recompute-modules moe_act: of no effect, experts keep their activations; moe "
+            "computes a layer of them again"
+        )
+        kept = [name for name in modules if name != "moe_act"]
+        draft.derive_megatron("recompute_modules", kept or None, "moe_act has no effect")
 
 
 def _check_training(draft: Draft, values: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from slime_core.config.draft import MODEL, Draft, Facts
 
 from slime_megatron.config import (
+    MEGATRON_DEFAULTS,
     REQUIRED,
     megatron_flags,
     model_parallel_sizes,
@@ -13,6 +14,7 @@ from slime_megatron.config import (
     virtual_stages,
 )
 from slime_megatron.expert_rules import experts
+from slime_megatron.flag_effects import OTHER_LAYERS, WITHOUT_EFFECT
 from slime_megatron.host_memory import host_memory
 
 _FREE = frozenset(
@@ -68,6 +70,20 @@ def architecture(draft: Draft, facts: Facts) -> None:
             )
 
 
+def without_effect(draft: Draft, facts: Facts) -> None:
+    """What only Megatron's own loop reads is told in one line, and not handed on."""
+    told: dict[str, list[str]] = {}
+    flags = {flag.dest: flag for flag in reversed(megatron_flags())}
+    for dest, why in WITHOUT_EFFECT.items():
+        default, value = flags[dest].default, draft.megatron[dest]
+        if draft.megatron.given(dest) and not same(value, default):
+            told.setdefault(why, []).append(_shown(dest, value))
+            draft.derive_megatron(dest, MEGATRON_DEFAULTS.get(dest, default), "of no effect")
+    if told:
+        each = "; ".join(f"{', '.join(flags)} ({why})" for why, flags in told.items())
+        draft.notice(f"of no effect, leave out: {each}")
+
+
 def as_built(draft: Draft, facts: Facts) -> None:
     """What follows from the modules a model is built of may be repeated, not changed."""
     for dest, value in REQUIRED.items():
@@ -79,8 +95,44 @@ def as_built(draft: Draft, facts: Facts) -> None:
             )
 
 
+def other_layers(draft: Draft, facts: Facts) -> None:
+    """Engines compute what config.json describes, and so must the trainer."""
+    flags = {flag.dest: flag for flag in reversed(megatron_flags())}
+    for dest in sorted(OTHER_LAYERS - set(facts.megatron_args)):
+        value = draft.megatron[dest]
+        changed = draft.megatron.given(dest) and not same(value, flags[dest].default)
+        if changed and not draft["custom_model_provider_path"]:
+            draft.problem(
+                f"{_shown(dest, value)} is for other layers than config.json of --hf-checkpoint "
+                f"{draft['hf_checkpoint']} describes: leave it out, or build the model with "
+                "--custom-model-provider-path"
+            )
+
+
+def optimizer(draft: Draft, facts: Facts) -> None:
+    """Adam is PyTorch's, whose state has one precision."""
+    values = draft.megatron.values
+    if values["use_precision_aware_optimizer"] and not values["optimizer_cpu_offload"]:
+        draft.problem(
+            "--use-precision-aware-optimizer needs TransformerEngine's Adam, which is not used: "
+            "leave it out"
+        )
+
+
 def _spelling(dest: str) -> str:
     return next(flag.names[0] for flag in megatron_flags() if flag.dest == dest)
+
+
+def _shown(dest: str, value: Any) -> str:
+    """A destination's value as a command line gives it."""
+    for flag in megatron_flags():
+        if flag.dest == dest and flag.arity == "none":
+            if same(flag.const, value):
+                return flag.names[0]
+        elif flag.dest == dest:
+            words = value if isinstance(value, list | tuple) else (value,)
+            return " ".join((flag.names[0], *(str(word) for word in words)))
+    return f"{_spelling(dest)} {value}"
 
 
 def precision(draft: Draft, facts: Facts) -> None:
@@ -186,7 +238,10 @@ MODEL_RULES = (model, architecture)
 """First: much follows from the model."""
 
 RULES = (
+    without_effect,
     as_built,
+    other_layers,
+    optimizer,
     precision,
     on_a_cpu,
     world,

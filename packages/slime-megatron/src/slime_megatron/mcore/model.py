@@ -196,7 +196,7 @@ def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.n
     ddp_config = get_megatron_ddp_config(args)
     # A step with a gradient that is not finite is handled once, in `step`, by the gradient norm.
     ddp_config.check_for_nan_in_grad = False
-    whole = [i > 0 or args.overlap_param_gather_with_optimizer_step for i in range(len(chunks))]
+    whole = [i > 0 for i in range(len(chunks))]
     with quiet():
         wrapped = wrap_model_chunks_with_ddp(
             chunks,

@@ -172,8 +172,11 @@ def enough_devices(draft: Draft, facts: Facts) -> None:
 
 
 def backend(draft: Draft, facts: Facts) -> None:
-    """NCCL needs GPUs."""
-    if draft["device"] != "cpu" or draft["distributed_backend"] == "gloo":
+    """NCCL needs GPUs, and GPUs NCCL."""
+    gloo = draft["distributed_backend"] == "gloo"
+    if gloo and draft["device"] == "cuda":
+        draft.problem("--distributed-backend gloo is for a CPU; on GPUs leave it out, or give nccl")
+    if draft["device"] != "cpu" or gloo:
         return
     if draft.given("distributed_backend"):
         draft.problem("--distributed-backend nccl needs GPUs; on a CPU leave it out, or give gloo")

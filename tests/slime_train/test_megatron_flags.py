@@ -1,0 +1,120 @@
+"""What a command line hears about flags of Megatron's that do not do what they say."""
+
+import pytest
+from slime_core.config.draft import Facts
+from slime_core.errors import ConfigErrors
+from slime_train.resolve import resolve
+from slime_train.sources import read_sources
+
+BASE = "--hf-checkpoint /models/tiny --prompt-data p.jsonl --num-rollout 3 --rollout-batch-size 4"
+BASE += " --n-samples-per-prompt 2"
+MODEL = {
+    "num_layers": 4,
+    "hidden_size": 64,
+    "ffn_hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_query_groups": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 2048,
+}
+EXPERTS = {"num_experts": 8, "moe_ffn_hidden_size": 64}
+
+
+def resolved(line="", model=MODEL, **changes):
+    return resolve(read_sources(f"{BASE} {line}".split()), Facts(megatron_args=model, **changes))
+
+
+def problems(line, model=MODEL):
+    with pytest.raises(ConfigErrors) as caught:
+        resolved(line, model)
+    return "\n".join(caught.value.problems)
+
+
+USUAL = (
+    "--attention-backend flash --attention-softmax-in-fp32 --accumulate-allreduce-grads-in-fp32 "
+    "--log-throughput --log-interval 1 --timing-log-level 2 --manual-gc --manual-gc-interval 5 "
+    "--seq-length 1024 --no-barrier-with-level-1-timing --distributed-timeout-minutes 30 "
+    "--ckpt-fully-parallel-load --tokenizer-type HuggingFaceTokenizer --deterministic-mode "
+    "--no-gradient-accumulation-fusion --transformer-impl local --cp-comm-type p2p"
+)
+
+
+def test_flags_that_only_megatrons_loop_reads_are_told_in_one_line_and_not_handed_on():
+    run = resolved(USUAL)
+    (note,) = (n for n in run.notices if n.startswith("of no effect"))
+    for told in (
+        "--attention-backend flash (attention runs on PyTorch's kernels",
+        "--log-interval 1, --log-throughput, --timing-log-level 2, "
+        "--no-barrier-with-level-1-timing (metrics are slime's own)",
+        "--manual-gc, --manual-gc-interval 5 (Python",
+        "--seq-length 1024 (samples are packed",
+        "--tokenizer-type HuggingFaceTokenizer (the tokenizer",
+        "--ckpt-fully-parallel-load (",
+    ):
+        assert told in note
+    argv = run.config.megatron.argv
+    assert {"--accumulate-allreduce-grads-in-fp32", "--deterministic-mode"} <= set(argv)
+    assert "--attention-softmax-in-fp32" in argv
+    assert not {"--manual-gc", "--attention-backend", "--log-interval"} & set(argv)
+    assert argv[argv.index("--tokenizer-type") + 1] == "NullTokenizer"
+
+
+def test_what_is_megatrons_default_anyway_is_not_worth_a_line():
+    line = "--attention-backend auto --log-interval 100 --cuda-graph-impl none"
+    assert resolved(line).notices == resolved().notices
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ("--freeze-all-layers", "--freeze-params-name-list"),
+        ("--rampup-batch-size 1 1 8", "--global-batch-size"),
+        ("--iterations-to-skip 3", "--prompt-data"),
+        ("--pretrained-checkpoint /p", "--hf-checkpoint"),
+        ("--spec a b", "--custom-model-provider-path"),
+        ("--fp8-format e4m3", "TransformerEngine"),
+        ("--check-for-spiky-loss", "--max-skipped-steps"),
+        ("--rerun-mode report_stats", "--max-skipped-steps"),
+        ("--exit-signal-handler", "--save-interval"),
+        ("--non-persistent-save-interval 5", "--save-interval"),
+        ("--save-retain-interval 5", "kept until"),
+        ("--num-distributed-optimizer-instances 2", "--use-distributed-optimizer"),
+        ("--cuda-graph-impl local", "batches of one shape"),
+        ("--use-tp-pp-dp-mapping", "pipeline parallelism"),
+        ("--batch-size 4", "--micro-batch-size"),
+    ],
+)
+def test_what_would_change_or_protect_the_result_is_refused(line, advice):
+    assert f"{line}: not used here, " in problems(line)
+    assert advice in problems(line)
+
+
+def test_saying_what_is_done_anyway_is_no_mistake():
+    line = "--rerun-mode disabled --num-distributed-optimizer-instances 1 --qk-clip-alpha 0.5"
+    assert resolved(line).notices == resolved().notices
+    assert "--rerun-mode validate_results" in problems("--rerun-mode validate_results")
+
+
+def test_layers_that_config_json_does_not_describe_are_for_a_models_own_code():
+    text = problems("--window-size 128,0 --apply-layernorm-1p")
+    assert "--window-size 128,0 is for other layers" in text
+    assert "--apply-layernorm-1p is for other layers" in text
+    run = resolved("--apply-layernorm-1p --custom-model-provider-path my.model")
+    assert run.config.megatron["layernorm_zero_centered_gamma"]
+
+
+def test_gpus_talk_through_nccl_alone():
+    with pytest.raises(ConfigErrors, match="--distributed-backend gloo is for a CPU"):
+        resolved("--distributed-backend gloo --rollout-num-gpus 1", num_gpus=2)
+    assert resolved("--distributed-backend gloo").config.cluster.device == "cpu"
+
+
+def test_adams_state_has_one_precision():
+    assert "TransformerEngine's Adam" in problems("--use-precision-aware-optimizer")
+
+
+def test_experts_keep_their_activations_and_the_rest_is_computed_again():
+    line = "--recompute-granularity selective --recompute-modules moe_act layernorm"
+    run = resolved(f"{line} --moe-grouped-gemm", {**MODEL, **EXPERTS})
+    assert any(n.startswith("--recompute-modules moe_act: of no effect") for n in run.notices)
+    assert run.config.megatron["recompute_modules"] == ["layernorm"]
