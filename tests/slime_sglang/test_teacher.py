@@ -87,6 +87,17 @@ def test_what_is_known_broken_or_empty_is_not_asked_about() -> None:
     assert empty.teacher_log_probs == []
 
 
+def test_failures_do_not_count_while_the_teacher_is_started_again() -> None:
+    replies = iter([(503, {})] * 7)
+    judged_late = sample()
+
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        return judged(body) if "token_ids_logprob" in body else next(replies, judged(body))
+
+    assert len(ask([judged_late], reply, may_recover=lambda since: True)) == 8
+    assert judged_late.teacher_log_probs == [-0.75, -2.0]
+
+
 def test_a_momentary_failure_is_tried_again() -> None:
     replies = iter([(503, {}), (503, {})])
     judged_late = sample()

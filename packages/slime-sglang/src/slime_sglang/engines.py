@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,10 @@ class FleetSpec:
     """Where engines listen."""
     external: tuple[str, ...] = ()
     """Addresses of engines that already run; none are started then."""
+    prefix: str = ""
+    """Of the names of engines and router, where a run has others besides."""
+    fixed_weights: bool = False
+    """Whether they keep the weights they start with; otherwise they serve when given others."""
 
     @classmethod
     def resolve(
@@ -83,11 +87,25 @@ class FleetSpec:
             host=network_address() if cluster.actor_num_nodes > 1 else "127.0.0.1",
         )
 
+    def of_teacher(self, model_path: Path) -> "FleetSpec":
+        """One engine like these for another model, behind a router of its own."""
+        own = replace(self.sglang, sglang_router_ip=None, sglang_router_port=None)
+        return replace(
+            self,
+            model_path=model_path,
+            log_dir=self.log_dir / "teacher",
+            sglang=own,
+            num_engines=1,
+            external=(),
+            prefix="teacher_",
+            fixed_weights=True,
+        )
+
     def engine(self, index: int) -> EngineSpec:
         """The specification of one of them."""
         each = len(self.gpus) // self.num_engines
         return EngineSpec(
-            name=f"engine_{index}",
+            name=f"{self.prefix}engine_{index}",
             model_path=self.model_path,
             device=self.device,
             log_dir=self.log_dir,
@@ -165,7 +183,11 @@ class Engines:
     def _start_engines(self, deadline: float) -> None:
         engines: list[Engine] = []
         for index in range(self.spec.num_engines):
-            part = EnginePart(self.spec.engine(index), self.spec.ready_timeout_s)
+            part = EnginePart(
+                self.spec.engine(index),
+                self.spec.ready_timeout_s,
+                serves_at_once=self.spec.fixed_weights,
+            )
             self._parts.append(part)
             engines.append(part.engine)
         waiting = engines
@@ -186,10 +208,10 @@ class Engines:
         self._routing = routing = Routing(members, self._router)
         routing.begin(self.urls)
         for part in self._parts:
-            part.leave = routing.remove
+            part.leave, part.join = routing.remove, routing.add
         parts: list[Part] = [*self._own_parts]
         if self._router is not None:
-            parts.append(RouterPart(self._router, routing))
+            parts.append(RouterPart(self._router, routing, f"{self.spec.prefix}router"))
         self._watch = Watch(parts, self._health, self._record)
         self._watch.start()
 

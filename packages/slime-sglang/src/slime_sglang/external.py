@@ -88,6 +88,7 @@ class ExternalPart:
         self.engine = ExternalEngine(address, model_path)
         self.quiet = False
         self.leave: Callable[[str], None] = lambda _: None
+        self.join: Callable[[str], None] = lambda _: None
 
     @property
     def url(self) -> str:

@@ -60,10 +60,13 @@ class EnginePart:
     """One engine of a run, whichever process it is at the moment."""
 
     kind = "engine"
-    serves_at_once = False
 
-    def __init__(self, spec: EngineSpec, ready_timeout_s: float) -> None:
+    def __init__(
+        self, spec: EngineSpec, ready_timeout_s: float, *, serves_at_once: bool = False
+    ) -> None:
+        """``serves_at_once``: its weights are those that it starts with."""
         self.spec = spec
+        self.serves_at_once = serves_at_once
         self.name = spec.name
         self.engine = Engine(spec)
         self.is_up = True
@@ -77,6 +80,8 @@ class EnginePart:
         self.ended = False
         self.leave: Callable[[str], None] = _nobody
         """Called with its address when it is lost."""
+        self.join: Callable[[str], None] = _nobody
+        """Called with its address when it is back, where it serves at once."""
         self._ready_timeout_s = ready_timeout_s
 
     @property
@@ -138,6 +143,8 @@ class EnginePart:
             self.engine.stop()
             raise EngineError(f"{self.name} is not needed any more")
         self.engine.wait_ready(self._ready_timeout_s)
+        if self.serves_at_once:
+            self.join(self.engine.url)
         self.is_up = True
 
     def stop(self) -> None:
@@ -149,11 +156,12 @@ class EnginePart:
 class RouterPart:
     """The run's own router."""
 
-    kind = name = "router"
+    kind = "router"
     serves_at_once = True
 
-    def __init__(self, router: Router, routing: Routing) -> None:
+    def __init__(self, router: Router, routing: Routing, name: str = "router") -> None:
         self._router, self._routing = router, routing
+        self.name = name
 
     @property
     def pid(self) -> int | None:

@@ -2,12 +2,12 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
-import tenacity
 from slime_core.errors import EngineError
 from slime_core.scores import is_broken
 from slime_core.types import Sample
@@ -24,6 +24,11 @@ _TIMEOUT_S = 600.0
 _CONCURRENCY = 64
 
 
+def _never(since: float) -> bool:
+    """Nobody starts the teacher again."""
+    return False
+
+
 class Teacher:
     """A server that holds the teacher; lives in one event loop, ``close`` it there.
 
@@ -37,12 +42,15 @@ class Teacher:
         concurrency: int = _CONCURRENCY,
         timeout_s: float = _TIMEOUT_S,
         retry_s: float = 0.5,
+        may_recover: Callable[[float], bool] = _never,
     ) -> None:
+        """``may_recover``: whether what failed since a time may be a loss that is repaired."""
         self._given = url
         self._url = endpoint(url)
         self._limit = asyncio.Semaphore(concurrency)
         self._timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S)
         self._retry_s = retry_s
+        self._may_recover = may_recover
         self._http: httpx.AsyncClient | None = None
         self._largest = -1
         """Every token up to this is known to be in the teacher's vocabulary."""
@@ -90,23 +98,20 @@ class Teacher:
         sample.teacher_log_probs = self._log_probs(answer, sample)
 
     async def _ask(self, body: dict[str, Any], sample: Sample) -> Any:
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type((httpx.HTTPError, ValueError)),
-            stop=tenacity.stop_after_attempt(_ATTEMPTS),
-            wait=tenacity.wait_exponential(multiplier=self._retry_s, max=10.0),
-            reraise=True,
-        )
-        try:
-            async for attempt in retrying:
-                with attempt:
-                    return await self._post(body, sample)
-        except (httpx.HTTPError, ValueError) as error:
-            what = f"{type(error).__name__}: {error}".rstrip(": ")
-            raise EngineError(
-                f"the teacher at --rm-url {self._given} failed {_ATTEMPTS} times, lastly with "
-                f"{what}: is an SGLang server running there?"
-            ) from error
-        raise AssertionError("tenacity returns or raises")
+        """The answer; what fails while the teacher is started again does not count."""
+        began, failures = time.monotonic(), 0
+        while True:
+            try:
+                return await self._post(body, sample)
+            except (httpx.HTTPError, ValueError) as error:
+                failures += not self._may_recover(began)
+                if failures >= _ATTEMPTS:
+                    what = f"{type(error).__name__}: {error}".rstrip(": ")
+                    raise EngineError(
+                        f"the teacher at --rm-url {self._given} failed {_ATTEMPTS} times, lastly "
+                        f"with {what}: is an SGLang server running there?"
+                    ) from error
+            await asyncio.sleep(min(10.0, self._retry_s * 2 ** max(0, failures - 1)))
 
     async def _post(self, body: dict[str, Any], sample: Sample) -> Any:
         if self._http is None:  # made here, because it belongs to the loop that uses it
