@@ -1,10 +1,10 @@
 import signal
 
 import pytest
-from slime_testing.runs import Run, run, series, wait_for, write_sums
+from slime_testing.runs import Run, metrics, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def command(inputs, directory, **flags):
     return [*words, *(word for pair in flags.items() for word in pair)]
 
 
-def test_a_killed_run_continues_as_if_it_had_not_been(inputs, tmp_path):
+def test_a_killed_run_continues_as_if_it_had_not_been_however_it_was_started(inputs, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(*command(inputs, whole))
     expected = series(whole / "out", "train/loss")
@@ -46,3 +46,20 @@ def test_a_killed_run_continues_as_if_it_had_not_been(inputs, tmp_path):
     assert series(killed / "out", "train/loss") == expected
     assert series(killed / "out", "train/grad_norm") == series(whole / "out", "train/grad_norm")
     assert sorted(p.name for p in (killed / "save").glob(".iter_*")) == []
+
+    # flags for the start count once; the directory is one run's; exports come before commits
+    started = tmp_path / "started"
+    more = ["--load", whole / "save", "--ckpt-step", 2, "--finetune", "--no-load-rng"]
+    more += ["--async-save", "--save-interval", 2, "--save-hf", started / "hf-{rollout_id}"]
+    process = Run(*command(inputs, started), *more)
+    assert wait_for((started / "save" / "iter_0000001").is_dir, seconds=300)
+    refused = run(*command(inputs, started), *more, expect=1)
+    assert f"another run that has not ended: pid {process.pid}" in " ".join(refused.split())
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    output = " ".join(run(*command(inputs, started), *more).split())
+    assert "iter_0000002 (--load)" not in output
+    assert "--finetune, --no-load-rng, --ckpt-step counted when the run began" in output
+    steps = [row["step"] for row in metrics(started / "out") if "train/loss" in row]
+    assert (steps.count(0), steps[-1]) == (1, 5)
+    assert sorted(p.name for p in started.glob("hf-*")) == ["hf-1", "hf-3", "hf-5"]
