@@ -47,6 +47,38 @@ def test_a_packages_page_names_modules_that_are_there(page: Path):
         assert module.is_dir() or module.with_suffix(".py").is_file() or (source / name).is_file()
 
 
+SOURCES = {page.parent.name: page for page in ROOT.glob("*/*/src/*/__init__.py")}
+DOTTED = re.compile(r"`(slime_[a-z]+(?:\.\w+)+)")
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module of ours, or a word in the module it leads to."""
+    head, *rest = name.split(".")
+    place = SOURCES[head].parent
+    for part in rest:
+        if (place / part).is_dir():
+            place = place / part
+        elif (place / f"{part}.py").is_file():
+            place = place / f"{part}.py"
+        else:
+            text = (place / "__init__.py" if place.is_dir() else place).read_text()
+            return re.search(rf"\b{part}\b", text) is not None
+    return True
+
+
+@pytest.mark.parametrize("page", texts(".md"), ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_name_modules_that_are_there(page: Path):
+    named = [name for name in DOTTED.findall(page.read_text()) if name.split(".")[0] in SOURCES]
+    assert [name for name in named if not is_there(name)] == []
+
+
+def test_a_name_that_is_not_there_is_found():
+    assert is_there("slime_core.types.Sample")
+    assert is_there("slime_core.config.rules")
+    assert not is_there("slime_train.rules")
+    assert not is_there("slime_train.checkpoints")
+
+
 def test_no_file_holds_a_path_of_somebodys_machine():
     named = {
         str(path.relative_to(ROOT)): found

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from slime_core.errors import ConfigError, PluginError
 from slime_core.types import Status
-from slime_rewards import remote
-from slime_rewards.config import RewardConfig
+from slime_rewards import graders, remote
+from slime_rewards.config import RM_TYPES, RewardConfig
 from slime_rewards.select import make_reward
 from slime_testing import make_sample
 
@@ -33,6 +33,12 @@ def plugin(tmp_path):
         return str(tmp_path / "rm.py")
 
     return write
+
+
+def test_the_types_that_rules_know_are_those_that_score():
+    rewards = make_reward(RewardConfig(rm_type="zero"), {})
+    assert set(RM_TYPES) == {*rewards._direct, *graders.NAMES}
+    rewards.close()
 
 
 def test_math_is_the_default_and_says_so(caplog):

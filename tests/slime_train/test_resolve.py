@@ -288,6 +288,12 @@ def test_a_save_interval_without_a_directory_is_noted_and_dropped():
     assert config("--save-interval 100 --save-hf out").checkpoint.save_interval == 100
 
 
+def test_an_unknown_reward_of_an_evaluation_set_is_named_with_its_set():
+    file = {"eval": {"datasets": [{"name": "gpqa", "path": "g.jsonl", "rm_type": "gqpa"}]}}
+    told = problems("--eval-config sets.yaml --rm-type boxed_math", eval_file=file)
+    assert "--eval-config gpqa: rm_type gqpa is unknown; there are" in told
+
+
 def test_upper_clip_follows_the_lower():
     assert config("--eps-clip 0.3").policy_loss.eps_clip_high == 0.3
     assert config("--eps-clip 0.3 --eps-clip-high 0.4").policy_loss.eps_clip_high == 0.4
@@ -319,6 +325,8 @@ def test_engines_that_already_run_are_counted_and_not_placed():
         ("--over-sampling-batch-size 3", "at least --rollout-batch-size 4"),
         ("--mask-offpolicy-in-partial-rollout", "needs --partial-rollout"),
         ("--async-save", "give --save DIR"),
+        ("--rm-type maths", "--rm-type maths is unknown; there are code, dapo"),
+        ("--rm-type sequence_classification", "its directory as --reward-model-path"),
         ("--load /nowhere/at/all", "no such directory"),
         ("--update-weight-transport disk", "--update-weight-disk-dir"),
         ("--update-weight-mode delta", "needs --update-weight-transport disk"),

@@ -21,6 +21,7 @@ from slime_core.config.rules import (
 from slime_core.errors import ConfigErrors
 from slime_megatron import rules as megatron
 from slime_megatron.config import MegatronConfig, command_line, megatron_flags
+from slime_rewards import rules as rewards
 from slime_sglang import rules as engine
 from slime_sglang.config import ROUTER, SERVER, router_flags, server_flags
 
@@ -34,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     *megatron.MODEL_RULES,
     engine.response_length,
     *data.RULES,
+    *rewards.RULES,
     *cluster.RULES,
     *batch.RULES,
     *objective.RULES,

@@ -14,6 +14,7 @@ from slime_core.hook_forms import is_plain
 from slime_core.hooks import load_hook
 
 from slime_rewards import graders
+from slime_rewards.config import BOXED
 from slime_rewards.sandbox import Limits
 from slime_rewards.verdict import Outcome, Question, Verdict
 from slime_rewards.workers import Workers
@@ -96,10 +97,9 @@ def _grader(arguments: argparse.Namespace) -> str:
 
 def _check(rm_type: object, where: str) -> None:
     known = (*graders.NAMES, "random")
-    if not isinstance(rm_type, str) or rm_type.removeprefix(graders.BOXED) not in known:
+    if not isinstance(rm_type, str) or rm_type.removeprefix(BOXED) not in known:
         raise ValueError(
-            f"{where} {rm_type} is unknown; there are {', '.join(known)}, "
-            f"each also as {graders.BOXED}NAME"
+            f"{where} {rm_type} is unknown; there are {', '.join(known)}, each also as {BOXED}NAME"
         )
 
 
@@ -152,7 +152,7 @@ def _question(line: bytes, grader: str) -> Question:
 
 
 def _submitted(question: Question, workers: Workers, chance: random.Random) -> "Future[Verdict]":
-    if question.grader.removeprefix(graders.BOXED) != "random":
+    if question.grader.removeprefix(BOXED) != "random":
         return workers.submit(question)
     done: Future[Verdict] = Future()
     done.set_result(Verdict(outcome=Outcome.VALUE, reward=float(chance.getrandbits(1))))

@@ -1,9 +1,29 @@
 """Which reward a run uses, and what becomes of responses that cannot be graded."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from slime_core.config.flags import flag
+
+BOXED = "boxed_"
+"""Before the name of a type: it looks only at the last box of a response."""
+RM_TYPES = (
+    "math",
+    "deepscaler",
+    "dapo",
+    "f1",
+    "exact_match",
+    "gpqa",
+    "ifbench",
+    "code",
+    "random",
+    "zero",
+    "remote_rm",
+    "sequence_classification",
+    "judge",
+)
+"""Built-in rewards."""
 
 FailurePolicy = Literal["drop-sample", "drop-group", "retry", "score"]
 
@@ -69,3 +89,13 @@ class RewardConfig:
     """Scores are divided by this; one beyond it is an error."""
     judge_max_tokens: int = flag(default=512, at_least=1, ours=True)
     """Tokens a judge may answer with."""
+
+
+def unknown_type(rm_type: str, known: Iterable[str]) -> str | None:
+    """What is wrong with the name of a reward; None if it is ``known``."""
+    if rm_type.removeprefix(BOXED) in known:
+        return None
+    return (
+        f"is unknown; there are {', '.join(sorted(known))}, each also as {BOXED}NAME; for a "
+        "function of your own give --custom-rm-path"
+    )

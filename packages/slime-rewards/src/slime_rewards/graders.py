@@ -10,9 +10,8 @@ from slime_core.hooks import load_hook
 
 from slime_rewards import code, dapo, deepscaler, exact_match, f1, gpqa, ifbench, math
 from slime_rewards.boxed import last_boxed
+from slime_rewards.config import BOXED
 from slime_rewards.verdict import Grade
-
-BOXED = "boxed_"
 
 
 def _labelled(grade: Any) -> Grade:

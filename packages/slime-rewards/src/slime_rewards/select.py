@@ -19,7 +19,7 @@ from slime_rewards import graders, math
 from slime_rewards.boxed import last_boxed
 from slime_rewards.calls import Calls
 from slime_rewards.classifier import LocalClassifier, ServedClassifier
-from slime_rewards.config import RewardConfig
+from slime_rewards.config import BOXED, RewardConfig, unknown_type
 from slime_rewards.judge import Judge
 from slime_rewards.policy import Books, attempted, failure, settle
 from slime_rewards.remote import Server, remote_payload
@@ -29,7 +29,6 @@ from slime_rewards.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-_BOXED = graders.BOXED
 _DEFAULT = "math"
 _SETTLED_AT_ONCE = 20_000
 """Characters of a response up to which plain answers are compared without a process."""
@@ -91,13 +90,10 @@ class SampleRewards:
 
     def check(self, rm_type: str) -> None:
         """Raise ``ConfigError`` unless ``rm_type`` can be used; load the model it needs."""
-        plain = rm_type.removeprefix(_BOXED)
+        plain = rm_type.removeprefix(BOXED)
         known = {*self._direct, *graders.NAMES}
-        if plain not in known:
-            raise ConfigError(
-                f"--rm-type {rm_type} is unknown; there are {', '.join(sorted(known))}, "
-                f"each also as {_BOXED}NAME; for a function of your own give --custom-rm-path"
-            )
+        if complaint := unknown_type(rm_type, known):
+            raise ConfigError(f"--rm-type {rm_type} {complaint}")
         if plain == "remote_rm" and self._config.rm_url is None:
             raise ConfigError("--rm-type remote_rm needs the server's address: --rm-url")
         if plain == "sequence_classification" and self._classifier is None:
@@ -113,7 +109,7 @@ class SampleRewards:
         path, rm_type = self._config.custom_rm_path, self._config.rm_type or _DEFAULT
         if path is not None:
             return self._kind(path) == "plain"
-        return rm_type.removeprefix(_BOXED) in graders.NAMES
+        return rm_type.removeprefix(BOXED) in graders.NAMES
 
     async def __call__(self, samples: Sequence[Sample]) -> None:
         """Set ``reward`` on every sample.
@@ -194,7 +190,7 @@ class SampleRewards:
             return (await self._load(path)([sample]))[0]
         rm_type = sample.metadata.get("rm_type") or self._config.rm_type or _DEFAULT
         self.check(rm_type)
-        plain = rm_type.removeprefix(_BOXED)
+        plain = rm_type.removeprefix(BOXED)
         if plain in self._direct:
             return await self._direct[plain](_boxed(sample) if plain != rm_type else sample)
         if plain == "math" and len(sample.response) <= _SETTLED_AT_ONCE:
