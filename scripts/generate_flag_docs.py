@@ -17,10 +17,11 @@ INTRODUCTION = """\
 
 Written by `scripts/generate_flag_docs.py` from the sections of the configuration.
 
-Besides these, every flag of Megatron's parser is taken as it is (`slime-train --help-megatron`),
-every flag of SGLang's server with the prefix `--sglang-` (`--help-sglang`) and every flag of its
-router with the prefix `--router-` (`--help-router`). `slime-train ... --dump-config` prints every
-value of a run and where it comes from. Where no default is shown, the value is derived or off.
+Besides these, every flag of Megatron's parser is taken (`slime-train --help-megatron`;
+[what does nothing here](megatron.md)), every flag of SGLang's server with the prefix `--sglang-`
+(`--help-sglang`) and every flag of its router with the prefix `--router-` (`--help-router`).
+`slime-train ... --dump-config` prints every value of a run and where it comes from. Where no
+default is shown, the value is derived or off.
 
 Flags are resolved in this order: defaults, the model's `config.json`, the command line, the file of
 `--custom-config-path`; what is still open is derived.

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import runpy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from slime_megatron.flag_effects import (
     WHAT_HAPPENS,
     WITHOUT_EFFECT,
 )
-from slime_testing.workspace import modules
+from slime_testing.workspace import ROOT, modules
 from slime_train.sources import all_flags
 
 MEGATRON = Path(str(importlib.metadata.distribution("megatron-core").locate_file("megatron")))
@@ -152,3 +153,8 @@ def test_exceptions_are_of_flags_they_are_exceptions_to():
 
 def test_no_default_is_changed_that_has_no_effect():
     assert set(MEGATRON_DEFAULTS) & set(WITHOUT_EFFECT) == {"tokenizer_type"}
+
+
+def test_the_page_of_these_lists_is_up_to_date():
+    script = runpy.run_path(str(ROOT / "scripts/generate_megatron_docs.py"))
+    assert script["page"]() == (ROOT / "docs/reference/megatron.md").read_text(encoding="utf-8")
