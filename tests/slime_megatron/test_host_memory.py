@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 from slime_core.config.draft import Draft, Facts
-from slime_megatron.host_memory import host_memory, num_parameters, offloaded_bytes
+from slime_megatron.host_memory import (
+    Parameters,
+    host_memory,
+    host_memory_of_both,
+    num_parameters,
+    offloaded_bytes,
+)
 
 QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -34,11 +40,14 @@ def make_draft(**changes: Any) -> Draft:
         "actor_num_nodes": 1,
         "actor_num_gpus_per_node": 8,
         "offload_host_memory_gib": None,
+        "advantage_estimator": "grpo",
+        "compute_advantages_and_returns": True,
     }
     megatron = {
         "tensor_model_parallel_size": 1,
         "pipeline_model_parallel_size": 1,
         "expert_model_parallel_size": 1,
+        "expert_tensor_parallel_size": None,
         "use_distributed_optimizer": True,
     }
     for values, given in ((draft.own, own), (draft.megatron, megatron)):
@@ -48,7 +57,7 @@ def make_draft(**changes: Any) -> Draft:
 
 
 def test_parameters_are_counted_from_the_config():
-    assert num_parameters(QWEN3) == NUMBER
+    assert num_parameters(QWEN3) == Parameters(NUMBER)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +66,48 @@ def test_parameters_are_counted_from_the_config():
         ({}, 2 * 8 + 12),  # a copy of the weights on each rank, one optimizer state over all
         ({"use_distributed_optimizer": False}, (2 + 12) * 8),
         ({"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}, 2 * 2 + 12),
-        ({"expert_model_parallel_size": 8}, 2 + 12),
         ({"precision": "fp32", "actor_num_gpus_per_node": 1}, 4 + 8),
     ],
 )
 def test_bytes_a_parameter_follow_from_the_layout(changes: dict[str, Any], each: int):
-    assert offloaded_bytes(make_draft(**changes), 1000) == 1000 * each
+    assert offloaded_bytes(make_draft(**changes), Parameters(1000)) == 1000 * each
+
+
+def test_routed_experts_alone_are_divided_over_expert_parallel_ranks():
+    config = QWEN3 | {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+    }
+    found = num_parameters(config)
+    assert found.experts == 2 * 4 * 3 * 64 * 32
+    assert found.dense == NUMBER - 2 * 3 * 64 * 128 + 2 * 4 * 64  # routers instead
+    given = Parameters(dense=1000, experts=3000)
+    divided = make_draft(expert_model_parallel_size=4)
+    assert offloaded_bytes(divided, given) == 1000 * (2 * 8 + 12) + 3000 * (2 * 2 + 12)
+    both: dict[str, Any] = {"expert_model_parallel_size": 4, "tensor_model_parallel_size": 2}
+    divided = make_draft(**both)
+    assert offloaded_bytes(divided, given) == 1000 * (2 * 4 + 12) + 3000 * (2 + 12)
+    divided = make_draft(**both, expert_tensor_parallel_size=1)
+    assert offloaded_bytes(divided, given) == 1000 * (2 * 4 + 12) + 3000 * (2 * 2 + 12)
+
+
+def test_an_actor_and_its_critic_share_the_memory_of_a_machine():
+    actor, critic = make_draft(advantage_estimator="ppo"), make_draft(advantage_estimator="ppo")
+    needed = 2 * NUMBER * 28
+    enough = Facts(hf_config=QWEN3, host_bytes=needed)
+    little = Facts(hf_config=QWEN3, host_bytes=needed - 1)
+    host_memory(actor, Facts(hf_config=QWEN3, host_bytes=1))
+    assert not actor.problems  # said once, of both
+    assert host_memory_of_both(actor, critic, enough, enough) is None
+    text = host_memory_of_both(actor, critic, little, little)
+    assert text is not None
+    assert "parameters of actor and critic" in text
 
 
 def test_too_little_host_memory_is_said_before_the_start_with_flags_and_numbers():

@@ -57,6 +57,18 @@ def test_a_critic_may_come_from_another_checkpoint(tmp_path):
     assert config.of_critic.model.hf_checkpoint == "/models/value"
 
 
+def test_actor_and_critic_must_fit_into_host_memory_together(monkeypatch):
+    from slime_megatron import host_memory
+
+    monkeypatch.setattr(host_memory, "num_parameters", lambda _: host_memory.Parameters(10**9))
+    words = f"{BASE} {PPO} --colocate --use-distributed-optimizer --offload-host-memory-gib".split()
+    facts = Facts(megatron_args=ARCHITECTURE, num_gpus=2, hf_config={"any": "model"})
+    resolve(read_sources([*words, "30"]), facts)
+    with pytest.raises(ConfigErrors, match="of actor and critic") as caught:
+        resolve(read_sources([*words, "20"]), facts)  # each alone takes 15
+    assert len(caught.value.problems) == 1
+
+
 @pytest.mark.parametrize(
     ("roles", "complaint"),
     [

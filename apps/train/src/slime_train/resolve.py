@@ -21,6 +21,7 @@ from slime_core.config.rules import (
 from slime_core.errors import ConfigErrors
 from slime_megatron import rules as megatron
 from slime_megatron.config import MegatronConfig, command_line, megatron_flags
+from slime_megatron.host_memory import host_memory_of_both
 from slime_rewards import rules as rewards
 from slime_sglang import rules as engine
 from slime_sglang.config import ROUTER, SERVER, router_flags, server_flags
@@ -81,6 +82,8 @@ def resolve(
     critic: Draft | None = None
     if advantages.needs_critic(draft):
         critic = _completed(for_critic, of_critic or facts)
+        both = host_memory_of_both(draft, critic, facts, of_critic or facts)
+        problems += [] if both is None else [both]
         problems += [f"critic: {text}" for text in critic.problems if text not in problems]
     elif draft["megatron_config_path"] is not None and for_critic.given != raw.given:
         problems.append("a critic in --megatron-config-path needs --advantage-estimator ppo")
