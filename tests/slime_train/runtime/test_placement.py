@@ -2,7 +2,9 @@
 
 import functools
 import os
+import sys
 
+import cloudpickle
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -19,6 +21,9 @@ class Rank:
 
     def machine(self) -> str:
         return ray.get_runtime_context().get_node_id()
+
+    def gpus(self) -> str:
+        return os.environ["CUDA_VISIBLE_DEVICES"]
 
     def meeting_place(self) -> str:
         from slime_core.machine import meeting_place
@@ -38,10 +43,12 @@ class Rank:
 
 @pytest.fixture(scope="module")
 def two_machines():
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
+    each = {"num_cpus": 16, "num_gpus": 5}  # groups of earlier tests stay reserved
+    cluster = Cluster(initialize_head=True, head_node_args=each)
     try:
-        cluster.add_node(num_cpus=2, num_gpus=0)
+        cluster.add_node(**each)
         ray.init(address=cluster.address, log_to_driver=False)
+        cloudpickle.register_pickle_by_value(sys.modules[Rank.__module__])
         yield cluster
     finally:
         ray.shutdown()
@@ -49,16 +56,11 @@ def two_machines():
 
 
 def test_ranks_are_on_as_many_machines_as_asked_and_meet_over_the_network(two_machines):
-    import sys
-
-    import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[Rank.__module__])
     config = ClusterConfig(device="cpu", actor_num_nodes=2, actor_num_gpus_per_node=2)
-    places = placement.machines(config)
+    places = placement.reserve(config, 1)
     env = {"OMP_NUM_THREADS": "1"}
     ranks = [
-        Remote(f"rank {rank}", functools.partial(Rank), place=places[rank // 2], env=env)
+        Remote(f"rank {rank}", functools.partial(Rank), place=places[rank // 2].options, env=env)
         for rank in range(4)
     ]
     found = gather([rank.call("machine") for rank in ranks], 300, lambda: None)
@@ -75,9 +77,51 @@ def test_a_cluster_that_is_too_small_is_an_error_with_the_numbers(two_machines, 
     monkeypatch.setattr(placement, "_RESERVE_S", 1.0)
     config = ClusterConfig(device="cpu", actor_num_nodes=3, actor_num_gpus_per_node=1)
     with pytest.raises(WorkerError, match="--actor-num-nodes 3: the Ray cluster has fewer"):
-        placement.machines(config)
+        placement.reserve(config, 1)
 
 
-def test_with_one_machine_ray_decides():
-    assert placement.machines(ClusterConfig()) == [{}]
+def test_ranks_of_several_machines_use_the_gpus_that_are_reserved_there(two_machines):
+    config = ClusterConfig(device="cuda", actor_num_nodes=2, actor_num_gpus_per_node=1)
+    places = placement.reserve(config, 2)
+    assert [place.env["CUDA_VISIBLE_DEVICES"] for place in places] == ["0", "0"]
+
+
+@pytest.mark.parametrize("colocate", [False, True])
+def test_a_run_on_one_machine_stays_there_with_gpus_of_its_own(two_machines, monkeypatch, colocate):
+    monkeypatch.setenv("RAY_ADDRESS", two_machines.address)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(placement, "_RESERVE_S", 60.0)
+    each = 2 if colocate else 1
+    config = ClusterConfig(
+        device="cuda", actor_num_gpus_per_node=each, rollout_num_gpus=each, colocate=colocate
+    )
+    (place,) = placement.reserve(config, 1)
+    ranks = [
+        Remote(f"rank {rank}", functools.partial(Rank), place=place.options, env=place.env)
+        for rank in range(3)
+    ]
+    found = gather([rank.call("machine") for rank in ranks], 300, lambda: None)
+    assert found == [ray.get_runtime_context().get_node_id()] * 3
+    mine = ranks[0].call("gpus").result(60)
+    (other,) = placement.reserve(config, 1)
+    names = [*mine.split(","), *other.env["CUDA_VISIBLE_DEVICES"].split(",")]
+    assert len(set(names)) == len(names) == 4
+    monkeypatch.setattr(placement, "_RESERVE_S", 2.0)
+    with pytest.raises(WorkerError, match=r"does not have 2 free GPUs and .* --rollout-num-gpus"):
+        placement.reserve(config, 1)
+
+
+def test_a_machine_whose_ray_counts_no_gpus_is_an_error_with_the_numbers(two_machines, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", two_machines.address)
+    monkeypatch.setattr(placement, "_RESERVE_S", 2.0)
+    config = ClusterConfig(device="cuda", actor_num_gpus_per_node=6)
+    with pytest.raises(WorkerError, match="does not have 6 free GPUs"):
+        placement.reserve(config, 1)
+
+
+def test_a_ray_of_its_own_has_one_machine_and_counts_nothing(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (place,) = placement.reserve(ClusterConfig(device="cuda"), 1)
+    assert (place.options, place.env) == ({}, {})
+    assert place.shown == os.environ
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"

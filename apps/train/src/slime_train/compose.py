@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from slime_sglang.readmission import Connectable, Readmission, RemoteFleet
 from slime_train.actor_critic import ActorCritic
 from slime_train.loop import Cadence, Job
 from slime_train.run_config import RunConfig, continued
+from slime_train.runtime.placement import Place, reserve
 from slime_train.runtime.rollouts import RolloutFacts, RolloutProcess
 from slime_train.runtime.trainers import TrainerGroup
 
@@ -58,14 +59,17 @@ def compose(config: RunConfig, directory: Path, screen: Screen, resume: Resume) 
     """Start trainer and engines side by side; return once both are ready."""
     origin = resume.find()
     checkpoint, config = origin.directory, continued(config) if origin.own else config
+    trains = not config.debug.debug_rollout_only
+    places = reserve(config.cluster, 1 + (config.of_critic is not None) if trains else 0)
     rollout = RolloutProcess(
         config,
         directory=directory,
         on_progress=screen.progress,
         on_wait=screen.on_wait,
         timeout_s=WORK_TIMEOUT_S,
+        place=places[0] if len(places) == 1 else Place(),
     )
-    trainer = make_trainer(config, directory / "logs", screen.on_wait)
+    trainer = make_trainer(config, directory / "logs", screen.on_wait, places)
     screen.say("starting the trainer and the engines")
     offload_train, offload_rollout = config.cluster.offload_train, config.cluster.offload_rollout
     in_turns = offload_train and config.cluster.device == "cuda"
@@ -114,15 +118,17 @@ def _surviving(config: RunConfig, trainer: Connectable, rollout: RolloutProcess)
 
 
 def make_trainer(
-    config: RunConfig, logs: Path, on_wait: Callable[[], None]
+    config: RunConfig, logs: Path, on_wait: Callable[[], None], places: Sequence[Place]
 ) -> TrainerGroup | ActorCritic | NoTrainer:
     """The policy's ranks, and with --advantage-estimator ppo those of its critic beside them."""
     if config.debug.debug_rollout_only:
         return NoTrainer()
 
+    timeout_s = WORK_TIMEOUT_S
+
     def group(role: "Role", its_config: RunConfig) -> TrainerGroup:
         return TrainerGroup(
-            its_config, logs=logs, on_wait=on_wait, timeout_s=WORK_TIMEOUT_S, role=role
+            its_config, logs=logs, on_wait=on_wait, timeout_s=timeout_s, places=places, role=role
         )
 
     actor = group("actor", config)

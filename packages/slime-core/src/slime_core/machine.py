@@ -1,7 +1,7 @@
 """What this machine has: NVIDIA devices that a process may use, memory, an address."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slime_core.errors import ConfigError
@@ -33,6 +33,17 @@ def visible_device(index: int, environment: Mapping[str, str]) -> str:
             "--rollout-num-gpus"
         )
     return names[index]
+
+
+def granted_devices(granted: Sequence[str], environment: Mapping[str, str]) -> Mapping[str, str]:
+    """CUDA_VISIBLE_DEVICES of a run that was granted these GPUs; none where it uses none.
+
+    A choice by the command that leaves one of them out goes before.
+    """
+    chosen = _shown(environment)
+    if not granted or (chosen and not set(granted) <= set(chosen)):
+        granted = chosen
+    return {"CUDA_VISIBLE_DEVICES": ",".join(granted)} if granted else {}
 
 
 def _shown(environment: Mapping[str, str]) -> list[str]:

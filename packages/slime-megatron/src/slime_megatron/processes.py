@@ -7,13 +7,18 @@ from slime_core.config.cluster import ClusterConfig
 from slime_core.machine import visible_device
 
 
-def rank_environment(cluster: ClusterConfig, rank: int, world_size: int) -> Mapping[str, str]:
-    """Its GPU of this machine, or its share of the cores, and what libraries read at import."""
+def rank_environment(
+    cluster: ClusterConfig, rank: int, world_size: int, shown: Mapping[str, str] = os.environ
+) -> Mapping[str, str]:
+    """Its GPU of its machine, or its share of the cores, and what libraries read at import.
+
+    ``shown``: an environment whose CUDA_VISIBLE_DEVICES are the machine's GPUs for this run.
+    """
     if cluster.device == "cpu":
         threads = max(1, (os.cpu_count() or 1) // world_size)
         env = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
     else:
-        device = visible_device(rank % cluster.actor_num_gpus_per_node, os.environ)
+        device = visible_device(rank % cluster.actor_num_gpus_per_node, shown)
         env = {
             "CUDA_VISIBLE_DEVICES": device,
             # Megatron overlaps its collectives with compute by the order of one queue.

@@ -14,6 +14,7 @@ from slime_sglang.weights.session import EngineTarget
 
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import Pending, Remote, gather, share
+from slime_train.runtime.placement import Place
 
 _FLEET_S = 120.0
 """For what engines are asked; their router may have to be waited for."""
@@ -38,12 +39,16 @@ class RolloutProcess:
         on_progress: Callable[[Progress | None], None],
         on_wait: Callable[[], None],
         timeout_s: float,
+        place: Place,
     ) -> None:
-        self._timeout_s = timeout_s
+        self._timeout_s, self._rollout_s = timeout_s, config.rollout.rollout_timeout_s
+        self._place = place  # as long as there are engines
         self._on_progress, self._on_wait = on_progress, on_wait
         self._remote = Remote(
             "rollout worker",
             functools.partial(_RolloutWorker, config, directory),
+            env=place.env,
+            place=place.options,
             peekable=True,
         )
         self.tend: Callable[[], None] = lambda: None

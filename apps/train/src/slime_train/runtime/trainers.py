@@ -12,7 +12,7 @@ from slime_sglang.weights.session import EngineTarget
 
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import Pending, Remote, gather
-from slime_train.runtime.placement import machines
+from slime_train.runtime.placement import Place
 
 if TYPE_CHECKING:
     from slime_megatron.objective import Role  # torch stays out of the driver
@@ -33,22 +33,26 @@ class TrainerGroup:
         logs: Path,
         on_wait: Callable[[], None],
         timeout_s: float,
+        places: Sequence[Place],
         role: "Role" = "actor",
     ) -> None:
         self._layout = config.megatron.layout
         self._timeout_s = timeout_s
         self._on_wait = on_wait
         world_size = self._layout.world_size
-        places = machines(config.cluster)
+        self._places = places  # as long as there are ranks
         self._spread = len(places) > 1
+        where = [
+            places[rank // config.cluster.actor_num_gpus_per_node] for rank in range(world_size)
+        ]
         self._ranks = [
             Remote(
                 f"{'trainer' if role == 'actor' else role} rank {rank}",
                 functools.partial(_trainer_rank, config, rank, world_size, logs, role),
-                env=rank_environment(config.cluster, rank, world_size),
-                place=places[rank // config.cluster.actor_num_gpus_per_node if self._spread else 0],
+                env=rank_environment(config.cluster, rank, world_size, place.shown),
+                place=place.options,
             )
-            for rank in range(world_size)
+            for rank, place in enumerate(where)
         ]
 
     def initialize(
