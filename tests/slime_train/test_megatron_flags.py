@@ -3,6 +3,7 @@
 import pytest
 from slime_core.config.draft import Facts
 from slime_core.errors import ConfigErrors
+from slime_testing.ranks import run_on_ranks
 from slime_train.resolve import resolve
 from slime_train.sources import read_sources
 
@@ -118,3 +119,24 @@ def test_experts_keep_their_activations_and_the_rest_is_computed_again():
     run = resolved(f"{line} --moe-grouped-gemm", {**MODEL, **EXPERTS})
     assert any(n.startswith("--recompute-modules moe_act: of no effect") for n in run.notices)
     assert run.config.megatron["recompute_modules"] == ["layernorm"]
+
+
+FATAL = (
+    "--attention-backend local --encoder-num-layers 4 --log-memory-interval 7 "
+    "--cuda-graph-impl full_iteration --defer-embedding-wgrad-compute --tp-comm-overlap "
+    "--overlap-moe-expert-parallel-comm --start-eval-at-iter 2 "
+    "--logits-save-top-k 3 --hierarchical-context-parallel-sizes 3"
+)
+
+
+def accepted(rank, world, argv):
+    from slime_megatron.mcore import arguments
+
+    return arguments.parse(argv, rank, world).num_layers
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_would_end_every_rank_does_not_reach_one():
+    run = resolved(FATAL, {**MODEL, "position_embedding_type": "rope", "normalization": "RMSNorm"})
+    assert run_on_ranks(1, accepted, run.config.megatron.argv, megatron=True) == [4]
