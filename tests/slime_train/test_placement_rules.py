@@ -1,5 +1,6 @@
 """Placement that cannot work is refused before anything starts."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,3 +130,11 @@ def test_an_engine_gets_no_gpus_but_its_own_and_no_address_but_the_runs(line: st
 def test_an_engine_may_divide_attention_over_its_own_gpus():
     line = "--sglang-dp-size 2 --sglang-enable-dp-attention --rollout-num-gpus-per-engine 2"
     assert config(line, num_gpus=4).sglang.server["dp_size"] == 2
+
+
+def test_engines_without_a_trainer_have_the_first_gpus(tmp_path: Path):
+    from slime_train.producers.engines import _fleet
+
+    for rest, gpus in (("", [2, 3]), ("--debug-rollout-only", [0, 1]), ("--colocate", [0, 1])):
+        c = config(f"--actor-num-gpus-per-node 2 --rollout-num-gpus 2 {rest}", num_gpus=4)
+        assert list(_fleet(c, tmp_path).gpus) == gpus

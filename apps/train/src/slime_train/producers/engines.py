@@ -249,6 +249,8 @@ def _fleet(config: RunConfig, directory: Path) -> FleetSpec:
         log_dir=directory / "logs",
         seed=config.data.rollout_seed,
     )
+    if config.debug.debug_rollout_only:  # no trainer has the first GPUs
+        fleet = replace(fleet, gpus=range(len(fleet.gpus)))
     return replace(fleet, external=config.rollout.rollout_external_engine_addrs or ())
 
 
