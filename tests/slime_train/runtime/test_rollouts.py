@@ -6,6 +6,35 @@ from slime_train.runtime import rollouts
 from slime_train.runtime.rollouts import RolloutProcess
 
 
+def process():
+    made = RolloutProcess.__new__(RolloutProcess)  # without a process
+    made.tend = lambda: None
+    made._timeout_s, made._rollout_s, made._begun = 7.0, 5.0, []
+    made._on_progress = lambda progress: None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("wait", "words"),
+    [
+        (lambda made: made.begin(3)(), "not done within 5.0 s (--rollout-timeout-s)"),
+        (lambda made: made.evaluate(3), "not done within 5.0 s (--rollout-timeout-s)"),
+        (lambda made: made.stop(), "not done within 7.0 s"),
+    ],
+)
+def test_a_rollout_that_does_not_end_is_a_hang_that_names_its_flag(monkeypatch, wait, words):
+    def gather(calls, timeout_s, while_waiting):
+        raise WorkerError(f"not done within {timeout_s} s", "rollout worker", "hang")
+
+    monkeypatch.setattr(rollouts, "gather", gather)
+    made = process()
+    made._remote = SimpleNamespace(call=lambda *args: args)
+    with pytest.raises(WorkerError) as caught:
+        wait(made)
+    assert str(caught.value) == words
+    assert (caught.value.worker, caught.value.how) == ("rollout worker", "hang")
+
+
 def test_a_lost_rollout_worker_is_noticed_while_its_engines_are_asked(monkeypatch):
     def lost():
         raise WorkerError("rollout worker does not answer")
@@ -15,6 +44,7 @@ def test_a_lost_rollout_worker_is_noticed_while_its_engines_are_asked(monkeypatc
         raise AssertionError("nobody looks after the rollout worker meanwhile")
 
     monkeypatch.setattr(rollouts, "gather", gather)
-    process = SimpleNamespace(_on_wait=lost, _remote=SimpleNamespace(beside=lambda *args: args))
+    made = process()
+    made._on_wait, made._remote = lost, SimpleNamespace(beside=lambda *args: args)
     with pytest.raises(WorkerError, match="does not answer"):
-        RolloutProcess.fleet(process, "status")  # pyright: ignore[reportArgumentType]
+        made.fleet("status")

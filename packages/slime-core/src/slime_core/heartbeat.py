@@ -55,6 +55,12 @@ class WorkerError(SlimeError, RuntimeError):
         self.worker = worker
         self.how: Lost = how
 
+    def set_by(self, flag: str | None) -> "WorkerError":
+        """The same, naming the flag that a deadline was set by, where one has passed."""
+        if flag is None or self.how != "hang":
+            return self
+        return WorkerError(f"{self} ({flag})", self.worker, self.how)
+
     def __reduce__(self) -> tuple[type["WorkerError"], tuple[str, str, Lost]]:
         """Survive pickling between processes."""
         return WorkerError, (str(self), self.worker, self.how)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slime_core.heartbeat import announce
+from slime_core.heartbeat import WorkerError, announce
 from slime_core.interfaces import BatchHandle, Metrics
 from slime_core.progress import Progress
 from slime_core.residency import Holding
@@ -70,7 +70,7 @@ class RolloutProcess:
         self._begun.append(call)
 
         def wait() -> tuple[BatchHandle, Metrics]:
-            batch, metrics = self._wait(call, self.tend)
+            batch, metrics = self._wait(call, self._rollout_s)
             self._begun.remove(call)
             num_waiting = float(sum(later.is_done() for later in self._begun))
             return batch, {**metrics, "rollout/queue_depth": num_waiting}
@@ -83,7 +83,7 @@ class RolloutProcess:
 
     def evaluate(self, version: int) -> Metrics:
         """Score the evaluation sets under the weights ``version``."""
-        return self._wait(self._remote.call("evaluate", version), self.tend)
+        return self._wait(self._remote.call("evaluate", version), self._rollout_s)
 
     def fleet(self, verb: str, *args: Any) -> Any:
         """Ask the engines, beside whatever they do."""
@@ -102,14 +102,16 @@ class RolloutProcess:
         """Stop the engines in order."""
         self._wait(self._remote.call("stop"))
 
-    def _wait(self, call: Pending, meanwhile: Callable[[], None] = lambda: None) -> Any:
+    def _wait(self, call: Pending, rollout_s: float | None = None) -> Any:
         def waiting() -> None:
             self._while_waiting()
-            if not call.is_done():
-                meanwhile()
+            if rollout_s and not call.is_done():
+                self.tend()
 
         try:
-            return gather([call], self._timeout_s, waiting)[0]
+            return gather([call], rollout_s or self._timeout_s, waiting)[0]
+        except WorkerError as error:
+            raise error.set_by("--rollout-timeout-s" if rollout_s else None) from error.__cause__
         finally:
             self._on_progress(None)
 
