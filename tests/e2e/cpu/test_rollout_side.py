@@ -1,13 +1,16 @@
 """Whole runs whose samples carry more than a reward: a greedy answer, a teacher, a preference."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
-from slime_testing.runs import run, series, write_sums
+from slime_core.events import read_events
+from slime_testing.runs import TIMEOUT_S, Run, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,29 @@ def test_a_policy_is_distilled_from_an_engine_with_its_teacher(inputs, tmp_path)
     ]
     assert max(apart) > 0.01
     assert all(norm > 0 for norm in series(tmp_path / "out", "train/grad_norm").values())
+
+
+def test_a_teacher_that_is_killed_is_started_again_and_every_sample_is_judged(inputs, tmp_path):
+    teacher, out = make_qwen3(tmp_path / "teacher", seed=5), tmp_path / "out"
+    process = Run(
+        *command(inputs, tmp_path, "--use-opd", "--opd-type", "sglang"),
+        *("--opd-teacher-load", teacher, "--n-samples-per-prompt", 2, "--use-fault-tolerance"),
+    )
+    file = out / "events.jsonl"
+
+    def told(event, **fields):
+        found = read_events(file) if file.exists() else []
+        return [e for e in found if {**e, "event": event, **fields} == e]
+
+    assert wait_for(lambda: told("phase", name="generate"), 500)
+    (up,) = told("process", name="teacher_engine_0")
+    os.kill(up["pid"], signal.SIGKILL)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
+    assert [e["pid_lost"] for e in told("lost")] == [up["pid"]]
+    samples = [s for i in (0, 1) for g in groups(tmp_path, i) for s in g["samples"]]
+    assert len(samples) == 16
+    assert all(len(s["teacher_log_probs"]) == s["response_length"] for s in samples)
 
 
 @pytest.mark.parametrize("loss", ["dpo_loss", "rm_loss"])
