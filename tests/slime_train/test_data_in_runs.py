@@ -20,7 +20,7 @@ def model(tmp_path_factory):
 def resolved(model, *words):
     base = ["--hf-checkpoint", model, "--loss-type", "sft_loss", "--rollout-batch-size", 5]
     raw = read_sources([str(word) for word in (*base, "--global-batch-size", 5, *words)])
-    return resolve(raw, gather(raw)).config
+    return resolve(raw, gather(raw), also=problems).config
 
 
 @pytest.fixture
@@ -84,5 +84,5 @@ def test_what_cannot_be_together_is_said_with_the_command_line(model, files):
         resolved(model, *words, "--disable-rollout-global-dataset")
     with pytest.raises(ConfigErrors, match=r"PATH@\[START:STOP\]"):
         resolved(model, "--prompt-data", f"{files[0]}@[1]", "--num-rollout", 1)
-    (problem,) = problems(resolved(model, *words, "--data-source-path", "nowhere.Source"))
-    assert problem.startswith("--data-source-path nowhere.Source: ")
+    with pytest.raises(ConfigErrors, match=r"^\D*--data-source-path nowhere\.Source: "):
+        resolved(model, *words, "--data-source-path", "nowhere.Source")

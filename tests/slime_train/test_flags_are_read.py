@@ -35,7 +35,7 @@ SETTLED_BY_RULES = {
 }
 CONFIGURATION = {
     *("config.py", "rules.py", "resolve.py", "sources.py", "facts.py"),
-    *("hooks.py", "user_functions.py"),
+    *("hooks.py", "hook_forms.py", "user_functions.py"),
 }
 
 
