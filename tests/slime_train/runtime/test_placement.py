@@ -119,8 +119,9 @@ def test_a_machine_whose_ray_counts_no_gpus_is_an_error_with_the_numbers(two_mac
         placement.reserve(config, 1)
 
 
-def test_a_ray_of_its_own_has_one_machine_and_counts_nothing(monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+@pytest.mark.parametrize("address", ["", "local"])
+def test_a_ray_of_its_own_has_one_machine_and_counts_nothing(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
     (place,) = placement.reserve(ClusterConfig(device="cuda"), 1)
     assert (place.options, place.env) == ({}, {})
     assert place.shown == os.environ

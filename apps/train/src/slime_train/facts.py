@@ -15,6 +15,7 @@ from slime_core.config.yaml_file import load_yaml
 from slime_core.errors import CheckpointError, ConfigError, DataError
 from slime_core.machine import available_memory, visible_gpus
 
+from slime_train.runtime.env import ray_address
 from slime_train.sources import RawConfig
 
 
@@ -33,7 +34,7 @@ def gather(raw: RawConfig) -> Facts:
         hf_config=hf_config,
         megatron_args=megatron_args,
         num_gpus=visible_gpus(os.environ),
-        in_cluster="RAY_ADDRESS" in os.environ,
+        in_cluster=ray_address() is not None,
         host_bytes=available_memory(),
         now=datetime.now(),
         num_prompts=sum(_count(path) for path in prompts) if counted else None,

@@ -28,5 +28,6 @@ def prepare() -> None:
 
 
 def ray_address() -> str | None:
-    """The cluster to join, if the user has one."""
-    return os.environ.get("RAY_ADDRESS")
+    """The cluster to join, if the user has one; ``local`` asks Ray for a new one."""
+    address = os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
