@@ -63,7 +63,7 @@ class RolloutHost:
         template = self._config.debug.save_debug_rollout_data
         if template is not None:
             write_dump(template, iteration, groups)
-        version, oldest = self._newest(iteration), self._config.off_policy.max_token_staleness
+        version = self._newest(iteration)
         batch = self._collate(groups, version)
         steps = plan(
             batch,
@@ -73,9 +73,12 @@ class RolloutHost:
             cost=model_cost(self._config.hf_config),
         )
         described = self._describe(groups, batch, steps, seconds)
-        wasted = metrics.get("rollout/num_wasted_tokens")
-        aged = {"version": version, "max_token_staleness": oldest, "num_wasted": wasted}
-        metrics = {**metrics, **age_metrics(samples_of(groups), **aged)}
+        metrics |= age_metrics(
+            samples_of(groups),
+            version=version,
+            max_token_staleness=self._config.off_policy.max_token_staleness,
+            num_wasted=metrics.get("rollout/num_wasted_tokens"),
+        )
         log = self._functions.log
         if log is not None and log(iteration, samples_of(groups), dict(metrics), seconds):
             return self._payloads(batch, steps), {}
