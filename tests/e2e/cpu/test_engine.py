@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +242,8 @@ def test_aborted_samples_keep_what_they_have(engines: Engines) -> None:
             generation.begin(1)
             left = next(s for s in finished if s.status is Status.ABORTED and s.response_length)
             before = list(left.tokens)
-            spec_short = Sampling(max_response_len=left.response_length + 3)
-            await generation.request(left, spec_short)
+            short = Sampling(max_response_len=left.response_length + 3)
+            await generation.request(left, replace(generation._turn, sampling=short))
             assert left.tokens[: len(before)] == before
             return finished
 
