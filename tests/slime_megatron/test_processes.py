@@ -26,33 +26,18 @@ def test_a_rank_beyond_the_gpus_of_the_run_is_refused(monkeypatch: pytest.Monkey
         on_gpus(2)
 
 
-def test_a_trainer_that_is_to_use_a_gpu_never_computes_on_the_cpu(monkeypatch: pytest.MonkeyPatch):
+def test_a_trainer_that_is_to_use_a_gpu_never_computes_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     import torch
-    from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
-    from slime_core.config.batch import BatchConfig
-    from slime_core.config.checkpoint import CheckpointConfig
-    from slime_core.config.model import ModelConfig
-    from slime_core.config.off_policy import OffPolicyConfig
-    from slime_core.config.reference import ReferenceConfig
-    from slime_core.config.sync import WeightSyncConfig
-    from slime_megatron.config import MegatronConfig
     from slime_megatron.mcore import bootstrap
-    from slime_megatron.trainer import TrainerConfig, TrainerRank
+    from slime_megatron.trainer import TrainerRank
+    from slime_testing.tiny import make_qwen3
+    from slime_testing.trainer_case import make_config
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(bootstrap, "load", lambda: pytest.fail("went on without a GPU"))
-    config = TrainerConfig(
-        device="cuda",
-        model=ModelConfig(hf_checkpoint="m"),
-        megatron=MegatronConfig(),
-        batch=BatchConfig(),
-        advantage=AdvantageConfig(),
-        policy_loss=PolicyLossConfig(),
-        off_policy=OffPolicyConfig(),
-        reference=ReferenceConfig(),
-        checkpoint=CheckpointConfig(),
-        sync=WeightSyncConfig(),
-    )
+    config = make_config(make_qwen3(tmp_path), device="cuda")
     with pytest.raises(ConfigError, match="finds no GPU in trainer rank 1") as caught:
         TrainerRank(config, 1, 2).initialize(load=Path("c"))
     assert "nvidia-smi" in str(caught.value)

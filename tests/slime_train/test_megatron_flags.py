@@ -4,28 +4,19 @@ import pytest
 from slime_core.config.draft import Facts
 from slime_core.errors import ConfigErrors
 from slime_testing.ranks import run_on_ranks
+from slime_testing.resolved_case import ARCHITECTURE, BASE
 from slime_train.resolve import resolve
 from slime_train.sources import read_sources
 
-BASE = "--hf-checkpoint /models/tiny --prompt-data p.jsonl --num-rollout 3 --rollout-batch-size 4"
-BASE += " --n-samples-per-prompt 2"
-MODEL = {
-    "num_layers": 4,
-    "hidden_size": 64,
-    "ffn_hidden_size": 128,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 2048,
-}
+COMMAND = f"{BASE} --n-samples-per-prompt 2"
 EXPERTS = {"num_experts": 8, "moe_ffn_hidden_size": 64}
 
 
-def resolved(line="", model=MODEL, **changes):
-    return resolve(read_sources(f"{BASE} {line}".split()), Facts(megatron_args=model, **changes))
+def resolved(line="", model=ARCHITECTURE, **changes):
+    return resolve(read_sources(f"{COMMAND} {line}".split()), Facts(megatron_args=model, **changes))
 
 
-def problems(line, model=MODEL):
+def problems(line, model=ARCHITECTURE):
     with pytest.raises(ConfigErrors) as caught:
         resolved(line, model)
     return "\n".join(caught.value.problems)
@@ -116,7 +107,7 @@ def test_adams_state_has_one_precision():
 
 def test_experts_keep_their_activations_and_the_rest_is_computed_again():
     line = "--recompute-granularity selective --recompute-modules moe_act layernorm"
-    run = resolved(f"{line} --moe-grouped-gemm", {**MODEL, **EXPERTS})
+    run = resolved(f"{line} --moe-grouped-gemm", {**ARCHITECTURE, **EXPERTS})
     assert any(n.startswith("--recompute-modules moe_act: of no effect") for n in run.notices)
     assert run.config.megatron["recompute_modules"] == ["layernorm"]
 
@@ -138,5 +129,7 @@ def accepted(rank, world, argv):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_would_end_every_rank_does_not_reach_one():
-    run = resolved(FATAL, {**MODEL, "position_embedding_type": "rope", "normalization": "RMSNorm"})
+    run = resolved(
+        FATAL, {**ARCHITECTURE, "position_embedding_type": "rope", "normalization": "RMSNorm"}
+    )
     assert run_on_ranks(1, accepted, run.config.megatron.argv, megatron=True) == [4]

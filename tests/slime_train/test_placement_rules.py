@@ -6,26 +6,16 @@ from typing import Any
 import pytest
 from slime_core.config.draft import Facts
 from slime_core.errors import ConfigErrors
+from slime_testing.resolved_case import ARCHITECTURE, BASE
 from slime_train.resolve import resolve
 from slime_train.run_config import RunConfig
 from slime_train.sources import read_sources
 
-BASE = "--hf-checkpoint /models/tiny --prompt-data p.jsonl --num-rollout 3 --rollout-batch-size 4"
-MODEL = {
-    "num_layers": 4,
-    "hidden_size": 64,
-    "ffn_hidden_size": 128,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "group_query_attention": True,
-    "vocab_size": 100,
-    "max_position_embeddings": 2048,
-}
 EXTERNAL = "--rollout-external-engine-addrs"
 
 
 def config(line: str = "", **facts: Any) -> RunConfig:
-    found = Facts(**{"megatron_args": MODEL, **facts})
+    found = Facts(**{"megatron_args": ARCHITECTURE, **facts})
     return resolve(read_sources(f"{BASE} {line}".split()), found).config
 
 

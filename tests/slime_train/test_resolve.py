@@ -5,24 +5,11 @@ from pathlib import Path
 import pytest
 from slime_core.config.draft import Facts
 from slime_core.errors import ConfigErrors
+from slime_testing.resolved_case import ARCHITECTURE, BASE
 from slime_train.resolve import resolve
 from slime_train.sources import read_sources
 
-ARCHITECTURE = {
-    "num_layers": 4,
-    "hidden_size": 64,
-    "ffn_hidden_size": 128,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "group_query_attention": True,
-    "vocab_size": 100,
-    "max_position_embeddings": 2048,
-    "swiglu": True,
-    "add_bias_linear": False,
-    "untie_embeddings_and_output_weights": True,
-}
 NOW = datetime(2026, 1, 2, 3, 4, 5)
-BASE = "--hf-checkpoint /models/tiny --prompt-data p.jsonl --num-rollout 3 --rollout-batch-size 4"
 
 
 def facts(**changes):

@@ -98,6 +98,8 @@ def num_stale_tokens(
 ) -> int:
     """Tokens that would be trained on if ``collate`` did not find them too old."""
     oldest = _oldest(version, max_token_staleness)
+    if oldest is None:
+        return 0
     return sum(sum(_mask(sample, None)) - sum(_mask(sample, oldest)) for sample in samples)
 
 
