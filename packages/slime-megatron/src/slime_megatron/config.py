@@ -18,31 +18,6 @@ if TYPE_CHECKING:
 
 OWNER = "megatron"
 
-MEGATRON_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {
-        # What post-training wants: small constant steps, no dropout, state spread over ranks.
-        "lr": 1e-6,
-        "lr_decay_style": "constant",
-        "clip_grad": 1.0,
-        "attention_dropout": 0.0,
-        "hidden_dropout": 0.0,
-        "use_distributed_optimizer": True,
-        "ckpt_format": "torch_dist",
-        "moe_token_dispatcher_type": "alltoall",
-        "tokenizer_type": "NullTokenizer",
-        # What megatron-core wants where neither TransformerEngine nor apex is installed.
-        "transformer_impl": "local",
-        "no_persist_layer_norm": True,
-        "gradient_accumulation_fusion": False,
-        "masked_softmax_fusion": False,
-        "bias_gelu_fusion": False,
-        "bias_swiglu_fusion": False,
-        "bias_dropout_fusion": False,
-        "apply_rope_fusion": False,
-    }
-)
-"""Megatron destinations whose default slime changes."""
-
 REQUIRED: Mapping[str, Any] = MappingProxyType(
     {
         "transformer_impl": "local",
@@ -67,6 +42,19 @@ RANK_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {**REQUIRED, "moe_token_dispatcher_type": "alltoall"}
 )
 """What a rank's own parser takes for granted where Megatron's would take something else."""
+
+MEGATRON_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        # What post-training wants: small constant steps, state spread over ranks.
+        "lr": 1e-6,
+        "lr_decay_style": "constant",
+        "clip_grad": 1.0,
+        "use_distributed_optimizer": True,
+        "tokenizer_type": "NullTokenizer",
+        **RANK_DEFAULTS,
+    }
+)
+"""Megatron destinations whose default slime changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
