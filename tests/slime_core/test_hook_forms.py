@@ -1,6 +1,6 @@
 import pytest
 from slime_core.errors import PluginError
-from slime_core.hook_forms import EXACT, FORMS
+from slime_core.hook_forms import EXACT, FORMS, functions_of_samples, given
 from slime_core.hooks import check
 
 FITTING = [
@@ -64,3 +64,17 @@ def test_a_reward_class_is_made_with_the_path_of_its_model(tmp_path):
 
 def test_no_field_has_two_forms():
     assert not FORMS.keys() & EXACT.keys()
+
+
+def test_the_functions_that_may_set_attributes_of_a_sample_are_told_by_their_flags():
+    flat = {
+        "custom_rm_path": "own.score",
+        "rollout_sample_hook_path": ("own.a", "own.b"),
+        "custom_loss_function_path": "own.loss",
+        "data_source_path": None,
+    }
+    assert functions_of_samples(flat) == (
+        "--custom-rm-path own.score, --rollout-sample-hook-path own.a, "
+        "--rollout-sample-hook-path own.b"
+    )
+    assert ("custom_loss_function_path", "own.loss") in given(flat.get)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from slime_core.data.dump import read_dump, write_dump
-from slime_core.errors import ConfigErrors
+from slime_core.errors import ConfigErrors, DataError
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 from slime_testing.tiny import make_qwen3
@@ -150,6 +150,19 @@ def test_penalties_shape_what_is_learnt_from(model, tmp_path):
     (payload,), _ = host.generate(0)
     assert payload.batch.raw_rewards.tolist() == [0, 1, 0, 1]
     assert payload.batch.rewards.tolist() == [-0.5, 0.5, -0.5, 0.5]
+
+
+def test_what_a_dump_cannot_hold_is_told_with_the_function_that_set_it(model, tmp_path):
+    (tmp_path / "own.py").write_text("def score(response, label, metadata): return 0.0\n")
+    words = ("--save-debug-rollout-data", tmp_path / "again-{rollout_id}.pt")
+    words += ("--custom-rm-path", f"{tmp_path}/own.py:score")
+    host, template = replayed(model, tmp_path, [0], *words)
+    groups = read_dump(template, 0)
+    groups[1].samples[0].metadata["seen"] = range(3)
+    host._producer.produce = lambda _: (groups, {})
+    told = r"groups\[1\].*\['seen'\] is a builtins\.range.*--custom-rm-path \S*own\.py:score$"
+    with pytest.raises(DataError, match=told):
+        host.generate(0)
 
 
 def test_a_dump_keeps_the_greedy_baseline(model, tmp_path):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from slime_core.data.finished import STATE_FILE, FinishedRollouts
-from slime_core.errors import CheckpointError
+from slime_core.errors import CheckpointError, DataError
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 
@@ -117,11 +117,26 @@ def test_a_commit_holds_numpys_scalars_of_a_reward_and_refuses_objects(tmp_path:
     (tmp_path / STATE_FILE).unlink()
     sample.metadata["judge"] = prompts
     told = r"finished rollouts: \[1\].*\['metadata'\]\['judge'\] is a .*Prompts"
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(DataError, match=told):
         finished.save(tmp_path, 0, prompts.state_dict)
     assert not (tmp_path / STATE_FILE).exists()
     with pytest.raises(CheckpointError, match=r"has no rollout\.pt.*--finetune"):
         again.load(tmp_path)
+
+
+def test_what_no_checkpoint_can_hold_is_refused_with_the_first_rollout_and_says_whose() -> None:
+    prompts = Prompts()
+
+    def judged(iteration: int) -> Any:
+        groups, metrics = prompts.produce(iteration)
+        groups[0].samples[0].metadata["verdict"] = prompts
+        return groups, metrics
+
+    told = r"\['metadata'\]\['verdict'\] is a .*Prompts, .*: --custom-rm-path own\.judge$"
+    finished = FinishedRollouts("--custom-rm-path own.judge")
+    with pytest.raises(DataError, match=told):
+        finished.make(0, prompts.state_dict, judged)
+    assert FinishedRollouts().make(0, None, judged)  # where none is written, it may be there
 
 
 def test_a_rollout_that_failed_leaves_the_position_to_the_prompts() -> None:

@@ -1,19 +1,20 @@
 """What a checkpoint is given is a copy, and can be read back."""
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from slime_core.data.plain_data import plain_copy
-from slime_core.errors import CheckpointError
+from slime_core.errors import DataError
 
 
 def test_every_kind_of_plain_data_can_be_read_back(tmp_path):
     state: dict[Any, Any] = {
         "values": [None, True, 1, 2.5, 1j, "a", b"b"],
         3: {"nested": [({"deep": 1},), set("x")], "ordered": OrderedDict(a=1)},
+        "counts": Counter("aab"),
         "tensor": torch.arange(3),
         (1, "key"): (1, 2),
     }
@@ -23,6 +24,7 @@ def test_every_kind_of_plain_data_can_be_read_back(tmp_path):
     assert torch.equal(read.pop("tensor"), state.pop("tensor"))
     assert read == state
     assert type(read[3]["ordered"]) is OrderedDict
+    assert type(read["counts"]) is Counter
 
 
 def test_numpys_values_become_pythons():
@@ -58,14 +60,14 @@ class Judge:
         (Judge(), r"\.Judge"),
         (np.datetime64("2026-01-01", "s"), r"datetime\.datetime"),
         (np.longdouble(1), r"numpy\.longdouble"),
-        (Counter("a"), r"collections\.Counter"),
+        (defaultdict(int), r"collections\.defaultdict"),
         (range(3), r"builtins\.range"),
     ],
 )
 def test_anything_else_is_refused_by_its_place_and_class(value, kind):
     state = {"groups": [{"metadata": {"turns": (1, [value])}}]}
     told = rf"^rollouts: \['groups'\]\[0\]\['metadata'\]\['turns'\]\[1\]\[0\] is a .*{kind}"
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(DataError, match=told):
         plain_copy(state, "rollouts: ")
-    with pytest.raises(CheckpointError, match=r"position\[.*\] is a"):
+    with pytest.raises(DataError, match=r"position\[.*\] is a"):
         plain_copy({(value if value.__hash__ else 0): value}, "position")

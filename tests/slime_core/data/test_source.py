@@ -1,6 +1,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from slime_core import RolloutDataSource, RolloutDataSourceWithBuffer, Sample
 from slime_core.config.data import DataConfig
@@ -223,7 +224,7 @@ def test_a_data_source_saves_and_loads_by_itself(prompts, tmp_path):
     source = RolloutDataSourceWithBuffer(args)
     taken = source.get_samples(4)
     source.add_samples(taken[:1])
-    source.metadata["note"] = 1
+    source.metadata["note"] = np.int64(1)
     source.save(3)
     other = RolloutDataSourceWithBuffer(args)
     other.load()

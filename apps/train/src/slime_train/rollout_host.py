@@ -11,6 +11,7 @@ from slime_core.collate import age_metrics, collate
 from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
 from slime_core.data.dump import write_dump
 from slime_core.data.finished import FinishedRollouts
+from slime_core.hook_forms import functions_of_samples
 from slime_core.interfaces import Metrics
 from slime_core.progress import Progress
 from slime_core.schedule.flops import model_cost
@@ -33,7 +34,8 @@ class RolloutHost:
         self._config = config
         self._producer: Producer = make_producer(config, directory)
         self._functions = RolloutFunctions.of(config)
-        self._finished = FinishedRollouts()
+        self._makers = functions_of_samples(config.flat)
+        self._finished = FinishedRollouts(self._makers)
         self._clock = TimeLedger("engines")
         self._first: int | None = None
 
@@ -62,7 +64,7 @@ class RolloutHost:
         metrics = {**metrics, **self._clock.shares()}
         template = self._config.debug.save_debug_rollout_data
         if template is not None:
-            write_dump(template, iteration, groups)
+            write_dump(template, iteration, groups, self._makers)
         version = self._newest(iteration)
         batch = self._collate(groups, version)
         steps = plan(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from slime_core.config.draft import Draft
 from slime_core.errors import PluginError
-from slime_core.hook_forms import FIELDS
+from slime_core.hook_forms import given
 from slime_core.hooks import check
 
 
@@ -19,10 +19,7 @@ def problems(draft: Draft) -> Iterator[str]:
 
 
 def _given(draft: Draft) -> Iterator[tuple[str, str]]:
-    for name in FIELDS:
-        given: str | tuple[str, ...] | None = draft[name]
-        for spec in (given,) if isinstance(given, str) else given or ():
-            yield name, spec
+    yield from given(draft.__getitem__)
     for each in draft["eval_datasets"]:
         for name in ("custom_generate_function_path", "custom_rm_path"):
             if spec := getattr(each, name):

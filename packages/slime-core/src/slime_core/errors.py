@@ -32,7 +32,7 @@ class SampleError(SlimeError, ValueError):
 
 
 class DataError(SlimeError, ValueError):
-    """A prompt file is missing, malformed or lacks a key."""
+    """A prompt file is missing, malformed or lacks a key, or a sample cannot be kept in a file."""
 
 
 class CheckpointError(SlimeError, ValueError):

@@ -75,8 +75,35 @@ LIST_OF_SAMPLES = _form("samples", "sampling_params evaluation")
 FIELDS = (*FORMS, *EXACT, "buffer_filter_path", "data_source_path")
 """Every field that names a function or a class of the user's."""
 
+_OF_SAMPLES = (
+    "custom_rm_path",
+    "custom_generate_function_path",
+    "rollout_function_path",
+    "rollout_sample_hook_path",
+    "rollout_sample_filter_path",
+    "rollout_all_samples_process_path",
+    "dynamic_sampling_filter_path",
+    "data_source_path",
+)
+"""Fields whose function may set attributes of a sample."""
+
 _ASYNC = ("custom_generate_function_path", "custom_rm_path", "rollout_sample_hook_path")
 """Fields whose function may be asynchronous."""
+
+
+def given(value_of: Callable[[str], Any], fields: Sequence[str] = FIELDS) -> list[tuple[str, str]]:
+    """Field and function of every one that is set, those of a field that takes several too."""
+    found: list[tuple[str, str]] = []
+    for name in fields:
+        specs: str | tuple[str, ...] | None = value_of(name)
+        found += [(name, spec) for spec in ((specs,) if isinstance(specs, str) else specs or ())]
+    return found
+
+
+def functions_of_samples(flat: Mapping[str, Any]) -> str:
+    """The flags of the user's functions that may set attributes of a sample, for a message."""
+    found = given(flat.get, _OF_SAMPLES)
+    return ", ".join(f"--{name.replace('_', '-')} {spec}" for name, spec in found)
 
 
 def takes_args(fn: Callable[..., Any]) -> bool:

@@ -4,21 +4,33 @@ A file holds ``{"rollout_id": iteration, "groups": [{"group_index", "samples", "
 every sample as a dictionary of its attributes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 
 from slime_core.data.buffer import group_from_plain, plain_group
+from slime_core.data.plain_data import plain_copy
 from slime_core.errors import DataError
 from slime_core.types import SampleGroup
 
 
-def write_dump(template: str, iteration: int, groups: Sequence[SampleGroup]) -> None:
-    """Write ``groups`` to ``template`` with ``{rollout_id}`` filled in; complete or not there."""
+def write_dump(
+    template: str, iteration: int, groups: Sequence[SampleGroup], makers: str = ""
+) -> None:
+    """Write ``groups`` to ``template`` with ``{rollout_id}`` filled in; complete or not there.
+
+    NumPy's values become Python's. ``makers``: the flags of the user's functions that may set
+    attributes of a sample.
+
+    Raises:
+        DataError: a sample holds an object that cannot be read back; nothing was written.
+    """
     path = Path(template.format(rollout_id=iteration))
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [plain_group(group) for group in groups]
+    rows = plain_copy([plain_group(group) for group in groups], f"{path}: groups", makers)
     partial = path.with_name(f".{path.name}.partial")
     torch.save({"rollout_id": iteration, "groups": rows}, partial)
     partial.replace(path)
@@ -33,7 +45,22 @@ def read_dump(template: str, iteration: int) -> list[SampleGroup]:
     path = Path(template.format(rollout_id=iteration))
     if not path.is_file():
         raise DataError(f"--load-debug-rollout-data {template}: {path} does not exist")
-    content = torch.load(path, weights_only=True)
+    return [group_from_plain(row) for row in read_rows(path)]
+
+
+def read_rows(path: Path) -> Sequence[Mapping[str, Any]]:
+    """The groups of a dump as plain data.
+
+    Raises:
+        DataError: it is no dump.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise DataError(
+            f"{path} cannot be read as plain data and tensors alone; NumPy's values, for example, "
+            "are others: write it again with --save-debug-rollout-data"
+        ) from error
     if not isinstance(content, dict) or "groups" not in content:
         raise DataError(f"{path} is not a dump of rollout data")
-    return [group_from_plain(row) for row in content["groups"]]
+    return content["groups"]

@@ -28,8 +28,11 @@ class FinishedRollouts:
     prompts. All methods may be called from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, makers: str = "") -> None:
+        """``makers``: the flags of the user's functions that may set attributes of a sample."""
         self._lock = threading.Lock()
+        self._makers = makers
+        self._checked = False
         self._made: dict[int, Made] = {}
         self._before: Position | None = None
 
@@ -45,12 +48,18 @@ class FinishedRollouts:
         """The groups of ``iteration``: those that are kept already, or else new ones.
 
         ``position`` of None: no checkpoint is written while they are made.
+
+        Raises:
+            DataError: the first of them hold what a checkpoint cannot, and one may be written.
         """
         with self._lock:
             if iteration in self._made:
                 return self._made[iteration]
-            self._before = None if position is None else _copy_of(position)
+            self._before = None if position is None else self._copy_of(position)
         made = produce(iteration)
+        if position is not None and not self._checked:
+            self._plain({iteration: made})  # an hour later it would cost that hour
+            self._checked = True
         with self._lock:
             self._made[iteration] = made
             self._before = None
@@ -66,18 +75,14 @@ class FinishedRollouts:
         with self._lock:
             before = self._before
             kept = {i: made for i, made in self._made.items() if i > iteration}
-            now = _copy_of(position) if before is None else before
-        finished = {
-            i: {"groups": [plain_group(group) for group in groups], "metrics": dict(metrics)}
-            for i, (groups, metrics) in kept.items()
-        }
-        return {"position": now, "finished": plain_copy(finished, "finished rollouts: ")}
+            now = self._copy_of(position) if before is None else before
+        return {"position": now, "finished": self._plain(kept)}
 
     def save(self, directory: Path, iteration: int, position: Callable[[], Position]) -> None:
         """Write ``state_dict`` into a checkpoint's directory.
 
         Raises:
-            CheckpointError: something in it is no plain data; nothing was written.
+            DataError: something in it is no plain data; nothing was written.
         """
         torch.save(self.state_dict(iteration, position), directory / STATE_FILE)
 
@@ -100,7 +105,13 @@ class FinishedRollouts:
             }
         return state["position"]
 
+    def _plain(self, made: Mapping[int, Made]) -> dict[int, dict[str, Any]]:
+        finished = {
+            i: {"groups": [plain_group(group) for group in groups], "metrics": dict(metrics)}
+            for i, (groups, metrics) in made.items()
+        }
+        return plain_copy(finished, "finished rollouts: ", self._makers)
 
-def _copy_of(position: Callable[[], Position]) -> Position:
-    """The position as it is now, whatever is taken from the prompts from now on."""
-    return plain_copy(dict(position()), "position in the prompts: ")
+    def _copy_of(self, position: Callable[[], Position]) -> Position:
+        """The position as it is now, whatever is taken from the prompts from now on."""
+        return plain_copy(dict(position()), "position in the prompts: ", self._makers)

@@ -1,12 +1,12 @@
-"""Copies that a checkpoint can hold: plain values and tensors, which any program can read back."""
+"""Copies that a file can hold: plain values and tensors, which any program can read back."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from slime_core.errors import CheckpointError
+from slime_core.errors import DataError
 
 _VALUES = frozenset({type(None), bool, int, float, complex, str, bytes})
 _SEQUENCES = (list, tuple, set)
@@ -20,20 +20,23 @@ class _OtherDataError(Exception):
         self.found, self.path = found, ""
 
 
-def plain_copy(value: Any, name: str) -> Any:
+def plain_copy(value: Any, name: str, makers: str = "") -> Any:
     """A copy of ``value`` that shares nothing with it; NumPy's values become Python's.
 
+    ``makers``: the flags of functions that may have set something in it.
+
     Raises:
-        CheckpointError: something in it is no plain data; says where, and of what class.
+        DataError: something in it is no plain data; says where, of what class, and set by whom.
     """
     try:
         return _copy(value)
     except _OtherDataError as error:
         kind = type(error.found)
-        raise CheckpointError(
-            f"{name}{error.path} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint "
-            "cannot hold: keep numbers, strings, lists, dictionaries and tensors there, or leave "
-            "it out of what is kept"
+        whose = f", in what these return or set: {makers}" if makers else ""
+        raise DataError(
+            f"{name}{error.path} is a {kind.__module__}.{kind.__qualname__}, which cannot be read "
+            "back from a dump or a checkpoint: keep numbers, strings, lists, dictionaries and "
+            f"tensors there, or leave it out{whose}"
         ) from None
 
 
@@ -43,8 +46,8 @@ def _copy(value: Any) -> Any:
         return value
     if kind in _SEQUENCES:
         return _sequence(value)
-    if kind in (dict, OrderedDict):
-        return kind(_items(value))
+    if kind in (dict, OrderedDict, Counter):
+        return kind(dict(_items(value)))
     if isinstance(value, np.generic | np.ndarray):
         plain: Any = cast("Any", value).tolist()
         if isinstance(plain, np.generic):  # a number that Python has no type for

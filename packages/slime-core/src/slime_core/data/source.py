@@ -89,9 +89,12 @@ class RolloutDataSource:
         """Write ``state_dict`` below --save; a run keeps it in its checkpoints anyway."""
         import torch
 
+        from slime_core.data.plain_data import plain_copy
+
+        state = plain_copy(self.state_dict(), f"{type(self).__name__}.state_dict(): ")
         path = _state_file(self.args.save, rollout_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(self.state_dict(), path)
+        torch.save(state, path)
 
     def load(self, rollout_id: int | None = None) -> None:
         """Read what ``save`` wrote, from below --load."""

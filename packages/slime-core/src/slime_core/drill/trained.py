@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from slime_core.errors import DataError
+from slime_core.data.dump import read_rows
 
 Samples = Counter[tuple[str, ...]]
 
@@ -55,10 +53,7 @@ def trained_samples(directory: Path) -> Samples:
     """
     found: Samples = Counter()
     for path in sorted(directory.glob("*.pt")):
-        content = torch.load(path, weights_only=True)
-        if not isinstance(content, dict) or "groups" not in content:
-            raise DataError(f"{path} is not a dump of rollout data")
-        found.update(_key(sample) for group in content["groups"] for sample in group["samples"])
+        found.update(_key(sample) for group in read_rows(path) for sample in group["samples"])
     return found
 
 
