@@ -12,17 +12,17 @@ BASE = (
 )
 
 
-def resolved(line):
-    return resolve(read_sources(f"{BASE} {line}".split()), Facts())
+def resolved(line, **facts):
+    return resolve(read_sources(f"{BASE} {line}".split()), Facts(**facts))
 
 
-def config(line=""):
-    return resolved(line).config
+def config(line="", **facts):
+    return resolved(line, **facts).config
 
 
-def problems(line):
+def problems(line, **facts):
     with pytest.raises(ConfigErrors) as caught:
-        resolved(line)
+        resolved(line, **facts)
     return "\n".join(caught.value.problems)
 
 
@@ -127,7 +127,12 @@ def test_where_only_a_teacher_is_there_nothing_is_scored():
 def test_a_teacher_is_started_only_on_a_cpu():
     line = "--use-opd --opd-type sglang --opd-teacher-load /models/teacher"
     assert config(line).distillation.opd_teacher_load == "/models/teacher"
-    assert "--rm-url http://HOST:PORT" in problems(f"{line} --device cuda")
+    for gpus in ("--device cuda", "--device auto"):
+        text = problems(f"{line} {gpus}", num_gpus=8)
+        assert "--model-path /models/teacher --port PORT` on GPUs that CUDA_VISIBLE_DEVICES" in text
+        assert "--rm-url http://HOST:PORT" in text
+    served = config(f"{line} --device cuda --rm-url http://h:1", num_gpus=8)
+    assert served.reward.rm_url == "http://h:1"
 
 
 def test_gdpo_weighs_its_rewards_alike_and_whitens():

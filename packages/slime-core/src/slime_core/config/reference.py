@@ -32,6 +32,6 @@ class DistillationConfig:
     """Weight of the distillation term."""
     opd_teacher_load: str | None = None
     """The teacher's checkpoint. With --opd-type sglang a Hugging Face directory for which an engine
-    is started, unless --rm-url names a teacher that already runs."""
+    is started, unless --rm-url names a teacher that already runs; on GPUs one has to."""
     opd_teacher_ckpt_step: int | None = flag(default=None, at_least=0)
     """Iteration of the teacher's checkpoint; its newest by default."""

@@ -36,9 +36,11 @@ def distillation(draft: Draft, facts: Facts) -> None:
     started = kind == "sglang" and draft["rm_url"] is None and draft["opd_teacher_load"] is not None
     if started and draft["device"] == "cuda":
         draft.problem(
-            "--opd-type sglang starts an engine for --opd-teacher-load only on a CPU: on GPUs, "
-            "start `python -m sglang.launch_server --model-path DIR` beside the run and give its "
-            "address as --rm-url http://HOST:PORT"
+            "--opd-type sglang starts an engine for --opd-teacher-load only with --device cpu: on "
+            "GPUs it would take those of the rollout engines. Start `python -m "
+            f"sglang.launch_server --model-path {draft['opd_teacher_load']} --port PORT` on GPUs "
+            "that CUDA_VISIBLE_DEVICES keeps from the run, and give its address as --rm-url "
+            "http://HOST:PORT"
         )
     if kind == "sglang" and draft["opd_teacher_ckpt_step"] is not None:
         draft.problem(
