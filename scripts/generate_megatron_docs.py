@@ -33,6 +33,25 @@ gradients and weights travel while others are computed, as in
 [these runs](../performance.md#several-gpus). They need `--use-distributed-optimizer`, which is on,
 and are not taken for granted: with them, a parameter that gets no gradient in a rank's last
 microbatch ends the step with an error.
+
+## Adam's state in host memory
+
+`--optimizer-cpu-offload` keeps float32 weights and Adam's moments, 12 bytes a parameter, in host
+memory, where PyTorch's CPU kernel updates them with this rank's share of the machine's cores;
+`--use-precision-aware-optimizer` comes with it and may be given.
+
+* `--optimizer-offload-fraction` (1) is the share of the state that is kept there, by whole
+  parameters; the rest stays on the GPU.
+* `--overlap-cpu-optimizer-d2h-h2d` has gradients come and weights go while others are updated.
+* Gradients and weights pass through little pinned memory; the state itself is not pinned.
+* Steps are those of the state on the GPU, up to the rounding of another kernel. Checkpoints are the
+  same: a run may be continued with the state elsewhere.
+* `--offload-train` moves what is on the GPU and leaves the rest where it is. What will be in host
+  memory is counted before the start.
+* The state is in float32: `--exp-avg-dtype`, `--exp-avg-sq-dtype`, `--main-params-dtype` and
+  `--main-grads-dtype` of another kind are refused, and so is an `--optimizer` other than `adam`.
+  Without `--optimizer-cpu-offload`, `--use-precision-aware-optimizer` is refused: it is
+  TransformerEngine's.
 """
 
 

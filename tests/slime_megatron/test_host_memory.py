@@ -49,6 +49,8 @@ def make_draft(**changes: Any) -> Draft:
         "expert_model_parallel_size": 1,
         "expert_tensor_parallel_size": None,
         "use_distributed_optimizer": True,
+        "optimizer_cpu_offload": False,
+        "optimizer_offload_fraction": 1.0,
     }
     for values, given in ((draft.own, own), (draft.megatron, megatron)):
         for name in given:
@@ -71,6 +73,33 @@ def test_parameters_are_counted_from_the_config():
 )
 def test_bytes_a_parameter_follow_from_the_layout(changes: dict[str, Any], each: int):
     assert offloaded_bytes(make_draft(**changes), Parameters(1000)) == 1000 * each
+
+
+@pytest.mark.parametrize(
+    ("changes", "each"),
+    [
+        ({"offload_train": False}, 12),  # the state alone
+        ({"offload_train": False, "optimizer_offload_fraction": 0.5}, 6),
+        ({}, 2 * 8 + 12),  # the weights go and come, the state stays
+        ({"precision": "fp32", "offload_train": False}, 12),
+        ({"precision": "fp32", "optimizer_offload_fraction": 0.25}, 4 * 8 + 3 + 6),
+    ],
+)
+def test_an_optimizer_in_host_memory_is_counted_with_its_float32_weights(
+    changes: dict[str, Any], each: int
+):
+    draft = make_draft(optimizer_cpu_offload=True, **changes)
+    assert offloaded_bytes(draft, Parameters(1000)) == 1000 * each
+
+
+def test_too_little_host_memory_for_the_optimizer_says_to_keep_a_smaller_share_there():
+    draft = make_draft(optimizer_cpu_offload=True, offload_train=False)
+    host_memory(draft, Facts(hf_config=QWEN3, host_bytes=NUMBER * 12))
+    assert not draft.problems
+    host_memory(draft, Facts(hf_config=QWEN3, host_bytes=NUMBER * 12 - 1))
+    (text,) = draft.problems
+    assert text.startswith("--optimizer-cpu-offload keeps optimizer state in host memory")
+    assert "or a smaller --optimizer-offload-fraction" in text
 
 
 def test_routed_experts_alone_are_divided_over_expert_parallel_ranks():

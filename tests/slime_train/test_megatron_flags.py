@@ -103,6 +103,23 @@ def test_gpus_talk_through_nccl_alone():
 
 def test_adams_state_has_one_precision():
     assert "TransformerEngine's Adam" in problems("--use-precision-aware-optimizer")
+    told = problems("--optimizer-cpu-offload --exp-avg-dtype bf16 --optimizer-offload-fraction 2")
+    assert "--exp-avg-dtype bf16 does not go with --optimizer-cpu-offload" in told
+    assert "--exp-avg-dtype fp32, or leave --optimizer-cpu-offload out" in told
+    assert "--optimizer-offload-fraction 2.0 is a share of Adam's state: give 0 to 1" in told
+    told = problems("--optimizer-cpu-offload --optimizer sgd")
+    assert "--optimizer sgd does not go with --optimizer-cpu-offload" in told
+
+
+@pytest.mark.parametrize("more", ["", "--use-precision-aware-optimizer"])
+def test_an_optimizer_in_host_memory_needs_one_flag(more):
+    run = resolved(f"--optimizer-cpu-offload --overlap-cpu-optimizer-d2h-h2d {more}")
+    assert {"--optimizer-cpu-offload", "--use-precision-aware-optimizer"} <= set(
+        run.config.megatron.argv
+    )
+    alone = resolved("--overlap-cpu-optimizer-d2h-h2d")
+    wanted = "--overlap-cpu-optimizer-d2h-h2d has no effect without --optimizer-cpu-offload"
+    assert wanted in alone.notices
 
 
 def test_experts_keep_their_activations_and_the_rest_is_computed_again():

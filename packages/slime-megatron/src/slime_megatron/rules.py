@@ -110,13 +110,43 @@ def other_layers(draft: Draft, facts: Facts) -> None:
 
 
 def optimizer(draft: Draft, facts: Facts) -> None:
-    """Adam is PyTorch's, whose state has one precision."""
+    """Adam is PyTorch's, whose state has one precision, on the device or in host memory."""
     values = draft.megatron.values
-    if values["use_precision_aware_optimizer"] and not values["optimizer_cpu_offload"]:
+    if values["optimizer_cpu_offload"]:
+        _offloaded_optimizer(draft)
+        return
+    if values["use_precision_aware_optimizer"]:
         draft.problem(
             "--use-precision-aware-optimizer needs TransformerEngine's Adam, which is not used: "
-            "leave it out"
+            "leave it out, or give --optimizer-cpu-offload to keep Adam's state in host memory"
         )
+    for dest in ("optimizer_offload_fraction", "overlap_cpu_optimizer_d2h_h2d"):
+        if draft.megatron.given(dest):
+            shown = _shown(dest, values[dest])
+            draft.notice(f"{shown} has no effect without --optimizer-cpu-offload")
+
+
+def _offloaded_optimizer(draft: Draft) -> None:
+    """Adam's state in host memory, by Megatron's way of keeping it out of its own hands."""
+    values = draft.megatron.values
+    allowed = {
+        "optimizer": ("adam",),
+        **dict.fromkeys(("main_grads_dtype", "main_params_dtype"), ("fp32",)),
+        **dict.fromkeys(("exp_avg_dtype", "exp_avg_sq_dtype"), ("fp32",)),
+    }
+    for dest, possible in allowed.items():
+        if values[dest] not in possible:
+            draft.problem(
+                f"{_shown(dest, values[dest])} does not go with --optimizer-cpu-offload, which "
+                f"keeps Adam's state in float32 in host memory: {_shown(dest, possible[0])}, or "
+                "leave --optimizer-cpu-offload out"
+            )
+    share = values["optimizer_offload_fraction"]
+    if not 0 <= share <= 1:
+        draft.problem(
+            f"--optimizer-offload-fraction {share} is a share of Adam's state: give 0 to 1"
+        )
+    draft.derive_megatron("use_precision_aware_optimizer", True, "--optimizer-cpu-offload")
 
 
 def _spelling(dest: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from slime_megatron.mcore.host_adam import HostAdam
+
 _NO_PARAMETER: Any = "no parameter"
 
 _KIND = ("lr_mult", "wd_mult", "is_expert_parallel", "is_decoupled_lr", "optimizer")
@@ -28,6 +30,8 @@ def prime(optimizer: Any) -> None:
     there is exactly one step count: also where there is no parameter, as for experts on a pipeline
     stage whose layers have none. There the count of the others stands under a name of its own.
     """
+    for inner in hosted(optimizer):
+        inner.prime()
     adams = [inner for part in parts(optimizer) if _is_adam(inner := _inner(part))]
     for inner in adams:
         for group in inner.param_groups:
@@ -60,6 +64,11 @@ def fuse(optimizer: Any) -> None:
                     state["step"] = state["step"].to(parameter.device, torch.float32)
 
 
+def hosted(optimizer: Any) -> list[HostAdam]:
+    """Those that keep state in host memory."""
+    return [inner for part in parts(optimizer) if isinstance(inner := _inner(part), HostAdam)]
+
+
 def _inner(part: Any) -> Any:
     return getattr(part, "optimizer", None)
 
@@ -71,7 +80,11 @@ def _is_adam(inner: Any) -> bool:
 @torch.no_grad()
 def reset(optimizer: Any) -> None:
     """Forget moments and step counts, as if no step had been taken yet."""
+    for inner in hosted(optimizer):
+        inner.reset()
     for part in parts(optimizer):
+        if isinstance(_inner(part), HostAdam):
+            continue
         for state in getattr(part, "optimizer", part).state.values():
             for value in state.values():
                 if isinstance(value, torch.Tensor):

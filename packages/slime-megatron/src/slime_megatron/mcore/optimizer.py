@@ -1,10 +1,12 @@
 """Megatron's optimizer over the chunks, and the schedule of its learning rate in samples."""
 
 import math
+import platform
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
@@ -12,8 +14,9 @@ from megatron.core.utils import get_model_config
 from megatron.training.training import get_megatron_optimizer_config
 from slime_core.errors import SlimeError
 
-from slime_megatron.mcore import adam_state
+from slime_megatron.mcore import adam_state, patches
 from slime_megatron.mcore.bootstrap import quiet
+from slime_megatron.mcore.host_adam import cores_of_each
 
 
 class NonFiniteGradientError(SlimeError, FloatingPointError):
@@ -32,6 +35,7 @@ def build(args: Any, chunks: Sequence[torch.nn.Module]) -> tuple[Any, OptimizerP
     """
     described: Any = get_megatron_optimizer_config(args)
     config, overrides = described
+    patches.offload_to_host_adam()
     with quiet():
         optimizer = get_megatron_optimizer(
             config,
@@ -40,10 +44,21 @@ def build(args: Any, chunks: Sequence[torch.nn.Module]) -> tuple[Any, OptimizerP
             use_gloo_process_groups=args.use_gloo_process_groups,
         )
     adam_state.fuse(optimizer)
+    _share_cores(args, optimizer)
     _refuse_non_finite(optimizer)
     _connect(args, chunks, optimizer)
     with quiet():
         return optimizer, _scheduler(args, optimizer)
+
+
+def _share_cores(args: Any, optimizer: Any) -> None:
+    """Ranks of a machine update what is in its memory with all its cores. Collective."""
+    if not args.optimizer_cpu_offload or torch.cuda.current_device() == torch.device("cpu"):
+        return
+    names: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(names, platform.node())
+    for adam in adam_state.hosted(optimizer):
+        adam.num_threads = cores_of_each(names.count(platform.node()))
 
 
 def _refuse_non_finite(optimizer: Any) -> None:

@@ -4,13 +4,17 @@ import logging
 import queue
 from collections.abc import Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import torch
+from megatron.core import optimizer
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategy
+from megatron.core.optimizer import distrib_optimizer
 from megatron.core.tensor_parallel import mappings
 from torch import Tensor
+
+from slime_megatron.mcore.host_adam import HostAdam
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +81,16 @@ def exchange_uneven_rows_by_padding() -> None:
     module._gather_along_first_dim = padded_gather
     module._reduce_scatter_along_first_dim = padded_scatter
     logger.debug("ranks exchange uneven rows padded to the most any of them has")
+
+
+def offload_to_host_adam() -> None:
+    """Have ``--optimizer-cpu-offload`` answered by ``HostAdam``; see there why. Idempotent.
+
+    For megatron-core 0.19, whose distributed optimizer knows its own by these names.
+    """
+    for module in (cast("Any", optimizer), cast("Any", distrib_optimizer)):
+        assert hasattr(module, "HybridDeviceOptimizer"), "megatron-core has changed"
+        module.HybridDeviceOptimizer = HostAdam
 
 
 def _padded(x: Tensor, rows: int) -> Tensor:

@@ -11,6 +11,7 @@ from slime_core.residency import Holding
 from torch import Tensor
 
 from slime_megatron.mcore import adam_state
+from slime_megatron.mcore.host_adam import HostAdam
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.tensors import settle, unwrap
 from slime_megatron.offload import HostPages, Movable, storages_of
@@ -39,8 +40,9 @@ class Residence:
 
     @property
     def host_bytes(self) -> int:
-        """Host memory that is kept for what is away, or was."""
-        return self._weights.host_bytes + self._optimizer.host_bytes
+        """Host memory that is kept for what is away, or was, and for what is always there."""
+        always = sum(x.host_bytes for x in adam_state.hosted(self._state.optimizer))
+        return self._weights.host_bytes + self._optimizer.host_bytes + always
 
     def hold(self, what: Holding) -> int:
         """Keep so much in device memory; ``host_bytes``."""
@@ -120,9 +122,10 @@ class Residence:
     def _optimizer_tensors(self) -> Iterator[Tensor]:
         for part in adam_state.parts(self._state.optimizer):
             inner: Any = getattr(part, "optimizer", None)
-            if inner is None:
-                continue
-            for group in inner.param_groups:
-                yield from group["params"]
-            for state in inner.state.values():
-                yield from (value for value in state.values() if torch.is_tensor(value))
+            if isinstance(inner, HostAdam):
+                yield from inner.tensors_on_device()
+            elif inner is not None:
+                for group in inner.param_groups:
+                    yield from group["params"]
+                for state in inner.state.values():
+                    yield from (value for value in state.values() if torch.is_tensor(value))
