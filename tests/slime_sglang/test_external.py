@@ -33,6 +33,21 @@ def test_sizes_are_what_the_engine_says(engine: FakeEngine, tmp_path: Path) -> N
     assert {path for path, _ in engine.calls} == {"/server_info", "/model_info"}
 
 
+def test_ranks_that_divide_the_attention_are_published_to(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    states = [{"slime_plugin": "0"}] * 2
+    divided = {"dp_size": 2, "enable_dp_attention": True, "internal_states": states}
+    engine.replies["/server_info"] = [(200, {**USABLE, **divided, "max_ep_size": None})]
+    (part,) = external.discover([engine.url], make_model(tmp_path))
+    assert part.target.num_ranks == 2
+    part.stop()
+    apart = {**divided, "enable_dp_attention_local_control_broadcast": True}
+    engine.replies["/server_info"] = [(200, {**USABLE, **apart})]
+    with pytest.raises(EngineError, match=r"local_control_broadcast True, .* to False only"):
+        external.discover([engine.url], make_model(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -40,6 +55,7 @@ def test_sizes_are_what_the_engine_says(engine: FakeEngine, tmp_path: Path) -> N
         ({"internal_states": []}, "without slime's plugin"),
         ({"pp_size": 2}, "pp_size 2"),
         ({"dp_size": 4}, "dp_size 4"),
+        ({"max_ep_size": 8}, "max_ep_size 8"),
         ({"disaggregation_mode": "prefill"}, "disaggregation_mode prefill"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 from slime_core.errors import EngineError
 
 from slime_sglang.client import EngineClient
+from slime_sglang.rules import APART
 from slime_sglang.server.plugin import MARK
 from slime_sglang.weights.session import EngineTarget
 
@@ -134,9 +135,12 @@ def unusable(info: Mapping[str, Any]) -> str | None:
             "the engine runs without slime's plugin, which verifies weights: install slime-sglang "
             "where it runs, leave `slime` in SGLANG_PLUGINS if that is set, and start it again"
         )
-    for name, wanted in (("pp_size", 1), ("dp_size", 1), ("disaggregation_mode", "null")):
-        if info.get(name, wanted) != wanted:
-            return f"the engine has {name} {info[name]}, and weights are published to {wanted} only"
+    wanted: dict[str, Any] = {"pp_size": 1, "disaggregation_mode": "null", **APART}
+    if not info.get("enable_dp_attention"):  # else they are its tensor-parallel ranks
+        wanted["dp_size"] = 1
+    for name, value in wanted.items():
+        if info.get(name, value) != value:
+            return f"the engine has {name} {info[name]}, and weights are published to {value} only"
     return None
 
 

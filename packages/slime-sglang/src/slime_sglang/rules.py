@@ -1,6 +1,16 @@
 """What SGLang and its router are told."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 from slime_core.config.draft import Draft, Facts
+
+APART: Mapping[str, Any] = MappingProxyType(
+    {"enable_dp_attention_local_control_broadcast": False, "dwdp_size": 1, "max_ep_size": None}
+)
+"""Settings with which SGLang tells each data-parallel rank by itself what all have to do at once,
+and the values that have it tell all of them together."""
 
 
 def router_timeout(draft: Draft, facts: Facts) -> None:
@@ -49,6 +59,18 @@ def own_gpus(draft: Draft, facts: Facts) -> None:
             draft.problem(f"--sglang-{name.replace('_', '-')} {values[name]}: {reason}")
 
 
+def one_word_for_all(draft: Draft, facts: Facts) -> None:
+    """All ranks of an engine hear of a pause, or of weights, between the same two batches."""
+    values = draft.server.values
+    for name, together in APART.items():
+        if values.get(name, together) != together:
+            draft.problem(
+                f"--sglang-{name.replace('_', '-')}: the ranks of an engine would hear of pauses "
+                "and of new weights one by one, some of them in the middle of a batch that the "
+                "others wait for: leave it out"
+            )
+
+
 def shared_memory(draft: Draft, facts: Facts) -> None:
     """A colocated engine leaves the trainer what it holds meanwhile: most of the GPU, or little."""
     if not draft["colocate"] or draft["device"] != "cuda":
@@ -93,6 +115,7 @@ RULES = (
     router_address,
     external_engines,
     own_gpus,
+    one_word_for_all,
     shared_memory,
     weights_that_stay,
     context_length,

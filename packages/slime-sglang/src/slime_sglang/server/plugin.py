@@ -2,8 +2,9 @@
 
 SGLang calls ``register`` in each of its processes before the engine starts (entry point group
 ``sglang.srt.plugins``). A hook whose target is gone ends the process: an engine that loads weights
-without checking them must not start. ``slime_sglang.server.pausing`` shortens a wait. On a CPU it
-also installs ``slime_sglang.server.sampling``, ``slime_sglang.server.attention`` and
+without checking them must not start. ``slime_sglang.server.pausing`` shortens a wait,
+``slime_sglang.server.flushing`` hears every scheduler. On a CPU it also installs
+``slime_sglang.server.sampling``, ``slime_sglang.server.attention`` and
 ``slime_sglang.server.memory``.
 """
 
@@ -13,7 +14,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from slime_sglang.server import attention, memory, pausing, sampling, verified
+from slime_sglang.server import attention, flushing, memory, pausing, sampling, verified
 
 MARK = "slime_plugin"
 """Key of an engine's internal state that says which version of this plugin it runs."""
@@ -23,7 +24,7 @@ _STATE = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
 
 def register() -> None:
     """Register every hook, or end the process with the reason."""
-    hooks = {**verified.AROUND, **pausing.AROUND}
+    hooks = {**verified.AROUND, **pausing.AROUND, **flushing.AROUND}
     replacements: dict[str, Callable[..., Any]] = {}
     afters: dict[str, Callable[..., Any]] = {_STATE: _marked}
     if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":

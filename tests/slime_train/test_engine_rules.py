@@ -1,0 +1,20 @@
+"""Settings of SGLang that an engine of a run cannot have."""
+
+import pytest
+from slime_core.config.draft import Facts
+from slime_core.errors import ConfigErrors
+from slime_testing.resolved_case import ARCHITECTURE, BASE
+from slime_train.resolve import resolve
+from slime_train.sources import read_sources
+
+DIVIDED = "--sglang-dp-size 2 --sglang-enable-dp-attention --rollout-num-gpus-per-engine 2"
+
+
+@pytest.mark.parametrize(
+    "flag", ["enable-dp-attention-local-control-broadcast", "dwdp-size 2", "max-ep-size 4"]
+)
+def test_ranks_that_would_hear_of_new_weights_one_by_one_are_refused(flag: str) -> None:
+    raw = read_sources(f"{BASE} {DIVIDED} --sglang-{flag}".split())
+    told = f"--sglang-{flag.split()[0]}: the ranks of an engine would hear"
+    with pytest.raises(ConfigErrors, match=told):
+        resolve(raw, Facts(megatron_args=ARCHITECTURE, num_gpus=4))
