@@ -58,15 +58,9 @@ def demonstration(problem: Problem, rng: random.Random) -> dict[str, Any]:
 
 def write(directory: Path, seed: int = 0) -> None:
     """Write model/ and data/."""
-    from slime_train.quickstart.model import VOCAB_SIZE, qwen3_config, write_qwen3
+    from slime_train.quickstart.model import write_small
 
-    config = qwen3_config(
-        hidden_size=128,
-        intermediate_size=512,
-        tie_word_embeddings=True,
-        vocab_size=VOCAB_SIZE + len(WORDS),
-    )
-    write_qwen3(directory / "model", config, seed=seed, init_std=0.05, words=WORDS)
+    write_small(directory / "model", words=WORDS, seed=seed)
     rng = random.Random(seed)
     shuffled = problems()
     rng.shuffle(shuffled)

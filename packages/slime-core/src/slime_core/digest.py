@@ -17,12 +17,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from slime_core.splitmix import GOLDEN, mix
+
 BLOCK = 1 << 14
 _CHUNK = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Words at a time: what stays in a CPU's cache, what keeps a GPU busy."""
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def tensor_digest(t: Tensor) -> str:
@@ -42,8 +41,8 @@ def finished(
     blocks: Int[Tensor, " tensors"],
 ) -> list[str]:
     """Digests from the scrambled block sums of each tensor, wherever they were added up."""
-    size = num_bytes.unsqueeze(1) + (blocks + 1).unsqueeze(1) * _GOLDEN
-    return _digits(_mix(sums.cpu() + _mix(size)))
+    size = num_bytes.unsqueeze(1) + (blocks + 1).unsqueeze(1) * GOLDEN
+    return _digits(mix(sums.cpu() + mix(size)))
 
 
 def _digits(rows: Int[Tensor, "tensors 2"]) -> list[str]:
@@ -62,7 +61,7 @@ def _fingerprint(t: Tensor) -> Int[Tensor, " 2"]:
     size = torch.full((1, 2), t.numel() * t.element_size(), device=words.device)
     blocks = torch.cat([*sums, size])
     places = torch.arange(1, len(blocks) + 1, device=words.device).unsqueeze(1)
-    return _mix(_mix(blocks + places * _GOLDEN).sum(0))
+    return mix(mix(blocks + places * GOLDEN).sum(0))
 
 
 def words_of(t: Tensor) -> Int[Tensor, " words"]:
@@ -106,15 +105,4 @@ def _products_cpu(
 def keys(device: torch.device) -> Int[Tensor, "2 block"]:
     """The multiplier of each place in a block, for either sum."""
     places = torch.arange(1, 2 * BLOCK + 1, device=device)
-    return (_mix(places * _GOLDEN) | 1).view(2, BLOCK)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) on wrapping 64-bit integers."""
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (mix(places * GOLDEN) | 1).view(2, BLOCK)

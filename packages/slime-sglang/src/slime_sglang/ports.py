@@ -1,7 +1,6 @@
 """TCP ports that nobody else is given between choosing one and listening on it."""
 
 import socket
-from types import TracebackType
 
 from slime_core.errors import ConfigError
 
@@ -26,12 +25,7 @@ class PortLease:
     def __enter__(self) -> "PortLease":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 

@@ -101,17 +101,10 @@ def prepare(directory: Path) -> None:
 
 def write_model(directory: Path, *, seed: int) -> Path:
     """Write the untrained model (imports torch, so only here)."""
-    from slime_train.quickstart.model import VOCAB_SIZE, qwen3_config, write_qwen3
+    from slime_train.quickstart.model import write_small
 
     # Kept whole by the tokenizer, they make prompts and answers half as long.
-    words = ("system", "user", "assistant", "\\boxed{")
-    config = qwen3_config(
-        hidden_size=128,
-        intermediate_size=512,
-        tie_word_embeddings=True,
-        vocab_size=VOCAB_SIZE + len(words),
-    )
-    return write_qwen3(directory, config, seed=seed, init_std=0.05, words=words)
+    return write_small(directory, words=("system", "user", "assistant", "\\boxed{"), seed=seed)
 
 
 def run(stage: str, words: Sequence[str]) -> float:

@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NoAnswer
 from dataclasses import dataclass, field
 from itertools import batched, count
-from types import TracebackType
 from typing import IO, Any
 
 from slime_core import events
@@ -55,12 +54,7 @@ class ReadAhead:
     def __enter__(self) -> "ReadAhead":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def run[T](self, items: Iterable[T], task: Callable[[T], Task]) -> Iterator[tuple[T, Outcome]]:

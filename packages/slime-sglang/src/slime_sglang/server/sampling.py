@@ -16,12 +16,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
+from slime_core.splitmix import GOLDEN, mix
 from torch import Tensor
 
 _ROWS = 16
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def pick_tokens(
@@ -34,8 +32,8 @@ def pick_tokens(
     argmax_v  log p_v - log(-log u_v),   u_v = hash(seed, position, v) in (0, 1)
     """
     columns = torch.arange(logprobs.shape[1])
-    rows = _mix(seed.long() + _mix(positions.long() * _GOLDEN))
-    bits = _mix(rows[:, None] + columns * _GOLDEN)
+    rows = mix(seed.long() + mix(positions.long() * GOLDEN))
+    bits = mix(rows[:, None] + columns * GOLDEN)
     uniform = ((bits >> 11) & ((1 << 53) - 1)).double().add_(0.5).mul_(2.0**-53)
     noise = uniform.log_().neg_().log_().neg_()
     return (noise + logprobs.double()).argmax(dim=1, keepdim=True)
@@ -63,17 +61,6 @@ def pick_among(
         out |= ranked < ranked[:, :1] * min_ps[:, None]
     allowed = torch.zeros_like(probs).scatter_(1, tokens, ranked.masked_fill(out, 0.0))
     return pick_tokens(allowed.log(), sampling_seed, positions).view(-1).to(torch.int32)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) on wrapping 64-bit integers."""
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _with_seeds(info: Any, _cls: Any, batch: Any, _vocab_size: int) -> Any:
