@@ -1,8 +1,6 @@
 """``--megatron-config-path``: what the actor and its critic have different.
 
-megatron:
-- role: critic
-overrides: {lr: 1e-5, hf_checkpoint: /models/value}
+Such as ``megatron: [{role: critic, overrides: {lr: 1.0e-5, hf_checkpoint: /models/value}}]``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

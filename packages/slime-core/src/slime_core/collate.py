@@ -47,12 +47,8 @@ def collate(  # noqa: PLR0913 -- three independent choices about the same sample
         _check(sample)
     if post_process is None:
         raw, rewards = _rewards(groups, advantage, reward_key, shaping, max_response_len)
-    elif shaping is not None and is_active(shaping):
-        raise ConfigError(
-            "--custom-reward-post-process-path returns the rewards to learn from, which leaves "
-            "--overlong-buffer-len and --length-penalty-type nothing to change: drop one"
-        )
     else:
+        _refuse_shaping(shaping)
         raw, rewards = post_process(samples)
     oldest = _oldest(version, max_token_staleness)
     masks = [_mask(sample, oldest) for sample in samples]
@@ -140,6 +136,14 @@ def _check(sample: Sample) -> None:
         raise SampleError(
             f"sample {sample.index}: all {sample.response_length} `tokens` are response; the first "
             "of them has no probability without at least one prompt token"
+        )
+
+
+def _refuse_shaping(shaping: ShapingConfig | None) -> None:
+    if shaping is not None and is_active(shaping):
+        raise ConfigError(
+            "--custom-reward-post-process-path returns the rewards to learn from, which leaves "
+            "--overlong-buffer-len and --length-penalty-type nothing to change: drop one"
         )
 
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from slime_rewards import sandbox
 
@@ -56,29 +56,35 @@ def extract(response: str) -> str:
 
 def read_tests(tests: object) -> tuple[str | None, list[tuple[str, str]]]:
     """Python with asserts, if any, and pairs of input and expected output."""
-    if isinstance(tests, str):
-        text = tests
-        with contextlib.suppress(json.JSONDecodeError):
-            tests = json.loads(text)
-        if not isinstance(tests, dict | list):
-            tests = {"asserts": [text]} if text.strip() else None
-    if isinstance(tests, dict):
-        found = cast("dict[str, Any]", tests)
-        if "asserts" in found:
-            lines = found["asserts"]
-            return (lines if isinstance(lines, str) else "\n".join(lines)), []
-        if "inputs" in found and "outputs" in found:
-            return None, list(zip(found["inputs"], found["outputs"], strict=True))
-    if isinstance(tests, list) and tests:
-        items = cast("list[Any]", tests)
-        if all(isinstance(item, str) for item in items):
-            return "\n".join(items), []
-        if all(isinstance(item, dict) and {"input", "output"} <= item.keys() for item in items):
-            return None, [(item["input"], item["output"]) for item in items]
-    raise ValueError(
-        f"no tests in {tests!r:.100}: give metadata['tests'] or a label that is a list of "
-        "{'input', 'output'}, {'inputs', 'outputs'}, {'asserts'} or Python with asserts"
-    )
+    given = _parsed(tests) if isinstance(tests, str) else tests
+    match given:
+        case {"asserts": str(lines)}:
+            return lines, []
+        case {"asserts": lines}:
+            return "\n".join(lines), []
+        case {"inputs": inputs, "outputs": outputs}:
+            return None, list(zip(inputs, outputs, strict=True))
+        case [{"input": _, "output": _}, *_] if all(map(_is_case, given)):
+            return None, [(case["input"], case["output"]) for case in given]
+        case [str(), *_] if all(isinstance(line, str) for line in given):
+            return "\n".join(given), []
+        case _:
+            raise ValueError(
+                f"no tests in {tests!r:.100}: give metadata['tests'] or a label that is a list of "
+                "{'input', 'output'}, {'inputs', 'outputs'}, {'asserts'} or Python with asserts"
+            )
+
+
+def _parsed(text: str) -> object:
+    """JSON, or else Python with asserts."""
+    with contextlib.suppress(json.JSONDecodeError):
+        if isinstance(found := json.loads(text), dict | list):
+            return found
+    return {"asserts": [text]} if text.strip() else None
+
+
+def _is_case(item: object) -> bool:
+    return isinstance(item, dict) and {"input", "output"} <= item.keys()
 
 
 def _passes(program: str, asserts: str, seconds: float) -> bool:

@@ -68,10 +68,10 @@ def find(name: str) -> Grade:
     Raises:
         PluginError: there is no such function.
     """
-    plain = name.removeprefix(BOXED)
-    if plain not in _NAMED:
+    unboxed = name.removeprefix(BOXED)
+    if unboxed not in _NAMED:
         return load_hook("custom_rm_path", name)
-    grade: Grade = _NAMED[plain]
-    if plain == name:
+    grade: Grade = _NAMED[unboxed]
+    if unboxed == name:
         return grade
     return lambda response, label, metadata: grade(last_boxed(response) or "", label, metadata)

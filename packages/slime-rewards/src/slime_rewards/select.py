@@ -90,13 +90,13 @@ class SampleRewards:
 
     def check(self, rm_type: str) -> None:
         """Raise ``ConfigError`` unless ``rm_type`` can be used; load the model it needs."""
-        plain = rm_type.removeprefix(BOXED)
+        unboxed = rm_type.removeprefix(BOXED)
         known = {*self._direct, *graders.NAMES}
         if complaint := unknown_type(rm_type, known):
             raise ConfigError(f"--rm-type {rm_type} {complaint}")
-        if plain == "remote_rm" and self._config.rm_url is None:
+        if unboxed == "remote_rm" and self._config.rm_url is None:
             raise ConfigError("--rm-type remote_rm needs the server's address: --rm-url")
-        if plain == "sequence_classification" and self._classifier is None:
+        if unboxed == "sequence_classification" and self._classifier is None:
             self._classifier = self._make_classifier()
 
     def connect(self, router_url: str) -> None:
@@ -190,11 +190,11 @@ class SampleRewards:
             return (await self._load(path)([sample]))[0]
         rm_type = sample.metadata.get("rm_type") or self._config.rm_type or _DEFAULT
         self.check(rm_type)
-        plain = rm_type.removeprefix(BOXED)
-        if plain in self._direct:
-            return await self._direct[plain](_boxed(sample) if plain != rm_type else sample)
-        if plain == "math" and len(sample.response) <= _SETTLED_AT_ONCE:
-            settled = _settled(sample, boxed=plain != rm_type)
+        unboxed = rm_type.removeprefix(BOXED)
+        if unboxed in self._direct:
+            return await self._direct[unboxed](_boxed(sample) if unboxed != rm_type else sample)
+        if unboxed == "math" and len(sample.response) <= _SETTLED_AT_ONCE:
+            settled = _settled(sample, boxed=unboxed != rm_type)
             if settled is not None:
                 return settled
         return await self._graded(rm_type, sample)

@@ -77,12 +77,13 @@ class Recovering(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """What distinguishes one call from another."""
+class _Purpose:
+    """What samples are drawn for, and how."""
 
     sampling: Sampling
     evaluation: bool
     label: str
+    """The iteration, or the evaluation set: part of every request's seed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +91,7 @@ class Execution:
     """One call of a user function."""
 
     generation: "Generation"
-    turn: _Turn
+    purpose: _Purpose
     session: Session
 
 
@@ -114,7 +115,7 @@ class Generation:
         self.check_alive = check_alive
         self._fleet = fleet
         self._tokenizer = tokenizer
-        self._turn = _Turn(spec.sampling, False, "0")
+        self._purpose = _Purpose(spec.sampling, False, "0")
         self.version: int | None = None
         """The weights that all engines are known to have at least."""
         self._limit = asyncio.Semaphore(spec.concurrency)
@@ -145,24 +146,24 @@ class Generation:
 
     def begin(self, iteration: int) -> None:
         """Generate for training from now on."""
-        self._turn = _Turn(self.spec.sampling, False, str(iteration))
+        self._purpose = _Purpose(self.spec.sampling, False, str(iteration))
         self._aborting = False
 
     def begin_evaluation(self, label: str, sampling: Sampling) -> None:
         """Generate for an evaluation from now on; ``label`` says which."""
-        self._turn = _Turn(sampling, True, f"eval/{label}")
+        self._purpose = _Purpose(sampling, True, f"eval/{label}")
         self._aborting = False
 
     async def __call__(self, sample: Sample) -> Sample | list[Sample]:
         """Complete one sample; a user function that fails makes it ``Status.FAILED``."""
-        return await self._generate(sample, self._turn)
+        return await self._generate(sample, self._purpose)
 
     async def greedy(self, sample: Sample) -> Sample | list[Sample]:
         """The same with the likeliest token at every step."""
-        greedy = replace(self._turn.sampling, temperature=0.0)
-        return await self._generate(sample, replace(self._turn, sampling=greedy))
+        greedy = replace(self._purpose.sampling, temperature=0.0)
+        return await self._generate(sample, replace(self._purpose, sampling=greedy))
 
-    async def _generate(self, sample: Sample, turn: _Turn) -> Sample | list[Sample]:
+    async def _generate(self, sample: Sample, purpose: _Purpose) -> Sample | list[Sample]:
         async with self._limit:
             if self._aborting:
                 sample.status = Status.ABORTED
@@ -171,23 +172,23 @@ class Generation:
                 sample.session_id = uuid4().hex
             path = sample.generate_function_path or self.spec.custom_generate
             if path is None:
-                return await self.request(sample, turn)
-            session = Session(sample, self._backend(turn))
-            token = _active.set(Execution(self, turn, session))
+                return await self.request(sample, purpose)
+            session = Session(sample, self._backend(purpose))
+            token = _active.set(Execution(self, purpose, session))
             self._sessions.add(session)
             try:
-                return await self._complete(path, sample, turn, session)
+                return await self._complete(path, sample, purpose, session)
             finally:
                 self._sessions.discard(session)
                 _active.reset(token)
 
     async def _complete(
-        self, path: str, sample: Sample, turn: _Turn, session: Session
+        self, path: str, sample: Sample, purpose: _Purpose, session: Session
     ) -> Sample | list[Sample]:
         """Let a user function complete a sample; one that is aborted is as it was before."""
-        params = turn.sampling.request(sample, seed=self._seed(sample, turn))
+        params = purpose.sampling.request(sample, seed=self._seed(sample, purpose))
         try:
-            work = self._load(path)(sample, params, evaluation=turn.evaluation)
+            work = self._load(path)(sample, params, evaluation=purpose.evaluation)
             return session.settle(await self._in_time(session.watch(work)))
         except AbortedError:
             sample.prompt, sample.status = session.prompt, Status.ABORTED
@@ -221,13 +222,13 @@ class Generation:
             self._custom[path] = custom_generate(path, self.spec.flat or {}, given=given)
         return self._custom[path]
 
-    def _backend(self, turn: _Turn) -> Backend:
+    def _backend(self, purpose: _Purpose) -> Backend:
         return Backend(
             ask=self._ask,
             tokenizer=self._tokenizer,
-            sampling=turn.sampling,
+            sampling=purpose.sampling,
             settings=self.spec.agents,
-            seed=lambda sample, number: self._seed(sample, turn, number),
+            seed=lambda sample, number: self._seed(sample, purpose, number),
         )
 
     async def endpoints(self) -> Endpoints:
@@ -239,12 +240,12 @@ class Generation:
                 self._endpoints = endpoints
         return self._endpoints
 
-    async def request(self, sample: Sample, turn: _Turn) -> Sample:
+    async def request(self, sample: Sample, purpose: _Purpose) -> Sample:
         """Continue ``sample`` by one request to an engine."""
         prepare(sample, self._tokenizer)
         if self.spec.mask_earlier_weights and sample.response_length:
             mask_earlier(sample)
-        params = turn.sampling.request(sample, seed=self._seed(sample, turn))
+        params = purpose.sampling.request(sample, seed=self._seed(sample, purpose))
         if params["max_new_tokens"] <= 0:
             sample.status = Status.TRUNCATED
             return sample
@@ -271,9 +272,9 @@ class Generation:
             rest = rest_of(rest, answer)
         return joined(parts, self._tokenizer, skip_special_tokens=skip)
 
-    def _seed(self, sample: Sample, turn: _Turn, number: int = 0) -> int:
+    def _seed(self, sample: Sample, purpose: _Purpose, number: int = 0) -> int:
         parts = (sample.index, number) if number else (sample.index,)
-        return sample_seed(self.spec.seed, turn.label, *parts)
+        return sample_seed(self.spec.seed, purpose.label, *parts)
 
     async def _post(self, body: Mapping[str, Any], sample: Sample) -> dict[str, Any] | None:
         """The engine's answer; None when it refused this sample, which is then ``FAILED``."""
@@ -373,8 +374,8 @@ async def _continued(
     sample: Sample,
     sampling_params: Mapping[str, Any] | None = None,
 ) -> Sample:
-    sampling = _changed(execution.turn.sampling, sample.response_length, sampling_params or {})
-    return await execution.generation.request(sample, replace(execution.turn, sampling=sampling))
+    sampling = _changed(execution.purpose.sampling, sample.response_length, sampling_params or {})
+    return await execution.generation.request(sample, replace(execution.purpose, sampling=sampling))
 
 
 async def _next_turn(
@@ -385,7 +386,7 @@ async def _next_turn(
     tools: Sequence[Any] | None = None,
 ) -> Reply:
     session, params = execution.session, sampling_params or {}
-    sampling = _changed(execution.turn.sampling, None, params)
+    sampling = _changed(execution.purpose.sampling, None, params)
     extra = {"max_new_tokens": params.get("max_new_tokens")}
     offered = session.sample.metadata.get("tools") if tools is None else tools
     return Reply.of(await session.reply(conversation, offered, sampling, extra))

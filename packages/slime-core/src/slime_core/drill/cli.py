@@ -82,14 +82,12 @@ def _drill(options: argparse.Namespace, words: Sequence[str]) -> list[Row]:
     if taken := [flag for flag in _OURS if flag in words]:
         raise ConfigError(f"{', '.join(taken)}: the drill gives each run its own; leave it out")
     kills: int | None = options.driver_kills
-    planned = [] if kills else cells(*(_words(options, name) for name in _LISTS))
-    by_kind = [list(cells) for _, cells in groupby(planned, key=lambda cell: cell.kind)]
-    longest = max(map(len, by_kind), default=0) if options.in_a_row else 0
-    command = _command(directory, words, 2 * kills if kills else num_iterations(longest))
-    drill = Drill(command, directory, options.timeout_s or 3600.0)
-    _say(f"undisturbed: {' '.join(drill.command('undisturbed'))}")
-    expected = run_undisturbed(drill)
-    _say(f"undisturbed: {expected.seconds:.1f} s, of which {expected.start_s:.1f} s until its loop")
+    runs = [] if kills else _runs(options)
+    at_least = 2 * kills if kills else 0
+    if options.in_a_row and runs:
+        at_least = num_iterations(max(map(len, runs)))
+    command = _command(directory, words, at_least)
+    expected = _undisturbed(Drill(command, directory, options.timeout_s or 3600.0))
     limit_s = options.timeout_s or 3 * expected.seconds + 180
     settings = {
         "words": [Path(command[0]).name, *words],
@@ -106,17 +104,29 @@ def _drill(options: argparse.Namespace, words: Sequence[str]) -> list[Row]:
         report.write(directory / report.FILE_NAME, settings, rows)
     watched = ("--use-fault-tolerance", *(() if words else WATCHED))
     drill = Drill((*command, *watched), directory, limit_s)
-    for some in by_kind if options.in_a_row else [[cell] for cell in planned]:
-        rows += _try(drill, some, expected)
+    for faults in runs:
+        rows += _try(drill, faults, expected)
         report.write(directory / report.FILE_NAME, settings, rows)
     return rows
 
 
-_LISTS = ("kinds", "signals", "phases")
+def _runs(options: argparse.Namespace) -> list[list[Cell]]:
+    """The faults of each run: one, or with --in-a-row all of a kind."""
+    planned = cells(*(_words(given) for given in (options.kinds, options.signals, options.phases)))
+    if not options.in_a_row:
+        return [[cell] for cell in planned]
+    return [list(of_kind) for _, of_kind in groupby(planned, key=lambda cell: cell.kind)]
 
 
-def _words(options: argparse.Namespace, name: str) -> list[str]:
-    return [word for word in getattr(options, name).split(",") if word]
+def _words(given: str) -> list[str]:
+    return [word for word in given.split(",") if word]
+
+
+def _undisturbed(drill: Drill) -> Undisturbed:
+    _say(f"undisturbed: {' '.join(drill.command('undisturbed'))}")
+    found = run_undisturbed(drill)
+    _say(f"undisturbed: {found.seconds:.1f} s, of which {found.start_s:.1f} s until its loop")
+    return found
 
 
 def _command(directory: Path, words: Sequence[str], at_least: int) -> tuple[str, ...]:

@@ -102,14 +102,9 @@ class Session:
         meta = await self._meta(body)
         tokens, log_probs = written(meta)
         said = await self._said(tokens, log_probs, meta, len(so_far.tokens), tools)
-        begin = 0
-        for count, version in version_runs(meta):
-            end = begin + count
-            log = log.add_model(tokens[begin:end], log_probs[begin:end], version)
-            begin = end
         place = 0 if isinstance(prompt, str) else len(prompt)
         kept = prompt if isinstance(prompt, str) else tuple(plain(dict(m)) for m in prompt)
-        turn = Turn(log, said, parent, place, kept)
+        turn = Turn(_with_answer(log, tokens, log_probs, meta), said, parent, place, kept)
         if tokens:
             self._trajectories.add(turn, tools)
         return turn
@@ -284,6 +279,18 @@ class Session:
             first = self._trajectories.num_calls
             content, calls = parser.parse(content, tools, calls_parser, first=first)
         return replace(said, content=content, reasoning=reasoning, tool_calls=tuple(calls))
+
+
+def _with_answer(
+    log: TokenLog, tokens: Sequence[int], log_probs: Sequence[float], meta: Mapping[str, Any]
+) -> TokenLog:
+    """``log`` and the tokens of an answer, each under the version of the weights that wrote it."""
+    begin = 0
+    for count, version in version_runs(meta):
+        end = begin + count
+        log = log.add_model(tokens[begin:end], log_probs[begin:end], version)
+        begin = end
+    return log
 
 
 def _with_reasoning(messages: Sequence[Message], path: Sequence[Turn]) -> list[Message]:
