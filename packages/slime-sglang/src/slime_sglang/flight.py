@@ -8,7 +8,7 @@ from typing import Any
 from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.config.rollout import RolloutConfig
 from slime_core.config.sync import WeightSyncConfig
-from slime_core.data.buffer import group_from_plain, plain_group
+from slime_core.data.plain_samples import group_from_plain, plain_group
 from slime_core.interfaces import PromptSource
 from slime_core.types import SampleGroup
 

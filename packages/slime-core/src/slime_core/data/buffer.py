@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from slime_core.types import Sample, SampleGroup, Status
+from slime_core.data.plain_samples import group_from_plain, plain_group
+from slime_core.types import Sample, SampleGroup
 
 Selection = Callable[[list[SampleGroup], int], list[SampleGroup]]
 """(waiting groups, how many at most) -> groups to continue; removes what it returns."""
@@ -45,34 +46,6 @@ class GroupBuffer:
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Wait with the groups of ``state_dict`` instead of the present ones."""
         self._waiting = [group_from_plain(group) for group in state]
-
-
-def plain_group(group: SampleGroup) -> dict[str, Any]:
-    """``group`` by attribute, its samples as ``plain`` ones."""
-    return {
-        "group_index": group.group_index,
-        "samples": [plain(sample) for sample in group.samples],
-        "baseline": group.baseline,
-    }
-
-
-def group_from_plain(values: Mapping[str, Any]) -> SampleGroup:
-    """The group that ``plain_group`` was given; a file from before baselines has none."""
-    samples = tuple(from_plain(sample) for sample in values["samples"])
-    return SampleGroup(values["group_index"], samples, values.get("baseline"))
-
-
-def plain(sample: Sample) -> dict[str, Any]:
-    """Attributes of ``sample`` by name, those that plugins attached included."""
-    return {**vars(sample), "status": sample.status.value}
-
-
-def from_plain(values: Mapping[str, Any]) -> Sample:
-    """The sample that ``plain`` was given."""
-    sample = Sample()
-    for name, value in values.items():
-        setattr(sample, name, Status(value) if name == "status" else value)
-    return sample
 
 
 def restarted(group: SampleGroup) -> SampleGroup:

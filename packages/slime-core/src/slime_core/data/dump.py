@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from slime_core.data.buffer import group_from_plain, plain_group
 from slime_core.data.plain_data import plain_copy
+from slime_core.data.plain_samples import group_from_plain, plain_group
 from slime_core.errors import DataError
 from slime_core.types import SampleGroup
 

@@ -13,8 +13,9 @@ from typing import Any, cast
 from slime_core.config.data import DataConfig
 from slime_core.config.flat import FlatArgs
 from slime_core.data import selection
-from slime_core.data.buffer import Selection, from_plain, plain
+from slime_core.data.buffer import Selection
 from slime_core.data.opening import open_stream
+from slime_core.data.plain_samples import plain_sample, sample_from_plain
 from slime_core.data.prompts import prompt_rows
 from slime_core.data.reading import RowReader
 from slime_core.data.selection import Groups
@@ -323,12 +324,12 @@ def load_source(spec: str) -> type:
 
 def plain_lists(groups: Groups) -> list[list[dict[str, Any]]]:
     """Groups as plain data."""
-    return [[plain(sample) for sample in group] for group in groups]
+    return [[plain_sample(sample) for sample in group] for group in groups]
 
 
 def lists_from_plain(groups: Sequence[Sequence[Mapping[str, Any]]]) -> Groups:
     """The groups that ``plain_lists`` was given."""
-    return [[from_plain(sample) for sample in group] for group in groups]
+    return [[sample_from_plain(sample) for sample in group] for group in groups]
 
 
 def _arguments(spec: str, cls: type, args: FlatArgs) -> tuple[FlatArgs, ...]:
