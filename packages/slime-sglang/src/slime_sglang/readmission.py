@@ -111,7 +111,7 @@ class Readmission:
         """
         while True:
             status = self._await_someone()
-            metrics = self._to(status.up, version, status)
+            metrics = self._publish_to(status.up, version, status)
             if metrics is not None:
                 self._published = self._current = version
                 return metrics
@@ -134,11 +134,12 @@ class Readmission:
             return
         newer = version != self._published
         logger.info("publishing version %d to engines that came back", version)
-        if self._to(status.up if newer else status.waiting, version, status) is not None and newer:
+        targets = status.up if newer else status.waiting
+        if self._publish_to(targets, version, status) is not None and newer:
             self._published = version
             self._tell(version)
 
-    def _to(
+    def _publish_to(
         self, targets: tuple[EngineTarget, ...], version: int, before: FleetStatus
     ) -> Metrics | None:
         """None when an engine was lost meanwhile."""
