@@ -1,6 +1,5 @@
 from pathlib import Path
 
-from slime_core.config.cluster import ClusterConfig
 from slime_core.machine import available_memory, granted_devices, visible_gpus
 
 GIB = 1024**3
@@ -51,16 +50,3 @@ def test_granted_gpus_are_used_unless_the_command_leaves_one_out():
     assert granted_devices(["5"], chosen) == {"CUDA_VISIBLE_DEVICES": "5"}
     assert granted_devices(["0", "5"], chosen) == chosen
     assert granted_devices([], {}) == {}
-
-
-def test_a_machines_gpus_are_the_trainers_and_those_of_engines_beside_it():
-    def taken(trains: bool = True, **values: int | str | bool) -> int:
-        return ClusterConfig(
-            **{"device": "cuda", "actor_num_gpus_per_node": 4, **values}
-        ).num_gpus_taken(trains=trains)  # pyright: ignore[reportArgumentType]
-
-    assert taken(rollout_num_gpus=2) == 6
-    assert taken(rollout_num_gpus=2, trains=False) == 2
-    assert taken(rollout_num_gpus=8, colocate=True) == 8
-    assert taken(rollout_num_gpus=2, actor_num_nodes=2) == 4
-    assert taken(device="cpu", rollout_num_gpus=2) == 0

@@ -1,17 +1,18 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from slime_core.errors import CheckpointError
+from slime_core.errors import CheckpointError, WeightSyncError
 from slime_testing.megatron_state import make_state
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
 
 
 def writes_and_fails(rank: int, world: int, model: str, work: str) -> list[str]:
-    from slime_megatron.mcore.export import on_rank_zero, save_hf
+    from slime_megatron.mcore.export import on_ranks, save_hf
 
     source, target = Path(model), Path(work) / "written"
     state = make_state(
@@ -44,12 +45,38 @@ def writes_and_fails(rank: int, world: int, model: str, work: str) -> list[str]:
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        on_rank_zero(state, stops_early, bucket_bytes=1000)
+        on_ranks(state, (0,), stops_early, bucket_bytes=1000)
+    had = to_the_first_rank_of_each_machine(state, rank)
+    assert set(had) == (set(original) if rank in (0, 2) else set())
+    for name, tensor in had.items():
+        assert torch.equal(tensor, original[name].bfloat16())
     # the ranks are still in step
     total = torch.ones(1)
     dist.all_reduce(total)
     assert int(total) == world
     return told
+
+
+def to_the_first_rank_of_each_machine(state: Any, rank: int) -> dict[str, torch.Tensor]:
+    """Ranks 0 and 2, which hold one stage each; where the second fails all ranks do."""
+    from slime_megatron.mcore.export import on_ranks
+
+    found: dict[str, torch.Tensor] = {}
+
+    def collects(buckets: Any) -> None:
+        found.update({name: tensor.clone() for bucket in buckets for name, tensor in bucket})
+
+    def second_fails(buckets: Any) -> None:
+        if rank == 2:
+            raise WeightSyncError("the engines of rank 2 are gone", ["http://second"])
+        collects(buckets)
+
+    with pytest.raises(WeightSyncError, match="engines of rank 2 are gone") as caught:
+        on_ranks(state, (0, 2), second_fails, bucket_bytes=1000)
+    assert caught.value.silent == ("http://second",)
+    found.clear()
+    on_ranks(state, (0, 2), collects, bucket_bytes=1000)
+    return found
 
 
 def test_a_failure_while_writing_reaches_every_rank_and_none_hangs(tmp_path: Path):

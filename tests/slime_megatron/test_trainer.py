@@ -174,7 +174,7 @@ def behaviour_and_proximal_policy_differ(directory: str) -> list[dict[str, float
     for i in range(3):
         found.append(one_iteration(trainer, i))
         if i == 1:
-            trainer.publish(2, to_engines=False)
+            trainer.publish(2, senders=())
     return found
 
 

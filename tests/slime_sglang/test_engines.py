@@ -3,10 +3,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from slime_core.config.cluster import ClusterConfig
+from slime_core.config.machines import machines
+from slime_core.errors import EngineError
 from slime_sglang.config import SGLangConfig
 from slime_sglang.engines import Engines, FleetSpec
 from slime_sglang.parts import EnginePart
-from slime_sglang.server.launch import EngineSpec
+from slime_sglang.server.launch import EngineSpec, Launch
 
 
 def part(name: str, url: str, *, is_up: bool = True) -> EnginePart:
@@ -19,7 +22,7 @@ def part(name: str, url: str, *, is_up: bool = True) -> EnginePart:
 class Started:
     """An engine that came up."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, launch: Launch) -> None:
         self.url, self.killed = f"http://{spec.name}", False
         self.process = SimpleNamespace(log_path=spec.log_dir / "engine.log")
 
@@ -69,3 +72,42 @@ def test_only_engines_that_are_up_are_replaced_for_not_answering_a_publish(tmp_p
     engines._watch = SimpleNamespace(accuse=lambda lost, why: accused.append((lost.name, why)))
     engines.unanswered(["x"], "did not load")
     assert accused == [("a", "did not load")]
+
+
+def test_engines_of_several_machines_count_gpus_there_and_share_its_cores(tmp_path: Path) -> None:
+    cluster = ClusterConfig(
+        device="cuda",
+        colocate=True,
+        actor_num_nodes=2,
+        actor_num_gpus_per_node=4,
+        rollout_num_gpus=8,
+        rollout_num_gpus_per_engine=2,
+        offload_rollout=True,
+    )
+    spec = FleetSpec.resolve(
+        cluster, SGLangConfig(), machines(cluster), model_path=tmp_path, log_dir=tmp_path, seed=7
+    )
+    engines = [spec.engine(index) for index in range(spec.num_engines)]
+    assert [engine.machine for engine in engines] == [0, 0, 1, 1]
+    assert [engine.gpus for engine in engines] == [(0, 1), (2, 3), (0, 1), (2, 3)]
+    assert {engine.lender for engine in engines} == {0}
+    assert [engine.name for engine in engines] == [f"engine_{index}" for index in range(4)]
+    assert spec.of_teacher(tmp_path).engine(0).machine == 0
+
+
+def test_each_machines_launcher_starts_its_engines(tmp_path: Path) -> None:
+    class Refuses:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def call(self, method: str, *args: Any) -> Any:
+            raise EngineError(f"{self.name}: {method} {args[0].name}")
+
+    cluster = ClusterConfig(device="cpu", actor_num_nodes=2, rollout_num_engines=2)
+    spec = FleetSpec.resolve(
+        cluster, SGLangConfig(), machines(cluster), model_path=tmp_path, log_dir=tmp_path, seed=7
+    )
+    engines = Engines(spec, launchers={0: Refuses("first"), 1: Refuses("second")})
+    for machine, told in ((0, "first: start engine_0"), (1, "second: start engine_1")):
+        with pytest.raises(EngineError, match=told):
+            engines._launch(machine)(spec.engine(machine))

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from slime_core.errors import EngineError
-from slime_sglang.supervise import Command, Supervised, log_tail
+from slime_sglang.supervise import Command, Supervised, log_tail, wait_until
 
 # A grandchild that leaves its parent's session and ignores SIGTERM: the worst kind.
 FAMILY = """
@@ -87,7 +87,7 @@ def test_a_death_while_starting_shows_exit_code_and_log(tmp_path: Path) -> None:
     process = Supervised(command(code, tmp_path / "log"))
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"exit code 7 while starting") as caught:
-        process.wait_until(lambda: False, 60)
+        wait_until(process, lambda: False, 60)
     assert time.monotonic() - began < 20
     assert "cannot find the weights" in str(caught.value)
     assert str(tmp_path / "log") in str(caught.value)
@@ -96,14 +96,14 @@ def test_a_death_while_starting_shows_exit_code_and_log(tmp_path: Path) -> None:
 def test_a_death_by_signal_is_128_plus_its_number(tmp_path: Path) -> None:
     process = Supervised(command("import os; os.kill(os.getpid(), 9)", tmp_path / "log"))
     with pytest.raises(EngineError, match="exit code 137"):
-        process.wait_until(lambda: False, 60)
+        wait_until(process, lambda: False, 60)
 
 
 def test_a_deadline_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
     process = Supervised(command("import time; time.sleep(600)", tmp_path / "log"))
     try:
         with pytest.raises(EngineError, match="was not ready after 0 s"):
-            process.wait_until(lambda: False, 0.2)
+            wait_until(process, lambda: False, 0.2)
     finally:
         process.stop()
 
@@ -111,7 +111,7 @@ def test_a_deadline_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
 def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
     bad = Command(name="toy", argv=["/no/such/thing"], log_path=tmp_path / "log", env={})
     with pytest.raises(EngineError, match="cannot run /no/such/thing"):
-        Supervised(bad).wait_until(lambda: False, 30)
+        wait_until(Supervised(bad), lambda: False, 30)
 
 
 def test_temporary_files_of_the_command_are_removed(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def test_one_machine_of_a_cluster_is_placed_like_a_machine_alone(in_cluster: boo
     c = config("--rollout-num-gpus 2", num_gpus=4, in_cluster=in_cluster)
     assert (c.megatron.world_size, c.sync.update_weight_transport) == (2, "nccl")
     assert config(in_cluster=in_cluster).sync.update_weight_transport == "tensor"
-    line = "--actor-num-gpus-per-node 8 --rollout-num-gpus 8 --num-gpus-per-node 16"
-    assert "16 GPUs are needed" in problems(line, num_gpus=8, in_cluster=in_cluster)
+    line = "--actor-num-gpus-per-node 9 --rollout-num-gpus 8 --num-gpus-per-node 32"
+    assert "17 GPUs are needed" in problems(line, num_gpus=8, in_cluster=in_cluster)
     assert "no NVIDIA device is visible" in problems("--device cuda", in_cluster=in_cluster)
 
 
@@ -51,17 +51,38 @@ def test_a_bound_on_gpus_is_named_where_more_are_visible():
     assert "is more than --num-gpus-per-node 8" in problems(several, in_cluster=True)
 
 
-def test_engines_on_other_machines_are_refused_in_one_message_that_says_what_to_do():
-    line = "--actor-num-nodes 2 --device cuda --rollout-num-gpus 16"
-    for more in ("", "--colocate", "--update-weights-interval 2"):
-        text = problems(f"{line} {more}", in_cluster=True, num_gpus=8)
-        assert len(text.splitlines()) == 1
-        assert "Start them where they shall run" in text
-        assert "--rollout-external-engine-addrs" in text
-    one = "--actor-num-gpus-per-node 8 --rollout-num-gpus 8"
-    text = problems(one, in_cluster=True, num_gpus=8)
+def test_colocated_engines_are_on_every_machine_and_get_weights_from_its_memory():
+    line = "--actor-num-nodes 2 --actor-num-gpus-per-node 8 --rollout-num-gpus-per-engine 2"
+    c = config(f"{line} --colocate --device cuda", in_cluster=True, num_gpus=8)
+    assert (c.cluster.rollout_num_gpus, c.cluster.rollout_num_engines) == (16, 8)
+    assert [len(machine.engines) for machine in c.machines] == [4, 4]
+    assert c.sync.update_weight_transport == "tensor"
+    assert (c.cluster.offload_train, c.cluster.offload_rollout) == (True, True)
+    own = config(f"{line} --rollout-num-gpus 8 --device cuda", in_cluster=True, num_gpus=8)
+    assert [len(machine.engines) for machine in own.machines] == [0, 0, 4]
+    assert own.sync.update_weight_transport == "nccl"
+
+
+def test_trainer_and_engines_that_do_not_fit_on_one_machine_of_a_cluster_have_one_each():
+    line = "--actor-num-gpus-per-node 8 --rollout-num-gpus 8"
+    c = config(line, in_cluster=True, num_gpus=8)
+    assert [(m.num_ranks, len(m.engines)) for m in c.machines] == [(8, 0), (0, 8)]
+    assert c.sync.update_weight_transport == "nccl"
+    smaller = config(line.replace("8", "4"), in_cluster=True, num_gpus=4)
+    assert [(m.num_ranks, len(m.engines)) for m in smaller.machines] == [(4, 0), (0, 4)]
+    assert "16 GPUs are needed" in problems(line, num_gpus=8)
+    text = problems("--rollout-num-gpus 8", in_cluster=True, num_gpus=8)
+    assert "9 GPUs are needed" in text
+    assert "--actor-num-gpus-per-node, so that engines may be on other machines" in text
+
+
+@pytest.mark.parametrize("more", ["", "--colocate", "--update-weights-interval 2"])
+def test_an_engine_across_machines_is_refused_in_one_message_that_says_what_to_do(more: str):
+    line = f"--actor-num-nodes 2 --device cuda --rollout-num-gpus-per-engine 16 {more}"
+    text = problems(line, in_cluster=True, num_gpus=8)
     assert len(text.splitlines()) == 1
-    assert "engines that run on other machines as --rollout-external-engine-addrs" in text
+    assert "--rollout-num-gpus-per-engine 16: an engine runs within one machine" in text
+    assert "--rollout-external-engine-addrs" in text
 
 
 SHARED, OWN = "--colocate", "--rollout-num-gpus 1"
@@ -76,7 +97,7 @@ TENSOR, NCCL = "--update-weight-transport tensor", "--update-weight-transport nc
         (f"{TENSOR} {OWN}", 2, "tensor without --colocate: engines on GPUs of their own"),
         (f"{TENSOR} {EXTERNAL} 10.0.0.1:1", 2, "does not reach --rollout-external-engine-addrs"),
         (f"{TENSOR} {EXTERNAL} 127.0.0.1:1 b:1", 0, "engine-addrs b:1, as it stays within one"),
-        (f"{TENSOR} --actor-num-nodes 2", 0, "tensor with --actor-num-nodes 2 stays within one"),
+        (f"{TENSOR} --actor-num-nodes 2 {EXTERNAL} a:1", 0, "--actor-num-nodes 2 stays within one"),
     ],
 )
 def test_a_transport_that_does_not_reach_the_engines_is_refused(line, num_gpus, complaint):
@@ -91,6 +112,7 @@ def test_a_transport_that_does_not_reach_the_engines_is_refused(line, num_gpus, 
         (f"{NCCL} {SHARED}", 0),
         (f"{NCCL} {OWN}", 2),
         (f"{TENSOR} {SHARED}", 2),
+        (f"{TENSOR} --actor-num-nodes 2", 0),
         (TENSOR, 1),
         (f"{TENSOR} {EXTERNAL} localhost:1", 1),  # it may see the trainer's GPU
         (f"--update-weight-transport disk --update-weight-disk-dir d {SHARED}", 2),
@@ -98,7 +120,7 @@ def test_a_transport_that_does_not_reach_the_engines_is_refused(line, num_gpus, 
     ],
 )
 def test_a_transport_that_reaches_the_engines_may_be_named(line, num_gpus):
-    assert config(line, num_gpus=num_gpus).sync.update_weight_transport in line
+    assert config(line, num_gpus=num_gpus, in_cluster=True).sync.update_weight_transport in line
 
 
 @pytest.mark.parametrize(

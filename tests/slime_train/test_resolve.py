@@ -101,14 +101,13 @@ def test_weights_that_are_not_published_every_time_survive_being_released():
     assert "enable_weights_cpu_backup" not in config("--colocate", num_gpus=2).sglang.server
 
 
-def test_several_machines_need_a_cluster_and_on_gpus_engines_of_their_own():
+def test_several_machines_need_a_cluster():
     assert "set RAY_ADDRESS" in problems("--actor-num-nodes 2")
     c = config("--actor-num-nodes 2 --actor-num-gpus-per-node 2", in_cluster=True)
-    assert (c.megatron.world_size, c.sync.update_weight_transport) == (4, "nccl")
-    line = "--actor-num-nodes 2 --device cuda"
-    assert "--rollout-external-engine-addrs" in problems(line, in_cluster=True)
-    external = f"{line} --rollout-external-engine-addrs a:1"
-    assert config(external, in_cluster=True).megatron.world_size == 16
+    assert (c.megatron.world_size, c.sync.update_weight_transport) == (4, "tensor")
+    external = "--actor-num-nodes 2 --device cuda --rollout-external-engine-addrs a:1"
+    c = config(external, in_cluster=True)
+    assert (c.megatron.world_size, c.sync.update_weight_transport) == (16, "nccl")
 
 
 def test_the_trainer_takes_the_gpus_that_engines_leave():

@@ -26,9 +26,11 @@ def write_sums(path: Path, count: int, seed: int = 0) -> Path:
 class Run(subprocess.Popen):
     """The command in a process of its own, its output collected; descendants carry ``mark``."""
 
-    def __init__(self, *words: object) -> None:
+    def __init__(self, *words: object, ray_address: str | None = None) -> None:
         self.mark = uuid.uuid4().hex
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "RAY_"))}
+        if ray_address is not None:
+            env["RAY_ADDRESS"] = ray_address
         super().__init__(
             [sys.executable, "-m", "slime_train.cli", *map(str, words)],
             stdout=subprocess.PIPE,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slime_core.checkpoints import Checkpoints
+from slime_core.config.machines import rooms
 from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics, Trainer
 from slime_core.iterations import num_iterations
@@ -59,15 +60,14 @@ def compose(config: RunConfig, directory: Path, screen: Screen, resume: Resume) 
     """Start trainer and engines side by side; return once both are ready."""
     origin = resume.find()
     checkpoint, config = origin.directory, continued(config) if origin.own else config
-    trains = not config.debug.debug_rollout_only
-    places = reserve(config.cluster, 1 + (config.of_critic is not None) if trains else 0)
+    places = reserve(config.cluster, rooms(config.machines, 1 + (config.of_critic is not None)))
     rollout = RolloutProcess(
         config,
         directory=directory,
         on_progress=screen.progress,
         on_wait=screen.on_wait,
         timeout_s=WORK_TIMEOUT_S,
-        place=places[0] if len(places) == 1 else Place(),
+        places=places,
     )
     trainer = make_trainer(config, directory / "logs", screen.on_wait, places)
     screen.say("starting the trainer and the engines")

@@ -19,6 +19,7 @@ from slime_core.schedule.plan import StepPlan, plan
 from slime_core.time_ledger import TimeLedger
 from slime_core.types import SampleGroup, samples_of
 from slime_megatron.stages import RankPayload
+from slime_sglang.server.launcher import NO_LAUNCHERS, Launchers
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.producers.interface import Producer
@@ -30,9 +31,11 @@ from slime_train.run_config import RunConfig
 class RolloutHost:
     """Lives in the rollout worker's process."""
 
-    def __init__(self, config: RunConfig, directory: Path) -> None:
+    def __init__(
+        self, config: RunConfig, directory: Path, launchers: Launchers = NO_LAUNCHERS
+    ) -> None:
         self._config = config
-        self._producer: Producer = make_producer(config, directory)
+        self._producer: Producer = make_producer(config, directory, launchers)
         self._functions = RolloutFunctions.of(config)
         self._makers = functions_of_samples(config.flat)
         self._finished = FinishedRollouts(self._makers)

@@ -19,6 +19,7 @@ from slime_core.config.command import CommandConfig
 from slime_core.config.data import DataConfig
 from slime_core.config.debug import DebugConfig
 from slime_core.config.evaluation import EvalConfig
+from slime_core.config.machines import Machine, machines
 from slime_core.config.model import ModelConfig
 from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.config.reference import DistillationConfig, ReferenceConfig
@@ -65,6 +66,12 @@ class RunConfig:
     """config.json of the model."""
     of_critic: "RunConfig | None" = None
     """The same run as its critic is configured; only with --advantage-estimator ppo."""
+
+    @property
+    def machines(self) -> tuple[Machine, ...]:
+        """Who runs where."""
+        trains, away = not self.debug.debug_rollout_only, self.rollout.rollout_external_engine_addrs
+        return machines(self.cluster, trains=trains, generates=not away)
 
 
 def continued(config: RunConfig) -> RunConfig:

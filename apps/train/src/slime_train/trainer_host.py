@@ -11,7 +11,7 @@ from slime_megatron.objective import Role
 from slime_megatron.stages import NOTHING
 from slime_megatron.trainer import RankPayload, SampleVectors, TrainerConfig, TrainerRank
 from slime_sglang.weights.changing import ChangingReceiver
-from slime_sglang.weights.select import make_receiver
+from slime_sglang.weights.select import make_receiver, senders
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.run_config import RunConfig
@@ -22,10 +22,10 @@ class TrainerHost:
 
     def __init__(self, config: RunConfig, rank: int, world_size: int, role: Role = "actor") -> None:
         self._config, self._rank, self._role = config, rank, role
-        self._engines: tuple[EngineTarget, ...] = ()
+        self._engines: Mapping[int, tuple[EngineTarget, ...]] = {}
         settings = _trainer_config(config, role)
         self._receiver = ChangingReceiver(
-            lambda: make_receiver(config.sync, config.cluster, config.flat, self._engines)
+            lambda: make_receiver(config.sync, config.cluster, config.flat, self._engines[rank])
         )
         self._trainer = TrainerRank(settings, rank, world_size, lambda: self._receiver)
 
@@ -39,8 +39,8 @@ class TrainerHost:
         return meeting_place()
 
     def connect(self, engines: Sequence[EngineTarget]) -> None:
-        """Remember whom to publish to."""
-        self._engines = tuple(engines)
+        """Remember whom to publish to, and which ranks do."""
+        self._engines = senders(self._config.sync, self._config.cluster, engines)
         self._receiver.change()
 
     def train(
@@ -64,7 +64,7 @@ class TrainerHost:
 
     def publish(self, version: int) -> Metrics:
         """Send the weights to the engines, if there are any."""
-        return self._trainer.publish(version, to_engines=bool(self._engines))
+        return self._trainer.publish(version, senders=tuple(self._engines))
 
     def hold(self, what: Holding) -> float:
         """Keep so much in device memory; bytes of host memory for the rest."""

@@ -27,6 +27,7 @@ Kind = Literal[
     "trainer_rank",
     "critic_rank",
     "engine",
+    "launcher",
     "router",
     "reward_worker",
     "data_worker",

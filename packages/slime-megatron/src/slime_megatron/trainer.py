@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,10 +194,11 @@ class TrainerRank:
         """The returns that the last ``train`` estimated, on the ranks that report."""
         return self._returns
 
-    def publish(self, version: int, *, to_engines: bool = True) -> Metrics:
-        """Make the engines, if there are any, serve the current weights as ``version``.
+    def publish(self, version: int, *, senders: Collection[int] = (0,)) -> Metrics:
+        """Make the engines serve the current weights as ``version``.
 
-        With --keep-old-actor they are kept as those that draw the next tokens. Timings on rank 0.
+        With --keep-old-actor they are kept as those that draw the next tokens. ``senders``: ranks
+        that hand them to engines, none where there are no engines. Timings on those.
         """
         self._bootstrap()
         from slime_megatron.publish import publish
@@ -205,14 +206,15 @@ class TrainerRank:
         if self._needs(OLD_ACTOR):
             with self._residence.at_least("weights"):
                 self._snapshots.store(OLD_ACTOR)
-        if not to_engines:
+        if not senders:
             return {}
-        if self._rank == 0 and self._receiver is None:
-            assert self._receiver_factory is not None, "rank 0 was given no receiver factory"
+        sends = self._rank in senders
+        if sends and self._receiver is None:
+            assert self._receiver_factory is not None, "a sender was given no receiver factory"
             self._receiver = self._receiver_factory()
-        size = self._config.sync.update_weight_buffer_size
+        size, receiver = self._config.sync.update_weight_buffer_size, self._receiver
         with self._residence.at_least("weights"):
-            return publish(self._state, self._receiver, version, size)
+            return publish(self._state, receiver if sends else None, version, size, senders)
 
     def hold(self, what: Holding) -> float:
         """Keep so much in device memory; the bytes that host memory has for the rest.

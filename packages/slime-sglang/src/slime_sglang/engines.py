@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slime_core.config.cluster import ClusterConfig
-from slime_core.errors import ConfigError, EngineError
-from slime_core.machine import network_address
+from slime_core.config.machines import Machine
+from slime_core.errors import EngineError
 from slime_core.residency import Holding
 
 from slime_sglang.client import EngineClient
@@ -23,7 +24,9 @@ from slime_sglang.health import HealthSpec, Part, Record, Watch
 from slime_sglang.parts import EnginePart, RouterPart, Routing
 from slime_sglang.ports import require_free
 from slime_sglang.router import Members, Router, RouterSpec
-from slime_sglang.server.launch import Engine, EngineSpec
+from slime_sglang.server.launch import Engine, EngineSpec, Launch, launch
+from slime_sglang.server.launcher import NO_LAUNCHERS, Launchers, launch_by
+from slime_sglang.supervise import check
 from slime_sglang.weights.session import EngineTarget, FleetStatus
 
 logger = logging.getLogger(__name__)
@@ -42,14 +45,14 @@ class FleetSpec:
     sglang: SGLangConfig
     num_engines: int = 1
     gpus: Sequence[int] = ()
-    """All engines' GPUs in order, empty on a CPU; divided evenly."""
+    """All engines' GPUs in order, each counted on its machine; empty on a CPU; divided evenly."""
+    machines: tuple[int, ...] = ()
+    """Where each engine is, by the number of the machine; empty where all are on this one."""
     lender: int | None = None
     """The GPU that weights are handed over on, where engines share the trainer's."""
     seed: int = 0
     memory_saver: bool = False
     ready_timeout_s: float = 900.0
-    host: str = "127.0.0.1"
-    """Where engines listen."""
     external: tuple[str, ...] = ()
     """Addresses of engines that already run; none are started then."""
     prefix: str = ""
@@ -62,33 +65,31 @@ class FleetSpec:
         cls,
         cluster: ClusterConfig,
         sglang: SGLangConfig,
+        machines: Sequence[Machine],
         *,
-        device: Literal["cpu", "cuda"],
         model_path: Path,
         log_dir: Path,
         seed: int,
     ) -> "FleetSpec":
-        """The engines that ``cluster`` asks for on this machine."""
-        gpus: tuple[int, ...] = ()
-        num_engines = cluster.rollout_num_engines or 1
-        if device == "cuda":
-            gpus = _rollout_gpus(cluster)
-            num_engines = len(gpus) // cluster.rollout_num_gpus_per_engine
+        """The engines of ``machines``; those of a single one are started here."""
+        assert cluster.device != "auto", "resolved with the command line"
+        engines = [(at, gpus) for at, machine in enumerate(machines) for gpus in machine.engines]
+        gpus = tuple(gpu for _, each in engines for gpu in each)
         return cls(
             model_path=model_path,
-            device=device,
+            device=cluster.device,
             log_dir=log_dir,
             sglang=sglang,
-            num_engines=num_engines,
+            num_engines=len(engines),
             gpus=gpus,
-            lender=gpus[0] if cluster.colocate and gpus else None,
+            machines=tuple(at for at, _ in engines) if len(machines) > 1 else (),
+            lender=0 if cluster.colocate and gpus else None,
             seed=seed,
             memory_saver=bool(cluster.offload_rollout),
-            host=network_address() if cluster.actor_num_nodes > 1 else "127.0.0.1",
         )
 
     def of_teacher(self, model_path: Path) -> "FleetSpec":
-        """One engine like these for another model, behind a router of its own."""
+        """One engine for another model, behind a router of its own, on the first one's machine."""
         own = replace(self.sglang, sglang_router_ip=None, sglang_router_port=None)
         return replace(
             self,
@@ -96,6 +97,7 @@ class FleetSpec:
             log_dir=self.log_dir / "teacher",
             sglang=own,
             num_engines=1,
+            machines=self.machines[:1],
             external=(),
             prefix="teacher_",
             fixed_weights=True,
@@ -115,7 +117,7 @@ class FleetSpec:
             num_threads=self._num_threads(),
             seed=self.seed + index,
             memory_saver=self.memory_saver,
-            host=self.host,
+            machine=self.machines[index] if self.machines else 0,
         )
 
     def _num_threads(self) -> int:
@@ -126,21 +128,8 @@ class FleetSpec:
             values = {}
         if values.get("hidden_size", 0) <= _SMALL_HIDDEN:
             return 1
-        return max(1, len(os.sched_getaffinity(0)) // self.num_engines)
-
-
-def _rollout_gpus(cluster: ClusterConfig) -> tuple[int, ...]:
-    """GPUs of the engines: the trainer's own when colocated, otherwise those after them."""
-    per_engine = cluster.rollout_num_gpus_per_engine
-    trainer = cluster.actor_num_gpus_per_node * cluster.actor_num_nodes
-    total = cluster.rollout_num_gpus or (trainer if cluster.colocate else per_engine)
-    if total % per_engine:
-        raise ConfigError(
-            f"--rollout-num-gpus must be a multiple of --rollout-num-gpus-per-engine, "
-            f"got {total} and {per_engine}"
-        )
-    first = 0 if cluster.colocate else trainer
-    return tuple(range(first, first + total))
+        beside = max(Counter(self.machines).values(), default=self.num_engines)
+        return max(1, len(os.sched_getaffinity(0)) // beside)
 
 
 def _nothing(event: str, **fields: Any) -> None:
@@ -154,10 +143,18 @@ class Engines:
     """
 
     def __init__(
-        self, spec: FleetSpec, health: HealthSpec | None = None, record: Record = _nothing
+        self,
+        spec: FleetSpec,
+        health: HealthSpec | None = None,
+        record: Record = _nothing,
+        launchers: Launchers = NO_LAUNCHERS,
     ) -> None:
-        """With ``health``, parts that are lost are started again and ``record`` hears of it."""
+        """With ``health``, parts that are lost are started again and ``record`` hears of it.
+
+        ``launchers`` start the engines of each machine, where they are on several.
+        """
         self.spec = spec
+        self._launchers = launchers
         self._health = health
         self._record = record
         self._parts: list[EnginePart | ExternalPart] = []
@@ -183,23 +180,31 @@ class Engines:
     def _start_engines(self, deadline: float) -> None:
         engines: list[Engine] = []
         for index in range(self.spec.num_engines):
+            spec = self.spec.engine(index)
             part = EnginePart(
-                self.spec.engine(index),
+                spec,
                 self.spec.ready_timeout_s,
                 serves_at_once=self.spec.fixed_weights,
+                launch=self._launch(spec.machine),
             )
             self._parts.append(part)
             engines.append(part.engine)
         waiting = engines
         while waiting:
             for engine in engines:
-                engine.process.check("starting")
+                check(engine.process, "starting")
             waiting = [engine for engine in waiting if not engine.client.is_up()]
             if waiting and time.monotonic() > deadline:
                 waiting[0].wait_ready(0.0)
             time.sleep(_POLL_S)
         for engine in engines:
             engine.wait_ready(max(1.0, deadline - time.monotonic()))
+
+    def _launch(self, machine: int) -> Launch:
+        """What starts engines there."""
+        if not self.spec.machines:
+            return launch
+        return functools.partial(launch_by, self._launchers[machine])
 
     def _start_watch(self) -> None:
         if self._health is None:

@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from slime_core.config.data import DataConfig
 from slime_core.config.eval_sets import EvalDataset
-from slime_core.data.prompts import Prompt
+from slime_core.data.chat import Tokenizer
+from slime_core.data.prompts import Prompt, load_prompts
 from slime_core.data.stream import make_group
 from slime_core.metrics import merge, pass_rates, sample_metrics
 from slime_core.types import Sample, SampleGroup, Status
@@ -17,6 +19,15 @@ from slime_sglang.groups import GroupWorker
 from slime_sglang.sampling_params import Sampling
 
 _CHECK_S = 1.0
+_COLUMNS = (
+    "input_key",
+    "label_key",
+    "tool_key",
+    "metadata_key",
+    "apply_chat_template",
+    "apply_chat_template_kwargs",
+)
+"""What a set says of its rows in place of --input-key and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,14 @@ class EvalSet:
 
     dataset: EvalDataset
     prompts: Sequence[Prompt]
+
+    @classmethod
+    def read(cls, dataset: EvalDataset, data: DataConfig, tokenizer: Tokenizer) -> "EvalSet":
+        """The prompts of its file, by its own columns."""
+        columns = replace(data, **{name: getattr(dataset, name) for name in _COLUMNS})
+        limit = dataset.max_prompt_len
+        prompts = load_prompts(columns, tokenizer, sources=[dataset.path], max_prompt_len=limit)
+        return cls(dataset, prompts)
 
     @property
     def name(self) -> str:

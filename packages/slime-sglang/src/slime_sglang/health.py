@@ -259,7 +259,7 @@ class Watch:
         if not allowed:
             self.problem = (
                 f"{part.name} was lost {len(losses)} times without a finished rollout in between "
-                f"(--max-engine-restarts {self._spec.max_restarts}): {described}. {part.last_words}"
+                f"(--max-engine-restarts {self._spec.max_restarts}): {described}; {part.last_words}"
             )
             self._record("gave_up", reason=self.problem)
         return allowed

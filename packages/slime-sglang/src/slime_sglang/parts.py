@@ -7,8 +7,8 @@ import httpx
 from slime_core.errors import EngineError
 
 from slime_sglang.router import Members, Router
-from slime_sglang.server.launch import Engine, EngineSpec
-from slime_sglang.supervise import keep_log
+from slime_sglang.server.launch import Engine, EngineSpec, Launch, launch
+from slime_sglang.supervise import keep_log, last_words
 from slime_sglang.weights.session import EngineTarget
 
 _ROOM_S = 1.0
@@ -62,13 +62,21 @@ class EnginePart:
     kind = "engine"
 
     def __init__(
-        self, spec: EngineSpec, ready_timeout_s: float, *, serves_at_once: bool = False
+        self,
+        spec: EngineSpec,
+        ready_timeout_s: float,
+        *,
+        serves_at_once: bool = False,
+        launch: Launch = launch,
     ) -> None:
-        """``serves_at_once``: its weights are those that it starts with."""
-        self.spec = spec
+        """``serves_at_once``: its weights are those that it starts with.
+
+        ``launch`` starts it where it runs, also again.
+        """
+        self.spec, self._launch = spec, launch
         self.serves_at_once = serves_at_once
         self.name = spec.name
-        self.engine = Engine(spec)
+        self.engine = Engine(spec, launch)
         self.is_up = True
         self.quiet = False
         """Whether it is given weights: it is paused then and generates nothing."""
@@ -97,8 +105,7 @@ class EnginePart:
     @property
     def last_words(self) -> str:
         """Where its log is and how it ends."""
-        process = self.engine.process
-        return f"Its log is {process.log_path} and ends with:\n{process.tail()}"
+        return last_words(self.engine.process)
 
     @property
     def url(self) -> str:
@@ -108,7 +115,7 @@ class EnginePart:
     @property
     def target(self) -> EngineTarget:
         """What a publish needs to know of it."""
-        return EngineTarget(self.engine.url, self.engine.num_ranks)
+        return EngineTarget(self.engine.url, self.engine.num_ranks, self.spec.machine)
 
     def answers(self, timeout_s: float) -> bool:
         """Whether it generates, or, where it may not now, none of its processes is stopped."""
@@ -138,7 +145,7 @@ class EnginePart:
         while not (self.room.wait(_ROOM_S) or self.ended):
             pass
         self.quiet = False
-        self.engine = Engine(self.spec)
+        self.engine = Engine(self.spec, self._launch)
         if self.ended:
             self.engine.stop()
             raise EngineError(f"{self.name} is not needed any more")
@@ -176,8 +183,7 @@ class RouterPart:
     @property
     def last_words(self) -> str:
         """Where its log is and how it ends."""
-        process = self._router.process
-        return f"Its log is {process.log_path} and ends with:\n{process.tail()}"
+        return last_words(self._router.process)
 
     def answers(self, timeout_s: float) -> bool:
         """Whether it says anything."""

@@ -14,7 +14,7 @@ from slime_core.errors import EngineError
 
 from slime_sglang.command_line import to_words
 from slime_sglang.ports import PortLease
-from slime_sglang.supervise import Command, Supervised, keep_log
+from slime_sglang.supervise import Command, Supervised, check, keep_log, wait_until
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Router:
         """Return when every engine is known and healthy; ``EngineError`` naming those missing."""
         expected = set(self.spec.worker_urls)
         try:
-            self.process.wait_until(lambda: self._serves(expected), deadline_s)
+            wait_until(self.process, lambda: self._serves(expected), deadline_s)
         except EngineError as error:
             absent = ", ".join(sorted(expected - self.members.healthy()))
             raise EngineError(f"{error}\nengines it does not serve: {absent}") from error
@@ -137,7 +137,7 @@ class Router:
 
     def check_alive(self) -> None:
         """Raise ``EngineError`` with the end of its log if it has ended."""
-        self.process.check()
+        check(self.process)
 
     def stop(self) -> None:
         """End it."""

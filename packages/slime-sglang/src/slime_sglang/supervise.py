@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from slime_core.errors import EngineError
+
+from slime_sglang.ports import PortLease
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,71 @@ class Command:
     grace_s: float = 1.0
 
 
+class Running(Protocol):
+    """A command that was started, here or by somebody on another machine."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        ...
+
+    @property
+    def log_path(self) -> Path:
+        """Where its output goes."""
+        ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        ...
+
+    @property
+    def command_pid(self) -> int | None:
+        """The command's own process id; None when it has ended."""
+        ...
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a process of the command is stopped (SIGSTOP), and so answers nobody."""
+        ...
+
+    def stop(self) -> None:
+        """End it in order."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+def check(process: Running, doing: str = "running") -> None:
+    """Raise ``EngineError`` with the end of its log when it is no longer alive."""
+    code = process.exit_code
+    if code is not None:
+        raise EngineError(
+            f"{process.name} ended with exit code {code} while {doing}; {last_words(process)}"
+        )
+
+
+def last_words(process: Running) -> str:
+    """Where its log is and how it ends."""
+    return f"its log is {process.log_path} and ends with:\n{log_tail(process.log_path)}"
+
+
+def wait_until(
+    process: Running, ready: Callable[[], bool], deadline_s: float, *, every_s: float = 0.1
+) -> None:
+    """Return as soon as ``ready()``; ``EngineError`` if it dies or the deadline passes."""
+    deadline = time.monotonic() + deadline_s
+    while not ready():
+        check(process, "starting")
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"{process.name} was not ready after {deadline_s:.0f} s; {last_words(process)}"
+            )
+        time.sleep(every_s)
+
+
 class Supervised:
     """A running command with everything it starts; belongs to the process that created it.
 
@@ -41,7 +109,9 @@ class Supervised:
     this process ends in any way. Not picklable.
     """
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, ports: PortLease | None = None) -> None:
+        """``ports`` are those it listens on, given back when it has been ended."""
+        self._ports = ports
         self.name = command.name
         self.log_path = command.log_path
         self._grace_s = command.grace_s
@@ -96,33 +166,6 @@ class Supervised:
         """None while it runs."""
         return self._guardian.poll()
 
-    def tail(self, lines: int = _TAIL_LINES) -> str:
-        """The end of its log."""
-        return log_tail(self.log_path, lines)
-
-    def check(self, doing: str = "running") -> None:
-        """Raise ``EngineError`` with the end of the log when it is no longer alive."""
-        code = self.exit_code
-        if code is not None:
-            raise EngineError(
-                f"{self.name} ended with exit code {code} while {doing}; "
-                f"its log is {self.log_path} and ends with:\n{self.tail()}"
-            )
-
-    def wait_until(
-        self, ready: Callable[[], bool], deadline_s: float, *, every_s: float = 0.1
-    ) -> None:
-        """Return as soon as ``ready()``; ``EngineError`` if it dies or the deadline passes."""
-        deadline = time.monotonic() + deadline_s
-        while not ready():
-            self.check("starting")
-            if time.monotonic() > deadline:
-                raise EngineError(
-                    f"{self.name} was not ready after {deadline_s:.0f} s; "
-                    f"its log is {self.log_path} and ends with:\n{self.tail()}"
-                )
-            time.sleep(every_s)
-
     def stop(self) -> None:
         """SIGTERM, then SIGKILL, to what this command started; returns when all of it is gone."""
         if self._guardian.poll() is None:
@@ -133,7 +176,7 @@ class Supervised:
                 logger.warning("%s did not stop in time; killing its guardian", self.name)
                 self._guardian.kill()  # the command itself dies with it
                 self._guardian.wait(5)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._tidy()
 
     def kill(self) -> None:
         """End it at once, whatever state it is in; returns when all of it is gone."""
@@ -148,7 +191,12 @@ class Supervised:
             except subprocess.TimeoutExpired:
                 self._guardian.kill()
                 self._guardian.wait(5)
+        self._tidy()
+
+    def _tidy(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._ports is not None:
+            self._ports.close()
 
 
 def log_tail(path: Path, lines: int = _TAIL_LINES) -> str:

@@ -7,10 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from slime_core import hooks
-from slime_core.config.eval_sets import EvalDataset
 from slime_core.data.buffer import oldest_first
 from slime_core.data.chat import Tokenizer
-from slime_core.data.prompts import load_prompts, prompt_rows
+from slime_core.data.prompts import prompt_rows
 from slime_core.data.source import UserSource, open_source
 from slime_core.data.stream import PromptStream
 from slime_core.event_loop import EventLoop
@@ -36,6 +35,7 @@ from slime_sglang.generation import Generation, GenerationSpec
 from slime_sglang.groups import Greedy, GroupWorker
 from slime_sglang.health import HealthSpec
 from slime_sglang.sampling_params import Sampling
+from slime_sglang.server.launcher import Launchers
 from slime_sglang.teacher import Teacher
 from slime_sglang.weights.session import EngineTarget
 
@@ -45,22 +45,28 @@ from slime_train.run_config import RunConfig
 class EngineProducer:
     """Owns prompts, engines, rewards and the event loop that they meet in."""
 
-    def __init__(self, config: RunConfig, tokenizer: Tokenizer, directory: Path) -> None:
+    def __init__(
+        self, config: RunConfig, tokenizer: Tokenizer, directory: Path, launchers: Launchers
+    ) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self.progress: Progress | None = None
         self._stream = _stream(config, tokenizer)
         sets = config.evaluation.eval_datasets
-        self._sets = [_eval_set(each, config, tokenizer) for each in sets]
+        self._sets = [EvalSet.read(each, config.data, tokenizer) for each in sets]
         self._reward = make_reward(config.reward, config.flat)
         rollout = config.rollout
         process = rollout.rollout_all_samples_process_path
         self._keep = _optional(hooks.dynamic_filter, rollout.dynamic_sampling_filter_path, config)
         self._filter = _optional(hooks.sample_filter, rollout.rollout_sample_filter_path, config)
         self._process = _optional(hooks.samples_process, process, config)
-        record = Events(directory / FILE_NAME).record
-        self.fleet = Engines(_fleet(config, directory), HealthSpec.of(config.health), record)
-        self._teacher_engines = teacher = _teacher_engines(config, directory)
+        record, health = Events(directory / FILE_NAME).record, HealthSpec.of(config.health)
+        spec, teacher = _fleet(config, directory), None
+        self.fleet = Engines(spec, health, record, launchers)
+        taught = config.distillation.opd_type == "sglang" and not config.reward.rm_url
+        if taught and (model := config.distillation.opd_teacher_load) is not None:
+            teacher = Engines(spec.of_teacher(Path(model)), health, record, launchers)
+        self._teacher_engines = teacher
         self._fleets = [self.fleet] if teacher is None else [self.fleet, teacher]
         self._teacher: Teacher | None = None
         self._loop = EventLoop("generation")
@@ -222,46 +228,16 @@ def _stream(config: RunConfig, tokenizer: Tokenizer) -> PromptStream | UserSourc
     )
 
 
-def _eval_set(each: EvalDataset, config: RunConfig, tokenizer: Tokenizer) -> EvalSet:
-    data = replace(config.data, **{name: getattr(each, name) for name in _COLUMNS})
-    limit = each.max_prompt_len
-    return EvalSet(each, load_prompts(data, tokenizer, sources=[each.path], max_prompt_len=limit))
-
-
-_COLUMNS = (
-    "input_key",
-    "label_key",
-    "tool_key",
-    "metadata_key",
-    "apply_chat_template",
-    "apply_chat_template_kwargs",
-)
-
-
 def _fleet(config: RunConfig, directory: Path) -> FleetSpec:
-    device = config.cluster.device
-    assert device != "auto", "resolved with the command line"
     fleet = FleetSpec.resolve(
         config.cluster,
         config.sglang,
-        device=device,
+        config.machines,
         model_path=Path(config.model.hf_checkpoint),
         log_dir=directory / "logs",
         seed=config.data.rollout_seed,
     )
-    if config.debug.debug_rollout_only:  # no trainer has the first GPUs
-        fleet = replace(fleet, gpus=range(len(fleet.gpus)))
     return replace(fleet, external=config.rollout.rollout_external_engine_addrs or ())
-
-
-def _teacher_engines(config: RunConfig, directory: Path) -> Engines | None:
-    """An engine for --opd-teacher-load, unless the teacher runs elsewhere."""
-    model = config.distillation.opd_teacher_load
-    if config.distillation.opd_type != "sglang" or config.reward.rm_url or model is None:
-        return None
-    fleet = _fleet(config, directory).of_teacher(Path(model))
-    record = Events(directory / FILE_NAME).record
-    return Engines(fleet, HealthSpec.of(config.health), record)
 
 
 def _greedy(config: RunConfig, generation: Generation) -> Greedy | None:

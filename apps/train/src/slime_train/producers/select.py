@@ -4,12 +4,13 @@ from pathlib import Path
 
 from slime_core.config.algorithm import PAIR_LOSSES
 from slime_core.data.chat import Tokenizer
+from slime_sglang.server.launcher import Launchers
 
 from slime_train.producers.interface import Producer
 from slime_train.run_config import RunConfig
 
 
-def make_producer(config: RunConfig, directory: Path) -> Producer:
+def make_producer(config: RunConfig, directory: Path, launchers: Launchers) -> Producer:
     """By loss type and debug flags; engines are imported only where they are used."""
     dump = config.debug.load_debug_rollout_data
     if dump is not None:
@@ -27,7 +28,7 @@ def make_producer(config: RunConfig, directory: Path) -> Producer:
         return preferences(config, tokenizer)
     from slime_train.producers.engines import EngineProducer
 
-    return EngineProducer(config, tokenizer, directory)
+    return EngineProducer(config, tokenizer, directory, launchers)
 
 
 def load_tokenizer(model: str) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 from slime_core.config.cluster import ClusterConfig
+from slime_core.config.machines import Room
 from slime_core.heartbeat import WorkerError
 from slime_core.machine import granted_devices
 
@@ -44,52 +45,52 @@ class _Reservation:
         return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
 
 
-def reserve(cluster: ClusterConfig, num_models: int) -> Sequence[Place]:
-    """Room on each machine for the ranks of so many models; for engines, too, on a single one.
+def reserve(cluster: ClusterConfig, rooms: Sequence[Room]) -> Sequence[Place]:
+    """So much room on as many machines.
 
-    A single machine is that of the caller. A Ray of our own has no other and counts nothing.
+    A single one is that of the caller; a Ray of our own has no other and counts nothing.
 
     Raises:
         WorkerError: the cluster has too little room, after five minutes.
     """
-    count, gpus = cluster.actor_num_nodes, cluster.num_gpus_taken(trains=num_models > 0)
-    if count == 1 and ray_address() is None:
+    if len(rooms) == 1 and ray_address() is None:
         return [Place()]
-    ranks = cluster.actor_num_gpus_per_node * num_models
-    cpus = ranks + 1 if count == 1 else ranks
-    room = f"{gpus} free GPUs and {cpus} free CPUs" if gpus else f"{cpus} free CPUs"
-    if count > 1:
-        bundle = {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
-        return _spread([bundle] * count, gpus, f"fewer machines with {room} each")
-    node = ray.get_runtime_context().get_node_id()
-    here = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "num_cpus": 0}
-    held = Remote("reservation", _Reservation, place={**here, "num_cpus": cpus, "num_gpus": gpus})
+    wanted = (
+        f"{'; '.join(map(str, rooms))} (--actor-num-nodes {cluster.actor_num_nodes}, "
+        f"--actor-num-gpus-per-node {cluster.actor_num_gpus_per_node}, --rollout-num-gpus "
+        f"{cluster.rollout_num_gpus}); `ray status` shows what there is and who has it"
+    )
+    if len(rooms) > 1:
+        return _spread(rooms, wanted)
+    strategy = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here = {"scheduling_strategy": strategy, "num_cpus": 0}
     try:
-        granted = held.call("gpus").result(_RESERVE_S)
+        return [_hold(here, rooms[0], os.environ)]
     except (WorkerError, ActorUnschedulableError) as error:
-        held.end()
         raise WorkerError(
-            f"this machine, where the run is started, does not have {room} in the Ray cluster "
-            f"(--actor-num-gpus-per-node {cluster.actor_num_gpus_per_node}, --rollout-num-gpus "
-            f"{cluster.rollout_num_gpus}); `ray status` shows what there is and who has it"
+            "in the Ray cluster this machine, where the run is started, does not have " + wanted
         ) from error
-    return [Place(here, granted_devices(granted, os.environ) if gpus else {}, held)]
 
 
-def _spread(bundles: Sequence[Mapping[str, float]], gpus: int, lack: str) -> Sequence[Place]:
-    group = placement_group(list(map(dict, bundles)), strategy="STRICT_SPREAD")
+def _spread(rooms: Sequence[Room], wanted: str) -> Sequence[Place]:
+    bundles = [{"CPU": room.cpus} | ({"GPU": room.gpus} if room.gpus else {}) for room in rooms]
+    group = placement_group(bundles, strategy="STRICT_SPREAD")
     if not group.wait(timeout_seconds=_RESERVE_S):  # waits: at most five minutes
         remove_placement_group(group)
-        raise WorkerError(
-            f"--actor-num-nodes {len(bundles)}: the Ray cluster has {lack} "
-            "(--actor-num-gpus-per-node); `ray status` shows what there is and who has it"
-        )
-    places: list[Place] = []
-    for index in range(len(bundles)):
-        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-        place = {"scheduling_strategy": strategy}
-        mine = {**place, "num_cpus": 0, "num_gpus": gpus}
-        held = Remote("reservation", _Reservation, place=mine)
+        raise WorkerError(f"the Ray cluster does not have {len(rooms)} machines with {wanted}")
+    at = [PlacementGroupSchedulingStrategy(group, index) for index in range(len(rooms))]
+    return [
+        _hold({"scheduling_strategy": strategy}, replace(room, cpus=0), {})
+        for strategy, room in zip(at, rooms, strict=True)
+    ]
+
+
+def _hold(place: Mapping[str, Any], room: Room, shown: Mapping[str, str]) -> Place:
+    options = {**place, "num_cpus": room.cpus, "num_gpus": room.gpus}
+    held = Remote("reservation", _Reservation, place=options)
+    try:
         granted = held.call("gpus").result(_RESERVE_S)
-        places.append(Place(place, granted_devices(granted, {}) if gpus else {}, held))
-    return places
+    except (WorkerError, ActorUnschedulableError):
+        held.end()
+        raise
+    return Place(place, granted_devices(granted, shown) if room.gpus else {}, held)

@@ -1,15 +1,17 @@
 """The generating side, one process, behind the loop's ``Rollout`` verbs."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slime_core.heartbeat import WorkerError, announce
 from slime_core.interfaces import BatchHandle, Metrics
+from slime_core.logs import log_to_file
 from slime_core.progress import Progress
 from slime_core.residency import Holding
+from slime_sglang.server.launcher import Launcher, Launchers
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.run_config import RunConfig
@@ -18,6 +20,7 @@ from slime_train.runtime.placement import Place
 
 _FLEET_S = 120.0
 """For what engines are asked; their router may have to be waited for."""
+_CALLS_AT_ONCE = 64  # of a launcher: one for each engine, and what is asked of them meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +42,16 @@ class RolloutProcess:
         on_progress: Callable[[Progress | None], None],
         on_wait: Callable[[], None],
         timeout_s: float,
-        place: Place,
+        places: Sequence[Place],
     ) -> None:
         self._timeout_s, self._rollout_s = timeout_s, config.rollout.rollout_timeout_s
-        self._place = place  # as long as there are engines
+        self._places = places  # as long as there are engines
         self._on_progress, self._on_wait = on_progress, on_wait
         self._remote = Remote(
             "rollout worker",
-            functools.partial(_RolloutWorker, config, directory),
-            env=place.env,
-            place=place.options,
+            functools.partial(_RolloutWorker, config, directory, places),
+            env=places[0].env,
+            place=places[0].options,
             peekable=True,
         )
         self.tend: Callable[[], None] = lambda: None
@@ -126,14 +129,12 @@ class RolloutProcess:
 
 
 class _RolloutWorker:
-    def __init__(self, config: RunConfig, directory: Path) -> None:
-        from slime_core.logs import log_to_file
-
+    def __init__(self, config: RunConfig, directory: Path, places: Sequence[Place]) -> None:
         log_to_file(log := directory / "logs" / "rollout.log")
         announce(directory, "rollout_worker", "rollout worker", log)
         from slime_train.rollout_host import RolloutHost
 
-        self._host = RolloutHost(config, directory)
+        self._host = RolloutHost(config, directory, _launchers(config, directory, places))
 
     def start(self, load: Path | None) -> RolloutFacts:
         num_prompts, engines = self._host.start(load)
@@ -160,3 +161,23 @@ class _RolloutWorker:
 
     def stop(self) -> None:
         self._host.stop()
+
+
+def _launchers(config: RunConfig, directory: Path, places: Sequence[Place]) -> Launchers:
+    """A process on each machine with engines, where there are several; it ends with this one."""
+    return {
+        number: Remote(
+            name := f"launcher {number}",
+            functools.partial(_launcher, directory, name),
+            env=place.env,
+            place={**place.options, "max_concurrency": _CALLS_AT_ONCE},
+        )
+        for number, place in enumerate(places)
+        if len(places) > 1 and config.machines[number].engines
+    }
+
+
+def _launcher(directory: Path, name: str) -> Launcher:
+    log_to_file(log := directory / "logs" / f"{name.replace(' ', '-')}.log")
+    announce(directory, "launcher", name, log)
+    return Launcher()

@@ -41,7 +41,7 @@ class TrainerGroup:
         self._on_wait = on_wait
         world_size = self._layout.world_size
         self._places = places  # as long as there are ranks
-        self._spread = len(places) > 1
+        self._spread = config.cluster.actor_num_nodes > 1
         where = [
             places[rank // config.cluster.actor_num_gpus_per_node] for rank in range(world_size)
         ]

@@ -45,11 +45,3 @@ class ClusterConfig:
     """Collectives between trainer ranks; gloo on CPU."""
     distributed_timeout_minutes: int = flag(default=10, at_least=1)
     """How long a collective may wait, in minutes."""
-
-    def num_gpus_taken(self, *, trains: bool) -> int:
-        """GPUs the run takes of each of its machines, engines' ones on a single machine only."""
-        if self.device == "cpu":
-            return 0
-        trainer = self.actor_num_gpus_per_node if trains else 0
-        engines = (self.rollout_num_gpus or 0) if self.actor_num_nodes == 1 else 0
-        return max(trainer, engines) if self.colocate else trainer + engines

@@ -8,17 +8,19 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 
 class RemoteError(SlimeError, RuntimeError):
-    """Rank 0 failed, with an error that cannot be sent; the message is the error's."""
+    """A rank failed, with an error that cannot be sent; the message is the error's."""
 
 
 def raise_everywhere(failure: Exception | None) -> None:
-    """Raise rank 0's ``failure``, if any, on every rank; all of them wait for rank 0 here."""
-    told = [_portable(failure)]
-    dist.broadcast_object_list(told, src=0)
-    if failure is not None:
+    """Raise the first rank's ``failure``, if any, on every rank; all of them wait here."""
+    told: list[Exception | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, _portable(failure))
+    first = next((rank for rank, each in enumerate(told) if each is not None), None)
+    if first is None:
+        return
+    if failure is not None and first == dist.get_rank():
         raise failure
-    if told[0] is not None:
-        raise told[0]
+    raise told[first]
 
 
 def first_failure(failure: BaseException | None) -> str | None:
@@ -43,5 +45,5 @@ def _portable(failure: Exception | None) -> Exception | None:
     try:
         copied: Exception | None = pickle.loads(pickle.dumps(failure))
     except Exception:  # whatever a class outside this repository raises
-        return RemoteError(f"rank 0: {type(failure).__name__}: {failure}")
+        return RemoteError(f"rank {dist.get_rank()}: {type(failure).__name__}: {failure}")
     return copied

@@ -16,7 +16,7 @@ way; they come after everything else. The least that can be exchanged is then on
 such rank, which may be more than a bucket; it is handed on in buckets all the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -53,36 +53,46 @@ def export(state: TrainState, *, bucket_bytes: int = BUCKET_BYTES) -> Iterator[t
 
 @torch.no_grad()
 def export_buckets(
-    state: TrainState, *, bucket_bytes: int = BUCKET_BYTES, everywhere: bool = False
+    state: TrainState,
+    *,
+    bucket_bytes: int = BUCKET_BYTES,
+    everywhere: bool = False,
+    to: Collection[int] = (0,),
 ) -> Iterator[Bucket]:
-    """Yield buckets of at most ``bucket_bytes`` (or one larger parameter) on rank 0.
+    """Yield buckets of at most ``bucket_bytes`` (or one larger parameter) on the ranks ``to``.
 
-    Every rank must run the iterator to its end; the others are given nothing unless ``everywhere``.
-    A tied output layer comes once, as the embedding; vocabulary padding is cut off.
+    Every rank must run the iterator to its end; the others are given nothing, unless
+    ``everywhere``. A tied output layer comes once, as the embedding; vocabulary padding is cut off.
     """
     settle(state.chunks)
-    if not everywhere and not (_Holders.of(expert=False).first or _Holders.of(expert=True).first):
+    everyone = everywhere or tuple(to) != (0,)  # then every copy of the weights is put together
+    if not everyone and not (_Holders.of(expert=False).first or _Holders.of(expert=True).first):
         return
     local = _local_parts(state)
+    mine = everywhere or dist.get_rank() in to
     for run in split_runs(_plan(state, local), bucket_bytes):
         holders = _Holders.of(expert=run[0].expert)
-        if everywhere or holders.first:
-            rows = _gather(run, local, holders, state.device, everywhere=everywhere)
-            if rows is not None:
+        if everyone or holders.first:
+            rows = _gather(run, local, holders, state.device, everywhere=everyone)
+            if rows is not None and mine:
                 yield from unpack_within(run, rows, bucket_bytes)
 
 
-def on_rank_zero(
-    state: TrainState, consume: Callable[[Iterator[Bucket]], None], *, bucket_bytes: int
+def on_ranks(
+    state: TrainState,
+    ranks: Collection[int],
+    consume: Callable[[Iterator[Bucket]], None],
+    *,
+    bucket_bytes: int,
 ) -> None:
-    """Run ``consume`` on rank 0 over the whole model; its failure is raised on every rank.
+    """Run ``consume`` on ``ranks`` over the whole model; their failure is raised on every rank.
 
-    The other ranks feed it. When it fails the remaining buckets are still exchanged, so that no
+    The other ranks feed them. When one fails the remaining buckets are still exchanged, so that no
     rank is left waiting in a collective.
     """
-    buckets = export_buckets(state, bucket_bytes=bucket_bytes)
+    buckets = export_buckets(state, bucket_bytes=bucket_bytes, to=ranks)
     failure: Exception | None = None
-    if dist.get_rank() == 0:
+    if dist.get_rank() in ranks:
         try:
             consume(buckets)
         except Exception as error:
@@ -112,7 +122,7 @@ def save_hf(state: TrainState, directory: Path, *, source: Path) -> None:
             config_changes=classifier_config(state.hf_config) if state.value_head else None,
         )
 
-    on_rank_zero(state, write, bucket_bytes=BUCKET_BYTES)
+    on_ranks(state, (0,), write, bucket_bytes=BUCKET_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

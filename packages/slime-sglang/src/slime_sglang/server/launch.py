@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,7 @@ from slime_sglang.client import EngineClient, MemoryTag
 from slime_sglang.command_line import to_words
 from slime_sglang.ports import PortLease
 from slime_sglang.server.archs import disabled_models
-from slime_sglang.supervise import Command, Supervised
+from slime_sglang.supervise import Command, Running, Supervised, check, log_tail, wait_until
 
 logger = logging.getLogger(__name__)
 
@@ -63,24 +63,34 @@ class EngineSpec:
     memory_saver: bool = False
     """Let the engine's memory be released and resumed; on a CPU it always can be."""
     host: str = "127.0.0.1"
+    machine: int = 0
+    """Which one of the run's."""
+
+
+def launch(spec: EngineSpec) -> tuple[str, Supervised]:
+    """Start a server on this machine; its address and its process."""
+    ports = PortLease(2, spec.host)
+    port, collective_port = ports.ports
+    command = Command(
+        name=f"engine {spec.name}",
+        argv=command_line(spec, port=port, collective_port=collective_port),
+        log_path=spec.log_dir / f"{spec.name}.log",
+        env=environment(spec, os.environ),
+    )
+    return f"http://{spec.host}:{port}", Supervised(command, ports)
+
+
+Launch = Callable[[EngineSpec], tuple[str, Running]]
+"""Starts a server, here or elsewhere; its address and its process."""
 
 
 class Engine:
     """A running SGLang server; owned by the process that started it."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, launch: Launch = launch) -> None:
         self.spec = spec
-        self._lease = PortLease(2, spec.host)
-        port, collective_port = self._lease.ports
-        self.url = f"http://{spec.host}:{port}"
+        self.url, self.process = launch(spec)
         self.client = EngineClient(self.url)
-        command = Command(
-            name=f"engine {spec.name}",
-            argv=command_line(spec, port=port, collective_port=collective_port),
-            log_path=spec.log_dir / f"{spec.name}.log",
-            env=environment(spec, os.environ),
-        )
-        self.process = Supervised(command)
         self._lent: frozenset[MemoryTag] = frozenset()
 
     @property
@@ -90,13 +100,13 @@ class Engine:
 
     def wait_ready(self, deadline_s: float) -> None:
         """Return when it has generated a token; ``EngineError`` with its log's end otherwise."""
-        self.process.wait_until(self.client.is_up, deadline_s)
+        wait_until(self.process, self.client.is_up, deadline_s)
         probe = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
         try:
             self.client.generate(probe, timeout_s=deadline_s)
         except EngineError as error:
-            self.process.check("answering its first request")
-            raise EngineError(f"{error}; log:\n{self.process.tail()}") from error
+            check(self.process, "answering its first request")
+            raise EngineError(f"{error}; log:\n{log_tail(self.process.log_path)}") from error
 
     def hold(self, what: Holding) -> None:
         """Keep so much in memory; it must be idle, and weights come back without their content."""
@@ -110,19 +120,17 @@ class Engine:
 
     def check_alive(self) -> None:
         """Raise ``EngineError`` with the end of its log if it has ended."""
-        self.process.check()
+        check(self.process)
 
     def kill(self) -> None:
         """End it at once, also when it hangs."""
         self.client.close()
         self.process.kill()
-        self._lease.close()
 
     def stop(self) -> None:
         """End it and everything it started."""
         self.client.close()
         self.process.stop()
-        self._lease.close()
 
 
 def start_engine(spec: EngineSpec, *, deadline_s: float = 600.0) -> Engine:

@@ -17,6 +17,8 @@ class EngineTarget:
 
     url: str
     num_ranks: int = 1
+    machine: int = 0
+    """Which one of the run's it is on."""
 
 
 @dataclass(frozen=True, slots=True)

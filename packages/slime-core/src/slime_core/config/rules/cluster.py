@@ -1,9 +1,13 @@
 """Devices, trainer ranks, engines."""
 
 import re
+from dataclasses import fields
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
+from slime_core.config.cluster import ClusterConfig
 from slime_core.config.draft import Draft, Facts, spelled
+from slime_core.config.machines import machines
+from slime_core.errors import ConfigError
 
 _ADDRESS = re.compile(r"(http://)?[\w.\-]+:\d+|(http://)?\[[0-9a-fA-F:]+\]:\d+")
 
@@ -141,30 +145,53 @@ def engines(draft: Draft, facts: Facts) -> None:
 
 
 def enough_devices(draft: Draft, facts: Facts) -> None:
-    """Trainer and engines fit on this machine; of others it is known how much may be used."""
+    """Trainer and engines fit on this machine, or on as many as they are divided over."""
     if draft["device"] == "cpu":
         return
     trainer, rollout = draft["actor_num_gpus_per_node"], draft["rollout_num_gpus"] or 0
     trainer *= trainer_needed(draft)
-    most = draft["num_gpus_per_node"]
+    most, usable = draft["num_gpus_per_node"], usable_gpus(draft, facts)
+    needed = max(trainer, rollout) if draft["colocate"] else trainer + rollout
     if draft["actor_num_nodes"] > 1:
         if trainer > most:
             draft.problem(
                 f"--actor-num-gpus-per-node {trainer} is more than --num-gpus-per-node {most}, "
                 "what may be used of each machine: raise that, or give a smaller number"
             )
-        return
-    needed = max(trainer, rollout) if draft["colocate"] else trainer + rollout
-    if needed <= usable_gpus(draft, facts):
-        return
+        else:
+            _divided(draft)
+    elif needed > usable and trainer <= usable and _may_divide(draft, facts):
+        draft.derive("num_gpus_per_node", usable, "GPUs of this machine")
+        _divided(draft)
+    elif needed > usable:
+        draft.problem(_too_few(draft, facts, trainer, rollout, needed))
+
+
+def _may_divide(draft: Draft, facts: Facts) -> bool:
+    """Whether engines may be on machines without the trainer, whose size is known."""
+    known = draft.given("actor_num_gpus_per_node") or not trainer_needed(draft)
+    return facts.in_cluster and known and starts_engines(draft) and not draft["colocate"]
+
+
+def _divided(draft: Draft) -> None:
+    values = {field.name: draft[field.name] for field in fields(ClusterConfig)}
+    trains, generates = trainer_needed(draft), starts_engines(draft)
+    try:
+        machines(ClusterConfig(**values), trains=trains, generates=generates)
+    except ConfigError as error:
+        draft.problem(str(error))
+
+
+def _too_few(draft: Draft, facts: Facts, trainer: int, rollout: int, needed: int) -> str:
     how = "with --colocate the larger of" if draft["colocate"] else "the sum of"
     there, remedy = f"{facts.num_gpus} are visible", "give smaller numbers"
+    most = draft["num_gpus_per_node"]
     if most < facts.num_gpus:
         there = f"--num-gpus-per-node {most} allows {most} of the {facts.num_gpus} that are visible"
         remedy = "raise --num-gpus-per-node, or give smaller numbers"
-    if facts.in_cluster and starts_engines(draft):
-        remedy += ", or engines that run on other machines as --rollout-external-engine-addrs"
-    draft.problem(
+    if facts.in_cluster and starts_engines(draft) and not draft["colocate"]:
+        remedy += ", or --actor-num-gpus-per-node, so that engines may be on other machines"
+    return (
         f"{needed} GPUs are needed ({how} --actor-num-gpus-per-node {trainer} and "
         f"--rollout-num-gpus {rollout}) and {there}: {remedy}"
         + ("" if draft["colocate"] else ", or share the GPUs with --colocate")
@@ -184,21 +211,12 @@ def backend(draft: Draft, facts: Facts) -> None:
 
 
 def several_machines(draft: Draft, facts: Facts) -> None:
-    """Trainers on several machines need a cluster; engines are started on one."""
+    """Trainers on several machines need a cluster."""
     count = draft["actor_num_nodes"]
-    if count == 1:
-        return
-    if not facts.in_cluster:
+    if count > 1 and not facts.in_cluster:
         draft.problem(
             f"--actor-num-nodes {count}: set RAY_ADDRESS to a Ray cluster that spans the machines "
             "(`ray start --head` on one, `ray start --address ...` on the others)"
-        )
-    if draft["device"] == "cuda" and starts_engines(draft):
-        draft.problem(
-            f"--actor-num-nodes {count} on GPUs: the run starts no engines on other machines. "
-            "Start them where they shall run, with slime-sglang installed, and give their "
-            "addresses as --rollout-external-engine-addrs instead of --colocate and "
-            "--rollout-num-gpus"
         )
 
 

@@ -53,7 +53,8 @@ def transport(draft: Draft, facts: Facts) -> None:
     external: tuple[str, ...] = draft["rollout_external_engine_addrs"] or ()
     away = [address for address in external if not _is_local(address)]
     if draft["update_weight_transport"] == "auto":
-        by_memory = draft["actor_num_nodes"] == 1 and shared and not away
+        beside = draft["actor_num_nodes"] == 1 or starts_engines(draft)
+        by_memory = beside and shared and not away
         draft.derive("update_weight_transport", "tensor" if by_memory else "nccl", "placement")
     elif engines_needed(draft) and trainer_needed(draft):
         for obstacle in _obstacles(draft, away):
@@ -75,7 +76,7 @@ def _obstacles(draft: Draft, away: Sequence[str]) -> Iterator[str]:
         yield f" {why}: NCCL takes no GPU twice into a group; {other}"
     if carrier != "tensor":
         return
-    if nodes > 1:
+    if nodes > 1 and not starts_engines(draft):
         yield f" with --actor-num-nodes {nodes} stays within one machine: {other}"
     if away:
         yield (

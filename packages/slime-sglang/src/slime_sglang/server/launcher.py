@@ -1,0 +1,152 @@
+"""Start, look at and end the servers of a machine from another one.
+
+A ``Launcher`` is an object in a process on the machine where engines run; that process is their
+parent, and they end with it. ``Launched`` is one of its servers as the process with the fleet sees
+it. Whatever carries calls between the two (``Caller``) is the app's.
+"""
+
+import itertools
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+from slime_core.errors import EngineError, SlimeError
+from slime_core.machine import network_address
+
+from slime_sglang.server.launch import EngineSpec, launch
+from slime_sglang.supervise import Supervised
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+_START_S, _LOOK_S, _END_S = 300.0, 30.0, 120.0
+_LOST = 137
+"""Exit code of a server whose launcher is gone: it was killed with it."""
+
+
+class Answer(Protocol):
+    """A call under way."""
+
+    def is_done(self) -> bool:
+        """Whether ``result`` would return, or raise, at once."""
+        ...
+
+    def result(self, timeout_s: float) -> Any:
+        """What the method returned; raises what it raised, or that its process is gone."""
+        ...
+
+
+class Caller(Protocol):
+    """Calls methods of an object in another process, from any thread, several at once."""
+
+    def call(self, method: str, *args: Any) -> Answer:
+        """Start ``method`` over there."""
+        ...
+
+
+Launchers = Mapping[int, Caller]
+"""By the number of the machine; none where engines are started by whoever owns them."""
+NO_LAUNCHERS: Launchers = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A server over there; crosses processes."""
+
+    number: int
+    url: str
+
+
+class Launcher:
+    """The servers of one machine; its methods may be called from several threads at once."""
+
+    def __init__(self) -> None:
+        self._servers: dict[int, Supervised] = {}
+        self._numbers = itertools.count()
+
+    def start(self, spec: EngineSpec) -> Started:
+        """Start a server that other machines reach."""
+        url, process = launch(replace(spec, host=network_address()))
+        number = next(self._numbers)
+        self._servers[number] = process
+        return Started(number, url)
+
+    def wait(self, number: int) -> int:
+        """Return when it has ended, with its exit code."""
+        process = self._servers[number]
+        while (code := process.exit_code) is None:
+            time.sleep(_POLL_S)
+        return code
+
+    def look(self, number: int, what: Literal["command_pid", "is_stopped"]) -> Any:
+        """A property of its process."""
+        return getattr(self._servers[number], what)
+
+    def end(self, number: int, how: Literal["stop", "kill"]) -> None:
+        """End it and everything that it started."""
+        getattr(self._servers[number], how)()
+
+
+class Launched:
+    """``slime_sglang.supervise.Running`` of another machine.
+
+    Its log is on a file system that the machines share.
+    """
+
+    def __init__(self, caller: Caller, number: int, name: str, log_path: Path) -> None:
+        self._caller, self._number = caller, number
+        self.name, self.log_path = name, log_path
+        self._end = caller.call("wait", number)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        if not self._end.is_done():
+            return None
+        try:
+            return int(self._end.result(0))
+        except SlimeError:
+            return _LOST
+
+    @property
+    def command_pid(self) -> int | None:
+        """The command's own process id, on its machine; None when it has ended."""
+        return self._ask("look", "command_pid", timeout_s=_LOOK_S)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a process of the command is stopped (SIGSTOP), and so answers nobody."""
+        return bool(self._ask("look", "is_stopped", timeout_s=_LOOK_S))
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL, to what this command started; returns when all of it is gone."""
+        self._ask("end", "stop", timeout_s=_END_S)
+
+    def kill(self) -> None:
+        """End it at once, whatever state it is in; returns when all of it is gone."""
+        self._ask("end", "kill", timeout_s=_END_S)
+
+    def _ask(self, method: str, *args: Any, timeout_s: float) -> Any:
+        """None where the launcher is gone, and everything that it started with it."""
+        try:
+            return self._caller.call(method, self._number, *args).result(timeout_s)
+        except SlimeError as error:
+            logger.warning("%s: %s", self.name, error)
+            return None
+
+
+def launch_by(caller: Caller, spec: EngineSpec) -> tuple[str, Launched]:
+    """Have a server started over there; its address and its process."""
+    name = f"engine {spec.name}"
+    try:
+        started: Started = caller.call("start", spec).result(_START_S)
+    except EngineError:
+        raise
+    except SlimeError as error:
+        raise EngineError(f"{name} cannot be started on its machine: {error}") from error
+    log_path = spec.log_dir / f"{spec.name}.log"
+    return started.url, Launched(caller, started.number, name, log_path)
