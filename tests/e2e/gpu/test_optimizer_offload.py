@@ -35,6 +35,7 @@ def weights(trainer: Any) -> torch.Tensor:
 def steps(root: str) -> dict[str, dict[str, Any]]:
     """Of each kind: losses and norms of three steps, what one changes, and bytes of the GPU."""
     from slime_core.config.algorithm import PolicyLossConfig
+    from slime_core.config.model import ModelConfig
     from slime_core.schedule.layout import ParallelLayout
     from slime_megatron.mcore import host_adam
     from slime_megatron.trainer import TrainerRank
@@ -48,7 +49,8 @@ def steps(root: str) -> dict[str, dict[str, Any]]:
     for kind, flags in KINDS.items():
         config = make_config(
             Path(root) / "model",
-            *("--bf16", "--use-distributed-optimizer", *flags),
+            *("--bf16", "--lr=1e-3", "--use-distributed-optimizer", *flags),
+            model=ModelConfig(hf_checkpoint=str(Path(root) / "model"), compile_layers=False),
             policy_loss=PolicyLossConfig(loss_type="sft_loss"),
             device="cuda",
         )
