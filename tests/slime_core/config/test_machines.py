@@ -60,6 +60,9 @@ def test_engines_that_nobody_starts_and_a_trainer_that_is_not_there_have_no_plac
     assert machines(on_gpus(2, 4, 4), generates=False) == (Machine(4, (), 4),) * 2
     alone = machines(on_gpus(1, 4, 4, 2), trains=False)
     assert alone == (Machine(0, PAIRS[:2], 4),)
+    two = ClusterConfig(device="cpu", actor_num_nodes=2, rollout_num_engines=1)
+    assert machines(two, trains=False) == (Machine(0, ((),), 0),)
+    assert machines(on_gpus(1, 4, 0), trains=False) == (Machine(),)
     assert machines(on_gpus(1, 8, 16, 8), trains=False) == (Machine(0, (tuple(range(8)),), 8),) * 2
 
 

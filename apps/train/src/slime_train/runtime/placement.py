@@ -73,7 +73,8 @@ def reserve(cluster: ClusterConfig, rooms: Sequence[Room]) -> Sequence[Place]:
 
 
 def _spread(rooms: Sequence[Room], wanted: str) -> Sequence[Place]:
-    bundles = [{"CPU": room.cpus} | ({"GPU": room.gpus} if room.gpus else {}) for room in rooms]
+    gpus = [{"GPU": float(room.gpus)} if room.gpus else {} for room in rooms]
+    bundles = [{"CPU": float(room.cpus), **more} for room, more in zip(rooms, gpus, strict=True)]
     group = placement_group(bundles, strategy="STRICT_SPREAD")
     if not group.wait(timeout_seconds=_RESERVE_S):  # waits: at most five minutes
         remove_placement_group(group)

@@ -63,13 +63,19 @@ def machines(
         ConfigError: an engine, or all of them, do not fit.
     """
     if cluster.device == "cpu":
-        return _on_cpus(cluster, trains, cluster.rollout_num_engines or 0 if generates else 0)
+        found = _on_cpus(cluster, trains, cluster.rollout_num_engines or 0 if generates else 0)
+    else:
+        found = _on_gpus(cluster, trains, generates)
+    return tuple(each for each in found if each.num_ranks or each.engines) or (Machine(),)
+
+
+def _on_gpus(cluster: ClusterConfig, trains: bool, generates: bool) -> list[Machine]:
     each, left = cluster.rollout_num_gpus_per_engine, 0
     if generates:
         left = (cluster.rollout_num_gpus or 0) // each
     nodes = cluster.actor_num_nodes if trains or cluster.colocate else 0
     found: list[Machine] = []
-    while left or len(found) < max(1, nodes):
+    while left or len(found) < nodes:
         ranks = cluster.actor_num_gpus_per_node if trains and len(found) < nodes else 0
         first = 0 if cluster.colocate else ranks
         room = (_size(cluster) - first) // each
@@ -80,7 +86,7 @@ def machines(
         gpus = tuple(tuple(range(at, at + each)) for at in range(first, last, each))
         found.append(Machine(ranks, gpus, max(ranks, last)))
         left -= here
-    return tuple(found)
+    return found
 
 
 def _size(cluster: ClusterConfig) -> int:
@@ -110,9 +116,9 @@ def _too_many(cluster: ClusterConfig, found: Sequence[Machine]) -> ConfigError:
     )
 
 
-def _on_cpus(cluster: ClusterConfig, trains: bool, num_engines: int) -> tuple[Machine, ...]:
+def _on_cpus(cluster: ClusterConfig, trains: bool, num_engines: int) -> list[Machine]:
     count = cluster.actor_num_nodes
     ranks = cluster.actor_num_gpus_per_node if trains else 0
     ends = [-(-num_engines * (index + 1) // count) for index in range(count)]
     shares = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-    return tuple(Machine(ranks, ((),) * share) for share in shares)
+    return [Machine(ranks, ((),) * share) for share in shares]

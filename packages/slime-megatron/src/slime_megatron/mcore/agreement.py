@@ -15,12 +15,10 @@ def raise_everywhere(failure: Exception | None) -> None:
     """Raise the first rank's ``failure``, if any, on every rank; all of them wait here."""
     told: list[Exception | None] = [None] * dist.get_world_size()
     dist.all_gather_object(told, _portable(failure))
-    first = next((rank for rank, each in enumerate(told) if each is not None), None)
-    if first is None:
-        return
-    if failure is not None and first == dist.get_rank():
-        raise failure
-    raise told[first]
+    failures = [(rank, each) for rank, each in enumerate(told) if each is not None]
+    if failures:
+        rank, first = failures[0]
+        raise failure if failure is not None and rank == dist.get_rank() else first
 
 
 def first_failure(failure: BaseException | None) -> str | None:
