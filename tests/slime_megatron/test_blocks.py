@@ -60,6 +60,6 @@ def test_what_is_padded_away_is_bounded(lengths):
 def test_lengths_by_hand():
     blocks = Blocks.of([2, 10, 9], torch.device("cpu"))
     assert blocks.shapes == ((2, 10), (1, 2))
-    assert blocks.rows.tolist() == [*range(2, 12), *range(12, 21), 0, 0, 1]
-    assert blocks.places.tolist() == [20, 21, *range(10), *range(10, 19)]
-    assert blocks.padding.nonzero().flatten().tolist() == [19]
+    assert blocks.there.taken.tolist() == [*range(2, 12), *range(12, 21), 0, 0, 1]
+    assert blocks.back.taken.tolist() == [20, 21, *range(10), *range(10, 19)]
+    assert blocks.back.absent[0].nonzero().flatten().tolist() == [19]

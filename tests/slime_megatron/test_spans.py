@@ -54,7 +54,7 @@ def test_rectangles_and_end_to_end_forms_hold_the_same_spans(cp: int, chunks: li
     flat = torch.cat([rectangle.query_rows.flatten() for rectangle in padded.rectangles])
     assert flat[padded.restore].tolist() == list(range(sum(lengths) // cp))
     assert varlen.cu_queries.tolist()[-1] == sum(lengths) // cp
-    keys = torch.arange(sum(lengths)) if varlen.key_rows is None else varlen.key_rows
+    keys = torch.arange(sum(lengths)) if varlen.keys is None else varlen.keys.taken
     for i, span in enumerate(spans.keys):
         assert torch.equal(keys[varlen.cu_keys[i] : varlen.cu_keys[i + 1]], span)
 

@@ -35,7 +35,6 @@ def test_flags_that_only_megatrons_loop_reads_are_told_in_one_line_and_not_hande
     run = resolved(USUAL)
     (note,) = (n for n in run.notices if n.startswith("of no effect"))
     for told in (
-        "--attention-backend flash (attention runs on PyTorch's kernels",
         "--log-interval 1, --log-throughput, --timing-log-level 2, "
         "--no-barrier-with-level-1-timing (metrics are slime's own)",
         "--manual-gc, --manual-gc-interval 5 (Python",
@@ -47,8 +46,19 @@ def test_flags_that_only_megatrons_loop_reads_are_told_in_one_line_and_not_hande
     argv = run.config.megatron.argv
     assert {"--accumulate-allreduce-grads-in-fp32", "--deterministic-mode"} <= set(argv)
     assert "--attention-softmax-in-fp32" in argv
-    assert not {"--manual-gc", "--attention-backend", "--log-interval"} & set(argv)
+    assert argv[argv.index("--attention-backend") + 1] == "flash"
+    assert not {"--manual-gc", "--log-interval"} & set(argv)
     assert argv[argv.index("--tokenizer-type") + 1] == "NullTokenizer"
+
+
+def test_one_way_to_attend_is_left_on_a_cpu():
+    told = "--attention-backend fused has no effect on a CPU"
+    assert told in resolved("--attention-backend fused --device cpu").notices
+
+
+def test_attention_in_single_operations_has_two_names():
+    argv = resolved("--attention-backend local").config.megatron.argv
+    assert argv[argv.index("--attention-backend") + 1] == "unfused"
 
 
 def test_what_is_megatrons_default_anyway_is_not_worth_a_line():

@@ -61,6 +61,75 @@ def kernels() -> dict[str, float]:
     }
 
 
+def flash() -> dict[str, float]:
+    """Relative differences of FlashAttention-4 from float32, of sequences and parts of them."""
+    from slime_megatron.mcore.flash import Heads, flash_attention
+    from slime_megatron.spans import Varlen, causal_spans
+
+    device = torch.device("cuda")
+    cases = {
+        "whole": (128, 128, 1, 0),
+        "first of two": (128, 128, 2, 0),
+        "second of two": (128, 128, 2, 1),
+        "latent": (192, 128, 1, 0),
+        "small": (64, 64, 1, 0),
+    }
+    found: dict[str, float] = {}
+    for name, (size, value_size, parts, part) in cases.items():
+        lengths = [length // 4 * 4 for length in LENGTHS]
+        spans = causal_spans(lengths, cp_size=parts, cp_rank=part)
+        generator = torch.Generator(device).manual_seed(0)
+        rows = (sum(lengths) // parts, sum(lengths), sum(lengths))
+        shapes = zip(rows, (8, 2, 2), (size, size, value_size), strict=True)
+        exact = [torch.randn(shape, device=device, generator=generator) for shape in shapes]
+        slope = torch.randn(rows[0], 8, value_size, device=device, generator=generator)
+        heads = Heads(8, 2, size, value_size, torch.bfloat16)
+        kernel, varlen = flash_attention(heads), Varlen.of(spans, device)
+        assert kernel is not None, "flash-attn-4 refused"
+
+        def fast(q: Any, k: Any, v: Any, kernel: Any = kernel, varlen: Varlen = varlen) -> Any:
+            if varlen.keys is not None:
+                k, v = varlen.keys.of(k), varlen.keys.of(v)
+            return kernel(q, k, v, varlen, 0.1)
+
+        outcome = zip(
+            with_gradients(fast, exact, slope, torch.bfloat16),
+            with_gradients(by_definition(spans, 0.1), exact, slope, torch.float32),
+            strict=True,
+        )
+        found |= {f"{name} {i}": relative(x, y) for i, (x, y) in enumerate(outcome)}
+    return found
+
+
+def by_definition(spans: Any, scale: float) -> Any:
+    """Softmax over each span's keys up to the query, written out."""
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros(*q.shape[:2], v.shape[-1], device=q.device)
+        share = q.shape[1] // k.shape[1]
+        for queries, keys in zip(spans.queries, spans.keys, strict=True):
+            rows, columns = queries.to(q.device), keys.to(q.device)
+            some = k[columns].repeat_interleave(share, 1), v[columns].repeat_interleave(share, 1)
+            scores = torch.einsum("qhd,khd->hqk", q[rows], some[0]) * scale
+            first = len(columns) - len(rows)
+            later = torch.arange(len(columns), device=q.device) > (
+                first + torch.arange(len(rows), device=q.device)[:, None]
+            )
+            shares = scores.masked_fill(later, float("-inf")).softmax(-1)
+            out = out.index_copy(0, rows, torch.einsum("hqk,khd->qhd", shares, some[1]))
+        return out
+
+    return attend
+
+
+def with_gradients(
+    attend: Any, exact: list[torch.Tensor], slope: torch.Tensor, dtype: torch.dtype
+) -> list[torch.Tensor]:
+    leaves = [x.to(dtype).requires_grad_() for x in exact]
+    out = attend(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, slope.to(out.dtype))]
+
+
 def steps(root: str) -> dict[str, list[float]]:
     """Losses and gradient norms: compiled, not compiled, and continued from a checkpoint."""
     from slime_core.config.algorithm import PolicyLossConfig
@@ -176,6 +245,12 @@ def expert_steps(root: str) -> dict[str, list[float]]:
 
 def test_cudnn_on_rectangles_is_as_exact_as_bfloat16() -> None:
     found = run_alone(kernels)
+    assert max(found.values()) < 1e-2, found
+
+
+def test_flash_attention_is_as_exact_as_bfloat16() -> None:
+    pytest.importorskip("flash_attn.cute", reason="needs flash-attn-4")
+    found = run_alone(flash)
     assert max(found.values()) < 1e-2, found
 
 

@@ -7,12 +7,11 @@ and nothing is moved.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
+from slime_megatron.rows import Picked
 from slime_megatron.transfer import sent
 
 MAX_RATIO = 1.25
@@ -28,12 +27,10 @@ class Blocks:
 
     shapes: tuple[tuple[int, int], ...]
     """(sequences, rows of each) of every rectangle."""
-    rows: Int[Tensor, " places"] | None = None
-    """The packed row at every place, 0 for padding; None where places are rows."""
-    places: Int[Tensor, " rows"] | None = None
+    there: Picked | None = None
+    """The packed row at every place, row 0 where there is none; None where places are rows."""
+    back: Picked | None = None
     """The place of every packed row."""
-    padding: Bool[Tensor, " places"] | None = None
-    """Places without a row; None where there are none."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Blocks":
@@ -53,8 +50,9 @@ class Blocks:
                 place += width
         places = torch.empty(sum(lengths), dtype=torch.long)
         places[rows[~padding]] = torch.arange(rows.numel())[~padding]
-        padded = sent(padding, device) if bool(padding.any()) else None
-        return cls(shapes, sent(rows, device), sent(places, device), padded)
+        to, origin = sent(rows, device), sent(places, device)
+        padded = sent(padding, device)[None] if bool(padding.any()) else None
+        return cls(shapes, Picked(to, origin[None]), Picked(origin, to[None], padded))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
         """Causal attention within every sequence: [rows, heads, d] in and out."""
@@ -66,35 +64,10 @@ class Blocks:
             block = [x.unflatten(0, shape).transpose(1, 2) for x in piece]
             parts.append(kernel(*block).transpose(1, 2).flatten(0, 1))
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if self.places is None:
-            return out
-        return _Moved.apply(out, self.places, self.rows, self.padding)  # pyright: ignore
+        return out if self.back is None else self.back.of(out)
 
     def _spread(self, x: Tensor) -> Tensor:
-        if self.rows is None:
-            return x
-        return _Moved.apply(x, self.rows, self.places, None)  # pyright: ignore
-
-
-class _Moved(torch.autograd.Function):
-    """``x[there]``, whose gradient is a gather too, because no row goes to two places.
-
-    ``index_select`` by itself adds gradients up atomically, which is slow and not reproducible.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor, empty: Tensor | None) -> Tensor:
-        ctx.save_for_backward(back)
-        ctx.empty = empty
-        return x.index_select(0, there)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (back,) = ctx.saved_tensors
-        grad = grads[0].index_select(0, back)
-        if ctx.empty is not None:  # padding got the gradient of row 0
-            grad.masked_fill_(ctx.empty[:, None, None], 0)
-        return grad, None, None, None
+        return x if self.there is None else self.there.of(x)
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:

@@ -175,7 +175,7 @@ OTHER_LAYERS = frozenset(_OTHER_LAYERS.split())
 """Megatron destinations of layers that no config.json leads to; a user's own model may."""
 
 _LOGGED = "metrics are slime's own"
-_ATTENTION = "attention runs on PyTorch's kernels, which are chosen by the shapes"
+_ATTENTION = "--attention-backend says which kernels attention runs on"
 
 WITHOUT_EFFECT = _by_destination(
     (
@@ -208,7 +208,7 @@ WITHOUT_EFFECT = _by_destination(
         ),
         (
             _ATTENTION,
-            """attention_backend use_flash_attn flash_attention_version use_kitchen_attention
+            """use_flash_attn flash_attention_version use_kitchen_attention
             kitchen_attention_backend""",
         ),
         (

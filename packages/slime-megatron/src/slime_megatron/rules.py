@@ -165,6 +165,15 @@ def _shown(dest: str, value: Any) -> str:
     return f"{_spelling(dest)} {value}"
 
 
+def attention_kernels(draft: Draft, facts: Facts) -> None:
+    """A CPU has one way to attend; Megatron allows ``local`` only for layers it builds itself."""
+    asked = draft.megatron["attention_backend"]
+    if asked == "local":
+        draft.derive_megatron("attention_backend", "unfused", "--attention-backend local")
+    elif asked in ("flash", "fused") and draft["device"] == "cpu":
+        draft.notice(f"--attention-backend {asked} has no effect on a CPU")
+
+
 def precision(draft: Draft, facts: Facts) -> None:
     """bf16 on GPUs, fp32 on a CPU, unless something is said."""
     asked = [name for name in ("bf16", "fp16") if draft.megatron[name]]
@@ -272,6 +281,7 @@ RULES = (
     as_built,
     other_layers,
     optimizer,
+    attention_kernels,
     precision,
     on_a_cpu,
     world,

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from slime_megatron.context.zigzag import gathered_order
+from slime_megatron.rows import Picked, where_taken
 from slime_megatron.transfer import sent
 
 _MAX_WASTE = 2
@@ -31,6 +32,8 @@ class Spans:
     keys: tuple[Int[Tensor, " rows"], ...]
     in_order: bool
     """Whether queries and keys, end to end, are simply all rows."""
+    num_keys: int = 0
+    """Key rows of all ranks together, of which a rank's spans may leave some out."""
 
 
 def causal_spans(lengths: Sequence[int], *, cp_size: int = 1, cp_rank: int = 0) -> Spans:
@@ -51,15 +54,15 @@ def causal_spans(lengths: Sequence[int], *, cp_size: int = 1, cp_rank: int = 0) 
                 keys.append(order[start : start + first + size])
             local += size
         start += length
-    return Spans(tuple(queries), tuple(keys), in_order=cp_size == 1)
+    return Spans(tuple(queries), tuple(keys), in_order=cp_size == 1, num_keys=sum(lengths))
 
 
 @dataclass(frozen=True)
 class Varlen:
     """Spans laid end to end for a variable-length kernel (causal, aligned at the last key)."""
 
-    key_rows: Int[Tensor, " rows"] | None
-    """None: all rows in order, as the queries always are."""
+    keys: Picked | None
+    """The key rows of all spans; None: all rows in order, as the queries always are."""
     cu_queries: Int[Tensor, " spans_plus_1"]
     cu_keys: Int[Tensor, " spans_plus_1"]
     max_queries: int
@@ -74,12 +77,25 @@ class Varlen:
             return sent(counts.cumsum(0).to(torch.int32), device)
 
         return cls(
-            key_rows=None if spans.in_order else sent(torch.cat(spans.keys), device),
+            keys=None if spans.in_order else _sent(_all_keys(spans), device),
             cu_queries=cumulative(spans.queries),
             cu_keys=cumulative(spans.keys),
             max_queries=max(r.numel() for r in spans.queries),
             max_keys=max(r.numel() for r in spans.keys),
         )
+
+
+def _all_keys(spans: Spans) -> Picked:
+    return where_taken(torch.cat(spans.keys), spans.num_keys)
+
+
+def _sent(picked: Picked, device: torch.device) -> Picked:
+    absent = picked.absent
+    return Picked(
+        sent(picked.taken, device),
+        sent(picked.places, device),
+        None if absent is None else sent(absent, device),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,16 @@
-"""Core attention on PyTorch's own kernels: packed, causal, grouped heads, context parallel.
+"""Core attention: packed, causal, grouped heads, context parallel; no TransformerEngine.
 
-Takes the place of Megatron's ``DotProductAttention`` through the layer spec, on the CPU and on
-GPUs, without TransformerEngine. Sequences of like length share a padded rectangle of
-``scaled_dot_product_attention``, in 16 bits on a GPU with cuDNN's kernel, which reads grouped heads
-as they are (``blocks``). What that kernel does not take (context parallelism, value heads of
-another size) is one variable-length FlashAttention call there.
+Takes the place of Megatron's ``DotProductAttention`` through the layer spec. In 16 bits on a GPU,
+``--attention-backend`` picks the kernels:
+
+* ``auto``: FlashAttention-4 where it is installed and can (``flash``), else as ``fused``
+* ``flash``: FlashAttention-4 where it can, else PyTorch's FlashAttention-2
+* ``fused``: cuDNN's on rectangles of sequences of like length (``blocks``); where those do not fit
+  (context parallelism, value heads of another size) PyTorch's FlashAttention-2
+* ``unfused``, ``local``: one operation after the other, as everywhere else
+
+Elsewhere sequences of like length share a padded rectangle of PyTorch's
+``scaled_dot_product_attention``.
 
 Under context parallelism keys and values are gathered over the ranks (their gradient is
 reduce-scattered back) and each rank's rows attend to their prefixes.
@@ -20,22 +26,28 @@ import torch
 from jaxtyping import Float
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
-from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.enums import AttnBackend, AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
+from slime_megatron.mcore.flash import Attend, Heads, flash_attention
 from slime_megatron.mcore.packing import PackedInput
 from slime_megatron.spans import Padded, Rectangle, Varlen
 
 _KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 _CUDNN_HEAD = 128
+_PLAIN = (AttnBackend.unfused, AttnBackend.local)
 
 
 def _suits_cudnn(q: Tensor, v: Tensor) -> bool:
     return q.shape[-1] == v.shape[-1] <= _CUDNN_HEAD
+
+
+def _has_fast_kernels(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16)
 
 
 class CausalAttention(MegatronModule):
@@ -59,6 +71,7 @@ class CausalAttention(MegatronModule):
         groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups(required_pgs=["cp"])
         self.cp_group = groups.cp
         self.cp_size: int = self.cp_group.size()
+        self.backend: AttnBackend = config.attention_backend
         head = k_channels or config.kv_channels
         self.scale = softmax_scale if softmax_scale is not None else 1.0 / math.sqrt(head)
         if config.apply_query_key_layer_scaling:
@@ -83,13 +96,26 @@ class CausalAttention(MegatronModule):
         if self.cp_size > 1:
             k = gather_from_sequence_parallel_region(k.contiguous(), group=self.cp_group)
             v = gather_from_sequence_parallel_region(v.contiguous(), group=self.cp_group)
-        if not (q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)):
-            out = self._padded(q, k, v, packed_seq_params.padded)
-        elif (blocks := packed_seq_params.blocks) and _suits_cudnn(q, v):
-            out = blocks.attend(q, k, v, self._cudnn)
-        else:
-            out = self._varlen(q, k, v, packed_seq_params.varlen)
+        out = self._packed(q, k, v, packed_seq_params)
         return out.reshape(out.shape[0], 1, -1)
+
+    def _packed(self, q: Tensor, k: Tensor, v: Tensor, packed: PackedInput) -> Tensor:
+        if self.backend in _PLAIN:
+            with sdpa_kernel(SDPBackend.MATH):
+                return self._padded(q, k, v, packed.padded)
+        if not _has_fast_kernels(q):
+            return self._padded(q, k, v, packed.padded)
+        flash = None if self.backend is AttnBackend.fused else flash_attention(Heads.of(q, k, v))
+        if flash is not None:
+            return self._spans(flash, q, k, v, packed.varlen)
+        if self.backend is not AttnBackend.flash and packed.blocks and _suits_cudnn(q, v):
+            return packed.blocks.attend(q, k, v, self._cudnn)
+        return self._spans(flash_attention_2, q, k, v, packed.varlen)
+
+    def _spans(self, kernel: Attend, q: Tensor, k: Tensor, v: Tensor, varlen: Varlen) -> Tensor:
+        if varlen.keys is not None:
+            k, v = varlen.keys.of(k), varlen.keys.of(v)
+        return kernel(q, k, v, varlen, self.scale)
 
     def _cudnn(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Where cuDNN has no kernel for the shapes, the next in line."""
@@ -126,26 +152,25 @@ class CausalAttention(MegatronModule):
         out = self._sdpa(take(q, queries), take(k, keys), take(v, keys), rectangle.mask)
         return out.transpose(1, 2).flatten(0, 1)
 
-    def _varlen(self, q: Tensor, k: Tensor, v: Tensor, varlen: Varlen) -> Tensor:
-        """Torch's variable-length FlashAttention; it wants heads of one number and one size."""
-        if varlen.key_rows is not None:
-            k, v = k.index_select(0, varlen.key_rows), v.index_select(0, varlen.key_rows)
-        share = q.shape[1] // k.shape[1]
-        if share > 1:
-            k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
-        value_size = v.shape[-1]
-        if value_size != q.shape[-1]:
-            v = functional.pad(v, (0, q.shape[-1] - value_size))
-        out = varlen_attn(
-            q.contiguous(),
-            k.contiguous(),
-            v.contiguous(),
-            varlen.cu_queries,
-            varlen.cu_keys,
-            varlen.max_queries,
-            varlen.max_keys,
-            scale=self.scale,
-            window_size=(-1, 0),
-        )
-        assert isinstance(out, Tensor), "the normaliser was not asked for"
-        return out[..., :value_size]
+
+def flash_attention_2(q: Tensor, k: Tensor, v: Tensor, varlen: Varlen, scale: float) -> Tensor:
+    """PyTorch's variable-length FlashAttention; it wants heads of one number and one size."""
+    share = q.shape[1] // k.shape[1]
+    if share > 1:
+        k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
+    value_size = v.shape[-1]
+    if value_size != q.shape[-1]:
+        v = functional.pad(v, (0, q.shape[-1] - value_size))
+    out = varlen_attn(
+        q.contiguous(),
+        k.contiguous(),
+        v.contiguous(),
+        varlen.cu_queries,
+        varlen.cu_keys,
+        varlen.max_queries,
+        varlen.max_keys,
+        scale=scale,
+        window_size=(-1, 0),
+    )
+    assert isinstance(out, Tensor), "the normaliser was not asked for"
+    return out[..., :value_size]
