@@ -20,6 +20,7 @@ from torch import Tensor
 from slime_core.splitmix import GOLDEN, mix
 
 BLOCK = 1 << 14
+_DIGITS = 32
 _CHUNK = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Words at a time: what stays in a CPU's cache, what keeps a GPU busy."""
 
@@ -46,8 +47,8 @@ def finished(
 
 
 def _digits(rows: Int[Tensor, "tensors 2"]) -> list[str]:
-    numbers: list[list[int]] = rows.tolist()
-    return ["".join(f"{x % (1 << 64):016x}" for x in row) for row in numbers]
+    text = rows.cpu().numpy().view(np.uint64).astype(">u8").tobytes().hex()
+    return [text[at : at + _DIGITS] for at in range(0, len(text), _DIGITS)]
 
 
 def _fingerprint(t: Tensor) -> Int[Tensor, " 2"]:
