@@ -8,7 +8,8 @@ counts (6 N + 6 * layers * heads * head_dim * length) flops a token, N parameter
 transformers' Qwen3, compiled, with SDPA and full logits takes the same sequences, as many at once
 as fit, with torch's fused AdamW on its bf16 weights: less than what the trainer does, which keeps
 weights and gradients in float32 as well. On a CPU a tiny model in float32 shows that the same code
-runs. With --gpus, several ranks share the model; their rate a GPU is compared with one GPU's.
+runs. With --layouts, several ranks share the model; their rate a GPU is compared with one GPU's.
+Of models with experts, N counts the weights that a token meets.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,16 @@ import torch.multiprocessing as mp
 from record import record
 
 PEAK_FLOPS = 989e12
-KEY_VALUE_HEADS = 8
 HEAD = 128
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Of every layer."""
+
+    count: int
+    of_a_token: int
+    ffn: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,9 @@ class Shape:
     layers: int
     heads: int
     ffn: int
+    key_value_heads: int = 8
     vocab: int = 151_936
+    experts: Experts | None = None
     at_once: int = 32_768
     """Tokens of a microbatch that fit into an H200's memory."""
     utilisation: dict[int, float] = field(default_factory=dict[int, float])
@@ -49,24 +60,31 @@ class Shape:
 
     def config(self) -> dict[str, Any]:
         """Its config.json."""
-        from slime_testing.qwen3_shapes import qwen3_config
+        from slime_testing.qwen3_shapes import qwen3_config, with_experts
 
-        return qwen3_config(
+        config = qwen3_config(
             self.hidden,
             self.layers,
             self.heads,
             self.ffn,
-            key_value_heads=min(KEY_VALUE_HEADS, self.heads),
+            key_value_heads=self.key_value_heads,
             head_dim=HEAD,
             vocab=self.vocab,
         )
+        if self.experts is None:
+            return config
+        return with_experts(config, *(getattr(self.experts, f.name) for f in fields(Experts)))
 
     @property
     def parameters(self) -> int:
-        """Weights, the tied embedding once."""
-        groups = 2 * self.heads + 2 * min(KEY_VALUE_HEADS, self.heads)
+        """Weights that a token meets, an embedding that is the output layer, too, once."""
+        groups = 2 * self.heads + 2 * self.key_value_heads
         attention = self.hidden * HEAD * groups + 2 * HEAD
-        layer = attention + 3 * self.hidden * self.ffn + 2 * self.hidden
+        ffn = self.ffn
+        if self.experts is not None:
+            ffn = self.experts.of_a_token * self.experts.ffn
+            attention += self.experts.count * self.hidden
+        layer = attention + 3 * self.hidden * ffn + 2 * self.hidden
         return self.vocab * self.hidden + self.layers * layer + self.hidden
 
     def flops(self, tokens: int, length: int) -> float:
@@ -74,18 +92,51 @@ class Shape:
         return tokens * (6 * self.parameters + 6 * self.layers * self.heads * HEAD * length)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How ranks share a model."""
+
+    data: int = 1
+    tensor: int = 1
+    context: int = 1
+    target: float | None = None
+    """In percent of one GPU's rate, a GPU."""
+
+    @property
+    def ranks(self) -> int:
+        """Of all of them."""
+        return self.data * self.tensor * self.context
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Megatron's."""
+        flags: tuple[str, ...] = ()
+        if self.tensor > 1:
+            flags += ("--tensor-model-parallel-size", str(self.tensor), "--sequence-parallel")
+        if self.context > 1:
+            flags += ("--context-parallel-size", str(self.context))
+        if self.data > 1:
+            flags += ("--overlap-grad-reduce", "--overlap-param-gather")
+        return flags
+
+
 SHAPES = {
-    "tiny": Shape(128, 2, 2, 256, vocab=1000, at_once=512),
+    "tiny": Shape(128, 2, 2, 256, key_value_heads=2, vocab=1000, at_once=512),
     "Qwen3-0.6B": Shape(1024, 28, 16, 3072, utilisation={4096: 45.0, 32_768: 45.0}, ratio=1.7),
     "Qwen3-1.7B": Shape(2048, 28, 16, 6144, at_once=16_384, utilisation={4096: 53.0}, ratio=1.4),
     "Qwen3-4B": Shape(2560, 36, 32, 9728, at_once=8192, utilisation={4096: 57.0}),
+    "Qwen3-30B-A3B of 6 layers": Shape(
+        2048, 6, 32, 6144, key_value_heads=4, experts=Experts(128, 8, 768), at_once=16_384
+    ),
 }
 LAYOUTS = {
-    "DP4": ((), (4, 1, 1), 90.0),
-    "TP2 x DP2": (("--tensor-model-parallel-size", "2", "--sequence-parallel"), (2, 2, 1), 75.0),
-    "CP2 x DP2": (("--context-parallel-size", "2"), (2, 1, 2), 80.0),
+    "DP2": Layout(data=2),
+    "TP2": Layout(tensor=2),
+    "CP2": Layout(context=2),
+    "DP4": Layout(data=4, target=90.0),
+    "TP2 x DP2": Layout(data=2, tensor=2, target=75.0),
+    "CP2 x DP2": Layout(data=2, context=2, target=80.0),
 }
-"""Flags, (data, tensor, context) parallel ranks, target in percent of one GPU's rate a GPU."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +148,10 @@ class Case:
     sequences: int
     """In a step of one data-parallel rank."""
     steps: int
-    layout: str | None = None
+    layout: Layout = Layout()
     at_once: int | None = None
     eager: bool = False
+    attention: str = "auto"
 
     @property
     def shape(self) -> Shape:
@@ -112,14 +164,9 @@ class Case:
         return max(self.at_once or self.shape.at_once, self.length)
 
     @property
-    def ranks(self) -> tuple[int, int, int]:
-        """Data, tensor and context parallel."""
-        return LAYOUTS[self.layout][1] if self.layout else (1, 1, 1)
-
-    @property
     def tokens(self) -> int:
         """In a step of all ranks."""
-        return self.length * self.sequences * self.ranks[0]
+        return self.length * self.sequences * self.layout.data
 
 
 def main() -> None:
@@ -134,7 +181,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--eager", action="store_true", help="do not compile layers")
     parser.add_argument("--alone", action="store_true", help="not next to transformers")
-    parser.add_argument("--layouts", nargs="*", choices=LAYOUTS, default=[], help="of four GPUs")
+    parser.add_argument("--layouts", nargs="*", choices=LAYOUTS, default=[])
+    parser.add_argument("--attention-backend", default="auto", help="the trainer's flag")
     parser.add_argument("--part", default="", help="ends the name of the results' file")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -147,6 +195,7 @@ def main() -> None:
                 steps=options.steps,
                 at_once=options.at_once,
                 eager=options.eager,
+                attention=options.attention_backend,
             )
             rows += compared(case, options)
     name = torch.cuda.get_device_name(0).replace(" ", "-").lower() if on_gpu else "cpu"
@@ -182,19 +231,18 @@ def compared(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
         add("transformers' speed", theirs, "tokens/s")
         add("transformers' peak memory", other["memory"] / 2**30, "GiB")
         add("speed over transformers'", speed / theirs, "times", case.shape.ratio)
-    for layout in options.layouts:
-        shared = Case(**{**vars(case), "layout": layout})
+    for name in options.layouts:
+        shared = replace(case, layout=LAYOUTS[name])
         found = measured(ours, shared)
-        rate = shared.tokens / found["seconds"] / 4
-        add(f"{layout}: speed of a GPU", rate, "tokens/s")
-        add(f"{layout}: of one GPU's", 100 * rate / speed, "%", LAYOUTS[layout][2])
+        rate = shared.tokens / found["seconds"] / shared.layout.ranks
+        add(f"{name}: speed of a GPU", rate, "tokens/s")
+        add(f"{name}: of one GPU's", 100 * rate / speed, "%", shared.layout.target)
     return rows
 
 
 def measured(function: Callable[..., None], case: Case) -> dict[str, float]:
     """Run ``function`` on every rank in processes of their own; what the first one wrote."""
-    data, tensor, context = case.ranks
-    ranks = data * tensor * context
+    ranks = case.layout.ranks
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "config.json").write_text(json.dumps(case.shape.config()))
         mp.spawn(function, (ranks, case, scratch), nprocs=ranks)
@@ -216,20 +264,19 @@ def ours(rank: int, ranks: int, case: Case, scratch: str) -> None:
 
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     on_gpu = torch.cuda.is_available()
-    data, tensor, context = case.ranks
+    shared = case.layout
     batches = BatchConfig(
-        global_batch_size=case.sequences * data,
+        global_batch_size=case.sequences * shared.data,
         use_dynamic_batch_size=True,
-        max_tokens_per_gpu=case.microbatch // context,
+        max_tokens_per_gpu=case.microbatch // shared.context,
     )
-    flags = LAYOUTS[case.layout][0] if case.layout else ()
-    overlapped = ("--overlap-grad-reduce", "--overlap-param-gather") if data > 1 else ()
     config = make_config(
         Path(scratch),
         *(("--bf16",) if on_gpu else ()),
         "--use-distributed-optimizer",
-        *flags,
-        *overlapped,
+        *(("--moe-grouped-gemm",) if case.shape.experts else ()),
+        *("--attention-backend", case.attention),
+        *shared.flags,
         policy_loss=PolicyLossConfig(loss_type="sft_loss"),
         batch=batches,
         model=ModelConfig(hf_checkpoint=scratch, compile_layers=False if case.eager else None),
@@ -237,7 +284,7 @@ def ours(rank: int, ranks: int, case: Case, scratch: str) -> None:
     )
     trainer = Untrained(config, rank, ranks)
     trainer.initialize(f"file://{scratch}/rendezvous")
-    layout = ParallelLayout(dp=data, tp=tensor, cp=context)
+    layout = ParallelLayout(dp=shared.data, tp=shared.tensor, cp=shared.context)
     payload = make_payload(sequences(case), layout, batches, rank)
     found = timed(lambda step: trainer.train(step, payload), case.steps)
     if rank == 0:
@@ -249,7 +296,7 @@ def sequences(case: Case) -> Any:
     """Random tokens; all but a prompt of eight are trained on."""
     from slime_core.batch import Ragged, TrainBatch
 
-    rows = drawn(case, case.sequences * case.ranks[0])
+    rows = drawn(case, case.sequences * case.layout.data)
     count, response = len(rows), case.length - 8
     numbers = torch.arange(count)
     return TrainBatch(

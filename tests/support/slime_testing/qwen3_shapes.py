@@ -32,3 +32,19 @@ def qwen3_config(
         "attention_bias": False,
         "torch_dtype": "bfloat16",
     }
+
+
+def with_experts(config: dict[str, Any], experts: int, of_a_token: int, ffn: int) -> dict[str, Any]:
+    """``config`` with experts in the place of every layer's MLP, and an output layer of its own."""
+    return config | {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "num_experts": experts,
+        "num_experts_per_tok": of_a_token,
+        "moe_intermediate_size": ffn,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "router_aux_loss_coef": 0.001,
+        "tie_word_embeddings": False,
+    }
