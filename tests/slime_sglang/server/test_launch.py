@@ -40,6 +40,11 @@ def test_an_engine_on_gpus_is_the_stock_server_with_stock_defaults(tmp_path: Pat
     assert "--attention-backend" not in words
 
 
+def test_an_idle_engine_leaves_the_cores_of_a_cpu_to_others(tmp_path: Path) -> None:
+    words = command_line(make_spec(tmp_path), port=5, collective_port=6)
+    assert "--sleep-on-idle" in words
+
+
 def test_gpus_are_counted_within_what_the_caller_may_see(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, device="cuda", gpus=(1, 2))
     assert environment(spec, {})["CUDA_VISIBLE_DEVICES"] == "1,2"

@@ -182,6 +182,7 @@ def _device_defaults(spec: EngineSpec) -> dict[str, Any]:
         "sampling_backend": "pytorch",
         "disable_cuda_graph": True,
         "disable_overlap_schedule": True,
+        "sleep_on_idle": True,  # not ask for requests as fast as a core can: others need it
         "mem_fraction_static": 0.1,
         "max_total_tokens": _CPU_TOKENS,
     }
