@@ -9,6 +9,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def look_around(rank: int, world: int) -> dict[str, Any]:
+    import sys
     import threading
     import types
 
@@ -26,15 +27,21 @@ def look_around(rank: int, world: int) -> dict[str, Any]:
         cpu.install()
         elsewhere.append(torch.zeros(1, device="cuda").device.type)
 
+    def refuse(*args: Any) -> Any:
+        raise AssertionError("something is compiled")
+
     thread = threading.Thread(target=other_thread)
     thread.start()
     thread.join()
+    for_gpus = ("flashinfer", "flash_attn", "torch._inductor.compile_fx")
     x = torch.zeros(2, device="cuda:0", pin_memory=True)
     return {
         "devices": {x.device.type, x.cuda().device.type, x.to("cuda").device.type, *elsewhere},
         "ours": (x.is_cuda, x.type()),
         "megatron": inside.ask(x),
         "entered once": again and torch.overrides._len_torch_function_stack() == depth,
+        "for gpus": [name for name in for_gpus if name in sys.modules],
+        "compiled": torch.compile(lambda y: y + 1, backend=refuse)(x).tolist(),
         "no gpu": torch.cuda.is_available(),
     }
 
@@ -56,3 +63,11 @@ def test_only_megatron_is_told_that_a_tensor_is_on_a_gpu(seen: dict[str, Any]):
 
 def test_installing_again_changes_nothing(seen: dict[str, Any]):
     assert seen["entered once"]
+
+
+def test_neither_kernels_for_gpus_nor_a_compiler_are_imported(seen: dict[str, Any]):
+    assert seen["for gpus"] == []
+
+
+def test_what_is_compiled_runs_as_it_is(seen: dict[str, Any]):
+    assert seen["compiled"] == [1.0, 1.0]

@@ -11,6 +11,7 @@ for _name in (
     "megatron.core.models.gpt.gpt_layer_specs",
     "megatron.training.training",
     "safetensors.torch",
+    "torch._dynamo",  # torch's optimizers import it at their first step
 ):
     with bootstrap.quiet():
         importlib.import_module(_name)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from slime_core.config.algorithm import PAIR_LOSSES
 from slime_core.data.chat import Tokenizer
+from slime_core.imports import lean
 from slime_sglang.server.launcher import Launchers
 
 from slime_train.producers.interface import Producer
@@ -33,6 +34,7 @@ def make_producer(config: RunConfig, directory: Path, launchers: Launchers) -> P
 
 def load_tokenizer(model: str) -> Tokenizer:
     """The tokenizer of a Hugging Face directory."""
-    from transformers import AutoTokenizer
+    with lean("sklearn"):  # for what does not train with transformers, and takes seconds
+        from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model)

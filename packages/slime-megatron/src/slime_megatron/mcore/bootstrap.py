@@ -50,7 +50,7 @@ def load() -> bool:
     # What Megatron does that is warned about at every step; on the CPU it seems to come from here.
     warnings.filterwarnings("ignore", module=r"megatron\.")
     warnings.filterwarnings("ignore", message="The .grad attribute", module=cpu.__name__)
-    with quiet():
+    with quiet(), cpu.lean_imports():
         for name in _MODULES:
             importlib.import_module(name)
         if on_cpu:

@@ -8,8 +8,9 @@ edits a file or one of Megatron's own modules:
 2. a ``TorchFunctionMode`` turns ``device="cuda"`` in tensor factories and ``.to``/``.cuda`` into
    the CPU and, for callers inside Megatron only, spells ``Tensor.type()`` the CUDA way (the
    optimizer asserts on that string) and says yes to ``Tensor.is_cuda``;
-3. ``torch.compile``, which Megatron's fused functions use, runs eagerly: compiling takes seconds at
-   the first step and needs a C++ compiler.
+3. ``torch.compile`` runs eagerly: compiling takes seconds at the first step and needs a C++
+   compiler. Megatron's fused functions, decorated while it is imported, stay as they are
+   (``lean_imports``): the compiler, seconds to import, is then not needed for them.
 
 Where CUDA works ``install`` does nothing, so the same program runs on GPUs. It must run before the
 first import of ``megatron`` (``bootstrap.load`` sees to that).
@@ -19,9 +20,11 @@ import contextlib
 import logging
 import sys
 import threading
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
+from slime_core.imports import lean
 from torch.overrides import TorchFunctionMode
 
 logger = logging.getLogger(__name__)
@@ -32,6 +35,8 @@ _TENSOR_TO = torch.Tensor.to
 _TENSOR_TYPE = torch.Tensor.type
 _TENSOR_IS_CUDA: Any = getattr(torch.Tensor.is_cuda, "__get__")  # noqa: B009
 
+_FOR_GPUS = ("flashinfer", "flash_attn", "quack")
+"""Packages with kernels that Megatron imports where they are installed."""
 _patched = threading.Event()
 _thread = threading.local()
 
@@ -209,6 +214,41 @@ def _patch_random_state(cuda: Any) -> None:
     cuda.manual_seed = cuda.random.manual_seed = manual_seed
 
 
+def _eager(compile_: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compile`` that has the compiler, once it is there, run everything eagerly."""
+    told = threading.Event()
+
+    def compile_eagerly(*args: Any, **kwargs: Any) -> Any:
+        if not told.is_set():
+            told.set()
+            torch.compiler.set_stance("force_eager")
+        return compile_(*args, **kwargs)
+
+    return compile_eagerly
+
+
+def _as_it_is(model: Any = None, **_options: Any) -> Any:
+    """``torch.compile``, called or as a decorator, that compiles nothing."""
+    return _as_it_is if model is None else model
+
+
+@contextlib.contextmanager
+def lean_imports() -> Generator[None]:
+    """On the CPU, import Megatron without what only GPUs need and takes longer to import than it.
+
+    Packages of kernels are not there for it, and nothing is wrapped for torch's compiler.
+    """
+    if not is_installed():
+        yield
+        return
+    compile_, torch.compile = torch.compile, _as_it_is
+    try:
+        with lean(*_FOR_GPUS):
+            yield
+    finally:
+        torch.compile = compile_
+
+
 def _stay(self: torch.nn.Module, device: Any = None) -> torch.nn.Module:
     return self
 
@@ -231,7 +271,7 @@ def install() -> bool:
         _patch_streams(torch.cuda)
         _patch_random_state(torch.cuda)
         torch.nn.Module.cuda = _stay  # type: ignore[method-assign, assignment]
-        torch.compiler.set_stance("force_eager")
+        torch.compile = _eager(torch.compile)
         _patched.set()
         logger.debug("no CUDA device: Megatron-Core's CUDA calls now mean the CPU")
     if not getattr(_thread, "entered", False):

@@ -3,7 +3,8 @@
 An engine is three processes, and each imports SGLang for 15 seconds of processor time. Here the
 first one imports it and the other two are forked from it, which CUDA would not survive and a CPU
 engine does: at that point the process has one thread and has computed nothing. Packages that
-only serve GPUs or data science, and that SGLang and transformers treat as optional, stay out.
+only serve GPUs, training or data science, and that SGLang and transformers treat as optional, stay
+out.
 """
 
 import gc
@@ -14,8 +15,10 @@ import runpy
 import sys
 from typing import Any
 
+from slime_core.imports import lean
+
 _SUPPORTED = "0.5.17"
-_OPTIONAL = ("flashinfer", "sklearn")
+_OPTIONAL = ("flashinfer", "flash_attn", "megatron", "scipy", "sklearn")
 
 
 def _fork_from_now_on(*_args: Any) -> None:
@@ -27,8 +30,9 @@ def main() -> None:
     for name in _OPTIONAL:
         sys.modules[name] = None  # type: ignore[assignment]
     gc.disable()
-    for name in ("sglang.srt.entrypoints.http_server", "sglang.srt.models.registry"):
-        importlib.import_module(name)
+    with lean():
+        for name in ("sglang.srt.entrypoints.http_server", "sglang.srt.models.registry"):
+            importlib.import_module(name)
     from sglang.srt.entrypoints import engine
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
