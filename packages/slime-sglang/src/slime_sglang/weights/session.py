@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from slime_core.config.sync import UpdateMode
 from slime_core.errors import EngineError, WeightSyncError
 
 from slime_sglang.client import EngineClient, SilentEngineError
-from slime_sglang.weights.bucket import Bucket
+
+if TYPE_CHECKING:
+    from slime_sglang.weights.bucket import Bucket  # torch stays out of the driver
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class FleetStatus:
 class UnderWay:
     """A bucket that engines are loading; its memory has to live until they have."""
 
-    bucket: Bucket
+    bucket: "Bucket"
     requests: Sequence[Future[str]]
 
     def settle(self, session: "Session") -> None:
