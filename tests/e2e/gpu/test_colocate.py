@@ -1,5 +1,6 @@
 """Trainer and engine in turns on one GPU: bit for bit, and without growth."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,11 @@ def steps(root: str) -> list[list[Any]]:
 
 
 def fifty_switches(root: str) -> list[dict[str, float]]:
-    from slime_testing.colocate_case import Couple
+    from slime_testing.colocate_case import QUARTER, Couple
 
-    with Couple("Qwen3-0.6B", Path(root) / "model") as couple:
+    began = time.monotonic()
+    with Couple(QUARTER, Path(root) / "model", at_once=True) as couple:
+        print(f"both ready after {time.monotonic() - began:.1f} s", flush=True)
         return [couple.cycle() for _ in range(50)]
 
 

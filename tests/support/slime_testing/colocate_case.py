@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +24,16 @@ from slime_testing.qwen3_shapes import qwen3_config
 from slime_testing.tiny import make_qwen3
 from slime_testing.trainer_case import make_batch, make_config, make_payload
 
+QUARTER = "a quarter of Qwen3-0.6B"
 SHAPES: Mapping[str, tuple[int, int, int, int]] = {
+    QUARTER: (1024, 7, 16, 3072),
     "Qwen3-0.6B": (1024, 28, 16, 3072),
     "Qwen3-1.7B": (2048, 28, 16, 6144),
     "Qwen3-4B": (2560, 36, 32, 9728),
 }
-"""Hidden size, layers, heads and feed-forward size of published models."""
+"""Hidden size, layers, heads and feed-forward size of published models, and of a part of one."""
+_WORDS = 32_768
+"""In the quarter's vocabulary; all of them would be more than half of it."""
 
 _ON_GPU = {
     "load_format": "dummy",
@@ -48,12 +53,36 @@ class Untrained(TrainerRank):
 class Couple:
     """Engine and trainer in turns; ``cycle`` is what one iteration does to their memory."""
 
-    def __init__(self, model: str, directory: Path, *, share: float = 0.8, **server: Any) -> None:
-        """``model``: a name in ``SHAPES``, or ``tiny``; ``share``: what the engine may take."""
+    def __init__(
+        self,
+        model: str,
+        directory: Path,
+        *,
+        share: float = 0.8,
+        at_once: bool = False,
+        **server: Any,
+    ) -> None:
+        """``model``: a name in ``SHAPES``, or ``tiny``; ``share``: what the engine may take.
+
+        ``at_once``: both start at the same time, which is for models that fit beside an engine.
+        """
         self._stack = ExitStack()
         self._iteration = 0
-        on_gpu = torch.cuda.is_available()
+        # Servers end with the thread that has started them.
+        starter = self._stack.enter_context(ThreadPoolExecutor(1))
         write_model(model, directory)
+        self._engines = Engines(_fleet(directory, share, server))
+        starting = starter.submit(self._engines.start) if at_once else None
+        self._trainer = self._built_trainer(model, directory)
+        self._stack.callback(self._trainer.shutdown)
+        self._trainer.train(0, self._payload)  # Adam has its moments from here on
+        self._trainer.hold("nothing")
+        (starting or starter.submit(self._engines.start)).result()
+        self._stack.callback(self._engines.stop)
+        self._room = TakingTurns(self._trainer, self._engines)
+
+    def _built_trainer(self, model: str, directory: Path) -> TrainerRank:
+        on_gpu = torch.cuda.is_available()
         flags = ("--bf16", "--use-distributed-optimizer") if on_gpu else ()
         config = make_config(
             directory,
@@ -64,25 +93,9 @@ class Couple:
         where = ModelConfig(hf_checkpoint=str(directory), compile_layers=False)
         self._payload = make_payload(make_batch(), ParallelLayout(), config.batch, 0)
         kind = TrainerRank if model == "tiny" else Untrained
-        self._trainer = kind(replace(config, model=where), 0, 1, self._receiver)
-        self._trainer.initialize(f"file://{directory}/rendezvous-{time.monotonic_ns()}")
-        self._stack.callback(self._trainer.shutdown)
-        self._trainer.train(0, self._payload)  # Adam has its moments from here on
-        self._trainer.hold("nothing")
-        on_device = {**_ON_GPU, "mem_fraction_static": share} if on_gpu else {}
-        self._engines = Engines(
-            FleetSpec(
-                model_path=directory,
-                device="cuda" if on_gpu else "cpu",
-                log_dir=directory / "logs",
-                sglang=SGLangConfig(server={**on_device, **server}),
-                gpus=(0,) if on_gpu else (),
-                memory_saver=True,
-            )
-        )
-        self._engines.start()
-        self._stack.callback(self._engines.stop)
-        self._room = TakingTurns(self._trainer, self._engines)
+        trainer = kind(replace(config, model=where), 0, 1, self._receiver)
+        trainer.initialize(f"file://{directory}/rendezvous-{time.monotonic_ns()}")
+        return trainer
 
     def __enter__(self) -> "Couple":
         return self
@@ -110,12 +123,25 @@ class Couple:
         return {**found, **self._room.spent()}
 
 
+def _fleet(directory: Path, share: float, server: Mapping[str, Any]) -> FleetSpec:
+    on_gpu = torch.cuda.is_available()
+    on_device = {**_ON_GPU, "mem_fraction_static": share} if on_gpu else {}
+    return FleetSpec(
+        model_path=directory,
+        device="cuda" if on_gpu else "cpu",
+        log_dir=directory / "logs",
+        sglang=SGLangConfig(server={**on_device, **server}),
+        gpus=(0,) if on_gpu else (),
+        memory_saver=True,
+    )
+
+
 def write_model(name: str, directory: Path) -> None:
     """``config.json``; of a tiny model weights and tokenizer, too."""
     if name == "tiny":
         make_qwen3(directory, hidden=256, layers=4)
         return
-    config = qwen3_config(*SHAPES[name])
+    config = qwen3_config(*SHAPES[name], **({"vocab": _WORDS} if name == QUARTER else {}))
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
 
