@@ -1,12 +1,11 @@
 """Grids of parallel ranks in bfloat16 take the steps that one GPU takes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from slime_testing.ranks import run_side_by_side
 from slime_testing.tiny import make_qwen3
 from slime_testing.tiny_families import make_family
 
@@ -33,8 +32,8 @@ GRIDS: dict[str, tuple[str, int, tuple[str, ...], dict[str, int]]] = {
 }
 
 
-def train(rank: int, ranks: int, root: str, model: str, name: str) -> None:
-    """Write the losses and gradient norms of three iterations."""
+def train(rank: int, ranks: int, root: str, model: str, name: str) -> list[float] | None:
+    """Of rank 0 the losses and gradient norms of three iterations."""
     from slime_core.schedule.plan import ParallelLayout
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload
@@ -46,15 +45,14 @@ def train(rank: int, ranks: int, root: str, model: str, name: str) -> None:
     trainer.initialize(f"file://{root}/{model}-{ranks}-{name.replace(' ', '')}")
     payload = make_payload(make_batch(), ParallelLayout(**sizes), config.batch, rank)
     metrics = [trainer.train(i, payload) for i in range(3)]
-    if rank == 0:
-        found = [m[key] for m in metrics for key in ("train/loss", "train/grad_norm")]
-        (Path(root) / "found.json").write_text(json.dumps(found))
     trainer.shutdown()
+    if rank:
+        return None
+    return [m[key] for m in metrics for key in ("train/loss", "train/grad_norm")]
 
 
 def run(root: Path, ranks: int, model: str, name: str) -> Any:
-    mp.start_processes(train, (ranks, str(root), model, name), nprocs=ranks, start_method="spawn")
-    return json.loads((root / "found.json").read_text())
+    return run_side_by_side(ranks, train, str(root), model, name, seconds=300)[0]
 
 
 @pytest.fixture(scope="module")
