@@ -1,7 +1,9 @@
 import functools
 import os
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 from slime_core.errors import EngineError
 from slime_train.runtime.cluster import Remote, WorkerError, cluster, gather, share
@@ -80,6 +82,16 @@ def test_the_first_failure_ends_a_gather(worker):
     with pytest.raises(EngineError):
         gather([worker.call("fail"), worker.call("hang")], 60, lambda: None)
     assert time.monotonic() - begin < 30
+
+
+def test_a_ray_of_our_own_is_as_few_processes_as_it_can_be(ray_cluster):
+    programs = {
+        Path(word).name
+        for process in psutil.Process().children(recursive=True)
+        for word in process.cmdline()[:4]
+    }
+    assert "raylet" in programs
+    assert not programs & {"log_monitor.py", "monitor.py", "dashboard.py"}
 
 
 def test_a_ray_of_our_own_that_does_not_start_is_tried_again(monkeypatch):

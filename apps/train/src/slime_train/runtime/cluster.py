@@ -4,6 +4,7 @@ A ``Remote`` is the only handle the rest of the app sees: it calls methods, wait
 and an owner, and turns what Ray raises back into the error that was raised over there.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -11,11 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import services
+from ray._private import parameter, services
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from slime_core.errors import SlimeError
 from slime_core.heartbeat import WorkerError
 from slime_core.patience import patient
+from slime_core.replaced import replaced
 from slime_core.sentinel import end_own_processes
 
 from slime_train.runtime.env import ray_address
@@ -27,6 +29,8 @@ _FETCH_S = 600.0
 _OWN = "local"  # without it Ray joins whatever was started on this machine
 _STARTS, _START_S = 2, 300.0
 """How often a Ray of our own is tried to be started, and how long it may take to find itself."""
+_FEW = functools.partial(parameter.RayParams, include_log_monitor=False, no_monitor=True)
+"""Of a Ray of our own nobody reads logs or dashboard, and it does not grow: no process for that."""
 
 
 @contextmanager
@@ -41,6 +45,7 @@ def cluster(num_workers: int) -> Generator[None]:
     options["logging_level"] = logging.ERROR
     if address == _OWN:
         options |= {"num_cpus": num_workers + 1, "num_gpus": 0, "include_dashboard": False}
+        options["_system_config"] = {"prestart_worker_first_driver": False}  # without our env
     _start_ray(address, options)
     try:
         yield
@@ -53,7 +58,11 @@ def _start_ray(address: str, options: Mapping[str, Any]) -> None:
     num_tries = _STARTS if address == _OWN else 1
     for number in range(1, num_tries + 1):
         try:
-            with patient(services, "get_node", RuntimeError, _START_S):
+            with (
+                patient(services, "get_node", RuntimeError, _START_S),
+                replaced(parameter, RayParams=_FEW),
+                replaced(services, start_api_server=lambda *_args, **_options: ("", None)),
+            ):
                 ray.init(**options)
         except Exception as error:  # Ray raises whatever its parts raise
             ray.shutdown()
@@ -61,8 +70,7 @@ def _start_ray(address: str, options: Mapping[str, Any]) -> None:
             if number < num_tries:
                 logger.warning("Ray did not start (%d of %d): %s", number, num_tries, error)
                 continue
-            own = address == _OWN
-            where = "starting Ray on this machine" if own else f"joining RAY_ADDRESS={address}"
+            where = "starting Ray here" if address == _OWN else f"joining RAY_ADDRESS={address}"
             raise WorkerError(
                 f"{where} failed: {error}. On a machine that is very busy, try again; otherwise "
                 "look into /tmp/ray/session_latest/logs"
