@@ -18,6 +18,16 @@ from slime_testing.tiny import make_qwen3
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ITERATIONS = 3
+REWARD = """
+import asyncio
+from pathlib import Path
+
+async def even(args, sample, **kwargs):
+    while max(sample.token_versions) == 1 and not Path("{go}").exists():
+        await asyncio.sleep(0.1)
+    return float(sample.tokens[-1] % 2)
+"""
+"""The second iteration ends when it may."""
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +45,7 @@ def two_machines():
 def finished(two_machines, tmp_path_factory) -> tuple[Path, list[dict]]:
     """Where it wrote, and its events; the engine of the second machine was killed meanwhile."""
     root = tmp_path_factory.mktemp("machines")
-    (root / "even.py").write_text(
-        "def even(args, sample, **kwargs):\n    return float(sample.tokens[-1] % 2)\n"
-    )
+    (root / "even.py").write_text(REWARD.format(go=root / "go"))
     out = root / "out"
     process = Run(
         "--hf-checkpoint", make_qwen3(root / "model"),
@@ -48,6 +56,7 @@ def finished(two_machines, tmp_path_factory) -> tuple[Path, list[dict]]:
         "--save-debug-rollout-data", out / "{rollout_id}.pt", "--offload",
         "--actor-num-nodes", 2, "--rollout-num-engines", 2,
         "--use-fault-tolerance", "--max-restarts", 0, "--rollout-health-check-interval", 1.0,
+        "--reward-call-timeout-s", TIMEOUT_S,
         ray_address=two_machines.address,
     )  # fmt: skip
 
@@ -61,10 +70,15 @@ def finished(two_machines, tmp_path_factory) -> tuple[Path, list[dict]]:
             begun.items() <= event.items() for event in events()
         )
 
+    def recovered() -> bool:
+        return any(event["event"] == "recovered" for event in events())
+
     try:
         assert wait_for(lambda: generates(1), TIMEOUT_S)
         (victim,) = [event["pid"] for event in events() if event.get("name") == "engine_1"]
         os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: process.poll() is not None or recovered(), TIMEOUT_S)
+        (root / "go").touch()
         output, _ = process.communicate(timeout=TIMEOUT_S)
     except (subprocess.TimeoutExpired, AssertionError, ValueError):
         process.kill()
