@@ -11,6 +11,7 @@ from slime_testing.megatron_state import make_state
 from slime_testing.megatron_steps import gradient_step, whole_model
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
+from slime_testing.tiny_families import make_family
 
 DISTRIBUTED = "--use-distributed-optimizer"
 OFFLOAD = ("--optimizer-cpu-offload", "--use-precision-aware-optimizer")
@@ -118,15 +119,42 @@ def moves(rank: int, world: int, model: str) -> None:
     assert all(state["master_param"].any() for state in adam.state.values())
 
 
-def everything(rank: int, world: int, model: str, work: str) -> tuple[Any, Any]:
+def experts(rank: int, world: int, model: str, work: str) -> float:
+    """How far from no offloading, where experts have an optimizer of their own."""
+    from slime_megatron.mcore import adam_state, checkpoint
+
+    common = (DISTRIBUTED, "--bf16", "--expert-model-parallel-size=2")
+    found: list[Any] = []
+    for flags in ((), OFFLOAD):
+        state = make_state(Path(model), rank, world, *common, *flags)
+        gradient_step(state, 0)
+        directory = Path(work) / f"experts {len(flags)}"
+        if rank == 0:
+            directory.mkdir()
+        dist.barrier()
+        checkpoint.save(state, directory, 0)
+        state = make_state(Path(model), rank, world, *common, *flags, load=False)
+        checkpoint.load(state, directory)
+        gradient_step(state, 1)
+        counts = [adam.num_steps for adam in adam_state.hosted(state.optimizer)]
+        assert counts == ([2, 2] if flags else [])
+        found.append(whole_model(state))
+    return distance(found[1], found[0])
+
+
+def everything(rank: int, world: int, model: str, sparse: str, work: str) -> tuple[Any, Any]:
     moves(rank, world, model)
+    assert experts(rank, world, sparse, work) < 1e-4
     return steps(rank, world, model), checkpoints(rank, world, model, work)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_steps_checkpoints_and_moves_are_those_of_adam_on_the_device(tmp_path: Path):
     model = make_qwen3(tmp_path / "model")
-    taken, saved = run_on_ranks(2, everything, str(model), str(tmp_path), megatron=True)[0]
+    sparse = make_family(tmp_path / "experts", "qwen3_moe")
+    given = (str(path) for path in (model, sparse, tmp_path))
+    taken, saved = run_on_ranks(2, everything, *given, megatron=True)[0]
     for name, norms, weights in taken:
         assert max(norms) < 1e-5, (name, norms)
         assert weights < (1e-4 if "bf16" in name else 1e-6), (name, weights)

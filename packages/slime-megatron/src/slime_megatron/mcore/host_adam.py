@@ -8,7 +8,7 @@ take parameters in float32 nor save before its first step without TransformerEng
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,11 @@ class HostAdam(torch.optim.Optimizer):
         passed = [x for slot in self._slots for x in (slot.gradient, *slot.weights.values())]
         return sum(tensor.nbytes for tensor in (*kept, *passed))
 
+    @property
+    def sub_optimizers(self) -> tuple[Any, ...]:
+        """Megatron looks for step counts there; see ``state_dict``."""
+        return ()
+
     def tensors_on_device(self) -> Iterator[Tensor]:
         """Parameters, and the state that is not kept in host memory."""
         offloaded = self._offloaded()
@@ -101,7 +106,7 @@ class HostAdam(torch.optim.Optimizer):
                 state[name].zero_()
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Update what has a gradient, on the host and where the parameters are."""
         assert closure is None, "Megatron calls step without one"
         self.prime()
@@ -143,10 +148,13 @@ class HostAdam(torch.optim.Optimizer):
                 state["master_param"] = own.copy_(state["master_param"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameter groups and the step count; Megatron takes tensors from ``state`` itself."""
+        """Parameter groups and the step count; Megatron takes tensors from ``state`` itself.
+
+        It reads the count from ``state`` or, where TransformerEngine is installed, from the groups.
+        """
         order = iter(range(sum(len(group["params"]) for group in self.param_groups)))
         groups = [
-            {**group, "params": [next(order) for _ in group["params"]]}
+            {**group, "params": [next(order) for _ in group["params"]], "step": self.num_steps}
             for group in self.param_groups
         ]
         return {"state": {0: {"step": torch.tensor(float(self.num_steps))}}, "param_groups": groups}
@@ -254,7 +262,7 @@ class HostAdam(torch.optim.Optimizer):
         return torch.empty(size, dtype=dtype, pin_memory=bool(self.defaults[flag]))
 
     @contextlib.contextmanager
-    def _threads(self) -> Iterator[None]:
+    def _threads(self) -> Generator[None]:
         """Use this rank's share of the machine's cores, of which it otherwise needs one."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.num_threads or before)
