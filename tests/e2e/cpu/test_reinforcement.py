@@ -1,7 +1,7 @@
 import signal
 
 import pytest
-from slime_testing.runs import Run, carriers, metrics, run, series, wait_for, write_sums
+from slime_testing.runs import Run, carriers, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
 pytestmark = pytest.mark.slow
@@ -82,14 +82,37 @@ def test_a_set_of_the_file_is_answered_as_the_file_says(finished):
     assert series(out, "eval/one-pass@2") == {}
 
 
-def test_a_seed_gives_the_same_losses_again_though_memory_is_lent(
-    finished, inputs, reward, tmp_path
-):
-    run(*command(inputs, tmp_path, *reward, "--skip-eval-before-train", "--offload"))
+@pytest.fixture(scope="module")
+def killed(inputs, reward, tmp_path_factory):
+    """The same with memory that is lent, and longer; killed after as many iterations."""
+    directory = tmp_path_factory.mktemp("killed")
+    more = ["--skip-eval-before-train", "--offload", "--num-rollout", 500]
+    process = Run(*command(inputs, directory, *reward, *more))
+    out = directory / "out"
+    assert wait_for((out / "metrics.jsonl").exists, 300)
+    last = ("train/loss", "perf/offload_s", "perf/resume_s")
+    assert wait_for(lambda: all(1 in series(out, name) for name in last), 100)
+    mark, found = process.mark, carriers(process.mark)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return directory, mark, found
+
+
+def first_two(directory, name):
+    return {i: value for i, value in series(directory / "out", name).items() if i < 2}
+
+
+def test_a_seed_gives_the_same_losses_again_though_memory_is_lent(finished, killed):
     for name in ("release", "resume", "offload", "onload"):
-        assert list(series(tmp_path / "out", f"perf/{name}_s")) == [0, 1]
+        assert list(first_two(killed[0], f"perf/{name}_s")) == [0, 1]
     for name in ("train/loss", "train/grad_norm", "rollout/raw_reward", "rollout/log_probs"):
-        assert series(tmp_path / "out", name) == series(finished / "out", name), name
+        assert first_two(killed[0], name) == first_two(finished, name), name
+
+
+def test_a_killed_driver_leaves_no_process(killed):
+    _, mark, found = killed
+    assert len(found) > 5
+    assert wait_for(lambda: not carriers(mark), 90), carriers(mark)
 
 
 def test_it_continues_on_two_ranks_and_two_engines_over_another_transport(finished, inputs, reward):
@@ -104,15 +127,3 @@ def test_it_continues_on_two_ranks_and_two_engines_over_another_transport(finish
     differences = series(finished / "out", "train/train_rollout_logprob_abs_diff")
     assert list(differences) == [0, 1, 2]
     assert differences[2] <= 1e-4
-
-
-def test_a_killed_driver_leaves_no_process(inputs, reward, tmp_path):
-    process = Run(*command(inputs, tmp_path, *reward, "--num-rollout", 500))
-    log = tmp_path / "out" / "metrics.jsonl"
-    assert wait_for(lambda: log.exists() and "train/loss" in log.read_text(), 300)
-    mark = process.mark
-    assert len(carriers(mark)) > 5
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert wait_for(lambda: not carriers(mark), 90), carriers(mark)
-    assert metrics(tmp_path / "out")
