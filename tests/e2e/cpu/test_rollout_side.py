@@ -48,11 +48,36 @@ def test_remax_learns_from_what_is_better_than_the_greedy_answer(inputs, tmp_pat
     assert all(norm > 0 for norm in series(tmp_path / "out", "train/grad_norm").values())
 
 
-def test_a_policy_is_distilled_from_an_engine_with_its_teacher(inputs, tmp_path):
-    teacher = make_qwen3(tmp_path / "teacher", seed=5)
-    more = ["--use-opd", "--opd-type", "sglang", "--opd-teacher-load", teacher]
-    run(*command(inputs, tmp_path, *more, "--n-samples-per-prompt", 2))
-    samples = [s for i in (0, 1) for g in groups(tmp_path, i) for s in g["samples"]]
+@pytest.fixture(scope="module")
+def distilled(inputs, tmp_path_factory):
+    """A run from an engine with its teacher, which is killed in the first generation."""
+    root = tmp_path_factory.mktemp("distilled")
+    teacher = make_qwen3(root / "teacher", seed=5)
+    process = Run(
+        *command(inputs, root, "--use-opd", "--opd-type", "sglang"),
+        *("--opd-teacher-load", teacher, "--n-samples-per-prompt", 2, "--use-fault-tolerance"),
+    )
+    assert wait_for(lambda: told(root, "phase", name="generate"), 500)
+    (up,) = told(root, "process", name="teacher_engine_0")
+    os.kill(up["pid"], signal.SIGKILL)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
+    return root, up["pid"]
+
+
+def told(root, event, **fields):
+    file = root / "out" / "events.jsonl"
+    found = read_events(file) if file.exists() else []
+    return [e for e in found if {**e, "event": event, **fields} == e]
+
+
+def samples_of(root):
+    return [s for i in (0, 1) for g in groups(root, i) for s in g["samples"]]
+
+
+def test_a_policy_is_distilled_from_an_engine_with_its_teacher(distilled):
+    root, _ = distilled
+    samples = samples_of(root)
     assert {s["reward"] for s in samples} == {0.0}
     assert all(len(s["teacher_log_probs"]) == s["response_length"] for s in samples)
     apart = [
@@ -61,30 +86,13 @@ def test_a_policy_is_distilled_from_an_engine_with_its_teacher(inputs, tmp_path)
         for a, b in zip(s["teacher_log_probs"], s["rollout_log_probs"], strict=True)
     ]
     assert max(apart) > 0.01
-    assert all(norm > 0 for norm in series(tmp_path / "out", "train/grad_norm").values())
+    assert all(norm > 0 for norm in series(root / "out", "train/grad_norm").values())
 
 
-def test_a_teacher_that_is_killed_is_started_again_and_every_sample_is_judged(inputs, tmp_path):
-    teacher, out = make_qwen3(tmp_path / "teacher", seed=5), tmp_path / "out"
-    process = Run(
-        *command(inputs, tmp_path, "--use-opd", "--opd-type", "sglang"),
-        *("--opd-teacher-load", teacher, "--n-samples-per-prompt", 2, "--use-fault-tolerance"),
-    )
-    file = out / "events.jsonl"
-
-    def told(event, **fields):
-        found = read_events(file) if file.exists() else []
-        return [e for e in found if {**e, "event": event, **fields} == e]
-
-    assert wait_for(lambda: told("phase", name="generate"), 500)
-    (up,) = told("process", name="teacher_engine_0")
-    os.kill(up["pid"], signal.SIGKILL)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, output
-    assert [e["pid_lost"] for e in told("lost")] == [up["pid"]]
-    samples = [s for i in (0, 1) for g in groups(tmp_path, i) for s in g["samples"]]
-    assert len(samples) == 16
-    assert all(len(s["teacher_log_probs"]) == s["response_length"] for s in samples)
+def test_a_teacher_that_is_killed_is_started_again_and_every_sample_is_judged(distilled):
+    root, killed = distilled
+    assert [e["pid_lost"] for e in told(root, "lost")] == [killed]
+    assert len(samples_of(root)) == 16
 
 
 @pytest.mark.parametrize("loss", ["dpo_loss", "rm_loss"])
