@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 from slime_core.hook_forms import FIELDS
 from slime_train.cli import main
-from slime_train.sources import slime_flags
+from slime_train.facts import gather
+from slime_train.resolve import resolve
+from slime_train.sources import read_sources, slime_flags
 
 HEAVY = ("torch", "ray", "sglang", "sglang_router", "megatron", "transformers")
 SCRIPTS = Path(__file__).resolve().parents[2] / "apps/train"
@@ -84,6 +86,19 @@ def test_a_dump_starts_nothing_and_imports_no_framework(line):
     assert "num_layers 2 # model config" in lines
     assert "global_batch_size 2 # derived: samples over steps" in lines
     assert any(text.startswith("--") and "--num-layers 2" in text for text in lines)
+
+
+def test_a_machine_without_gpus_shows_what_one_with_eight_resolves_to(line, monkeypatch):
+    monkeypatch.setattr("slime_train.facts.available_memory", lambda: 1)
+    raw = read_sources([*line[:-2], "--dump-config", "--assume-gpus", "8", "--colocate"])
+    found = gather(raw)
+    assert (found.num_gpus, found.host_bytes) == (8, None)
+    cluster = resolve(raw, found).config.cluster
+    assert (cluster.device, cluster.actor_num_gpus_per_node, cluster.offload_train) == (
+        "cuda",
+        8,
+        True,
+    )
 
 
 def test_problems_are_told_together_with_exit_code_2_and_no_traceback(line):

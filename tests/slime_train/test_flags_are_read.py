@@ -30,6 +30,7 @@ SETTLED_BY_RULES = {
     "max_turns": "read by user functions as args.max_turns",
     "custom_config_path": "read with the command line",
     "dump_config": "read by the command line",
+    "assume_gpus": "with dump_config: the number of devices",
     "dump_details": "becomes the two save_debug paths",
     "sglang_router_request_timeout_secs": "becomes the router's request_timeout_secs",
 }

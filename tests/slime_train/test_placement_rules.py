@@ -150,3 +150,13 @@ def test_engines_without_a_trainer_have_the_first_gpus(tmp_path: Path):
     for rest, gpus in (("", [2, 3]), ("--debug-rollout-only", [0, 1]), ("--colocate", [0, 1])):
         c = config(f"--actor-num-gpus-per-node 2 --rollout-num-gpus 2 {rest}", num_gpus=4)
         assert list(_fleet(c, tmp_path).gpus) == gpus
+
+
+def test_a_dump_resolves_as_on_the_machine_that_is_assumed_and_a_run_refuses_to():
+    line = "--dump-config --actor-num-nodes 2 --actor-num-gpus-per-node 8 --colocate"
+    c = config(f"{line} --assume-gpus 8", num_gpus=8)
+    assert (c.cluster.device, c.megatron.world_size, c.model.precision) == ("cuda", 16, "bf16")
+    assert "set RAY_ADDRESS" in problems(line, num_gpus=8)
+    assert "is for --dump-config" in problems("--assume-gpus 8", num_gpus=8)
+    many = "--dump-config --assume-gpus 8 --actor-num-gpus-per-node 8 --rollout-num-gpus 8"
+    assert "8 are assumed" in problems(many, num_gpus=8)

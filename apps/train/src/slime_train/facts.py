@@ -33,9 +33,9 @@ def gather(raw: RawConfig) -> Facts:
     return Facts(
         hf_config=hf_config,
         megatron_args=megatron_args,
-        num_gpus=visible_gpus(os.environ),
+        num_gpus=raw.value("assume_gpus") or visible_gpus(os.environ),
         in_cluster=ray_address() is not None,
-        host_bytes=available_memory(),
+        host_bytes=None if raw.value("assume_gpus") else available_memory(),
         now=datetime.now(),
         num_prompts=sum(_count(path) for path in prompts) if counted else None,
         eval_file=eval_file,

@@ -19,3 +19,7 @@ class CommandConfig:
     """What trains."""
     dump_config: bool = flag(default=False, ours=True)
     """Print every value and where it comes from, and stop."""
+    assume_gpus: int | None = flag(default=None, at_least=1, ours=True)
+    """With --dump-config: resolve as on a machine that shows so many GPUs, whatever this one has,
+    and with --actor-num-nodes as in a Ray cluster of such machines. Host memory is then what
+    --offload-host-memory-gib says, and unbounded without it."""

@@ -12,6 +12,18 @@ from slime_core.errors import ConfigError
 _ADDRESS = re.compile(r"(http://)?[\w.\-]+:\d+|(http://)?\[[0-9a-fA-F:]+\]:\d+")
 
 
+def assumed_machine(draft: Draft, facts: Facts) -> None:
+    """Only what starts nothing can be about a machine that is not this one."""
+    count = draft["assume_gpus"]
+    if count is not None and not draft["dump_config"]:
+        draft.problem(
+            f"--assume-gpus {count} is for --dump-config: a run uses the GPUs that there are; "
+            "add --dump-config, or leave it out"
+        )
+    elif count is not None:
+        draft.notice(f"--assume-gpus {count}: resolved as on such a machine, not as on this one")
+
+
 def device(draft: Draft, facts: Facts) -> None:
     """Auto is CUDA where a device is visible."""
     if draft["device"] == "auto":
@@ -184,10 +196,11 @@ def _divided(draft: Draft) -> None:
 
 def _too_few(draft: Draft, facts: Facts, trainer: int, rollout: int, needed: int) -> str:
     how = "with --colocate the larger of" if draft["colocate"] else "the sum of"
-    there, remedy = f"{facts.num_gpus} are visible", "give smaller numbers"
+    seen = "visible" if draft["assume_gpus"] is None else "assumed"
+    there, remedy = f"{facts.num_gpus} are {seen}", "give smaller numbers"
     most = draft["num_gpus_per_node"]
     if most < facts.num_gpus:
-        there = f"--num-gpus-per-node {most} allows {most} of the {facts.num_gpus} that are visible"
+        there = f"--num-gpus-per-node {most} allows {most} of the {facts.num_gpus} that are {seen}"
         remedy = "raise --num-gpus-per-node, or give smaller numbers"
     if facts.in_cluster and starts_engines(draft) and not draft["colocate"]:
         remedy += ", or --actor-num-gpus-per-node, so that engines may be on other machines"
@@ -213,7 +226,7 @@ def backend(draft: Draft, facts: Facts) -> None:
 def several_machines(draft: Draft, facts: Facts) -> None:
     """Trainers on several machines need a cluster."""
     count = draft["actor_num_nodes"]
-    if count > 1 and not facts.in_cluster:
+    if count > 1 and not facts.in_cluster and draft["assume_gpus"] is None:
         draft.problem(
             f"--actor-num-nodes {count}: set RAY_ADDRESS to a Ray cluster that spans the machines "
             "(`ray start --head` on one, `ray start --address ...` on the others)"
@@ -221,6 +234,7 @@ def several_machines(draft: Draft, facts: Facts) -> None:
 
 
 RULES = (
+    assumed_machine,
     device,
     several_machines,
     external_engines,
