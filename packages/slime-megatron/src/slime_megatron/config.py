@@ -12,6 +12,7 @@ from slime_core.config.flags import Flag, derived
 from slime_core.config.table import flags_from_table
 
 from slime_megatron.flag_effects import REFUSED, REFUSED_VALUES, WHAT_HAPPENS
+from slime_megatron.flag_ranges import RANGES
 
 if TYPE_CHECKING:
     from slime_core.schedule.layout import ParallelLayout
@@ -105,9 +106,14 @@ class MegatronConfig:
 
 @cache
 def megatron_flags() -> tuple[Flag, ...]:
-    """Every flag of Megatron's parser, from the generated table."""
+    """Every flag of Megatron's parser, from the generated table, with the numbers it may have."""
     text = Path(__file__).with_name("flags.json").read_text(encoding="utf-8")
-    return tuple(flags_from_table(text, OWNER))
+    return tuple(
+        replace(flag, spelling={**flag.spelling, **RANGES[flag.dest]})
+        if flag.dest in RANGES
+        else flag
+        for flag in flags_from_table(text, OWNER)
+    )
 
 
 def refusal(flag: Flag, value: Any) -> str | None:

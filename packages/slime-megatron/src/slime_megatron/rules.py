@@ -141,11 +141,6 @@ def _offloaded_optimizer(draft: Draft) -> None:
                 f"keeps Adam's state in float32 in host memory: {_shown(dest, possible[0])}, or "
                 "leave --optimizer-cpu-offload out"
             )
-    share = values["optimizer_offload_fraction"]
-    if not 0 <= share <= 1:
-        draft.problem(
-            f"--optimizer-offload-fraction {share} is a share of Adam's state: give 0 to 1"
-        )
     draft.derive_megatron("use_precision_aware_optimizer", True, "--optimizer-cpu-offload")
 
 

@@ -1,7 +1,7 @@
 """Settings of the rollout engines and of the router in front of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -87,7 +87,13 @@ _SHADOWED = ("config",)
 def server_flags() -> tuple[Flag, ...]:
     """Every flag of SGLang's server as --sglang-*, from the generated table."""
     flags = flags_from_table(_read("flags.json"), SERVER, prefix=SERVER)
-    return tuple(flag for flag in flags if flag.dest not in _SHADOWED)
+    return tuple(
+        replace(flag, spelling={**flag.spelling, "above": 0, "below": 1})
+        if flag.dest == "mem_fraction_static"
+        else flag
+        for flag in flags
+        if flag.dest not in _SHADOWED
+    )
 
 
 @cache

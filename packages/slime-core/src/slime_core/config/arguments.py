@@ -173,12 +173,13 @@ def _in_range(flag: Flag, value: Any) -> bool:
         value > limits.get("above", float("-inf"))
         and value >= limits.get("at_least", float("-inf"))
         and value <= limits.get("at_most", float("inf"))
+        and ("below" not in limits or value < limits["below"])
     )
 
 
 def range_of(flag: Flag) -> str:
     """The range in words, e.g. ``> 0 and <= 1``; empty without one."""
-    signs = (("above", ">"), ("at_least", ">="), ("at_most", "<="))
+    signs = (("above", ">"), ("at_least", ">="), ("at_most", "<="), ("below", "<"))
     return " and ".join(
         f"{sign} {flag.spelling[name]}" for name, sign in signs if name in flag.spelling
     )
