@@ -131,6 +131,16 @@ def test_every_number_out_of_range_is_told_at_once():
     assert told.count("must be") == 3
 
 
+def test_a_list_of_layers_with_experts_may_say_what_a_number_says():
+    model = {**ARCHITECTURE, **EXPERTS, "moe_layer_freq": 1}
+    assert resolved("--moe-layer-freq [1,1,1,1]", model).config.megatron["num_experts"] == 8
+    assert resolved("--moe-layer-freq [1]*4", model).notices == resolved("", model).notices
+    assert "--moe-layer-freq gives" in problems("--moe-layer-freq [0]+[1]*3", model)
+    model["moe_layer_freq"] = [1, 0, 1, 0]
+    assert resolved("--moe-layer-freq 2", model).notices == resolved("", model).notices
+    assert "--moe-layer-freq gives" in problems("--moe-layer-freq 1", model)
+
+
 def test_gpus_talk_through_nccl_alone():
     with pytest.raises(ConfigErrors, match="--distributed-backend gloo is for a CPU"):
         resolved("--distributed-backend gloo --rollout-num-gpus 1", num_gpus=2)

@@ -8,6 +8,7 @@ from slime_core.config.draft import MODEL, Draft, Facts
 from slime_megatron.config import (
     MEGATRON_DEFAULTS,
     REQUIRED,
+    every_nth,
     megatron_flags,
     model_parallel_sizes,
     same,
@@ -63,11 +64,18 @@ def architecture(draft: Draft, facts: Facts) -> None:
     for dest, value in facts.megatron_args.items():
         if not draft.megatron.given(dest):
             draft.megatron.put(dest, value, MODEL)
-        elif dest not in _FREE and not same(draft.megatron[dest], value):
+        elif dest not in _FREE and not _agree(dest, draft.megatron[dest], value):
             draft.problem(
                 f"{_spelling(dest)} gives {dest} = {draft.megatron[dest]}, but config.json of "
                 f"--hf-checkpoint {draft['hf_checkpoint']} says {value}: leave the flag out"
             )
+
+
+def _agree(dest: str, given: Any, value: Any) -> bool:
+    """Equality; of --moe-layer-freq, N says the same as a list with every N-th layer set."""
+    if dest == "moe_layer_freq":
+        given, value = every_nth(given, value), every_nth(value, given)
+    return same(given, value)
 
 
 def without_effect(draft: Draft, facts: Facts) -> None:
