@@ -78,6 +78,6 @@ def test_an_address_without_an_engine_ends_the_run_with_the_flag(model, tmp_path
         "--hf-checkpoint", model, "--prompt-data", write_sums(tmp_path / "sums.jsonl", 8),
         "--num-rollout", 1, "--rollout-batch-size", 4, "--rm-type", "math",
         "--output-dir", tmp_path / "out", "--rollout-external-engine-addrs", "127.0.0.1:9",
-        expect=1,
+        "--debug-rollout-only", expect=1,
     )  # fmt: skip
     assert "--rollout-external-engine-addrs http://127.0.0.1:9: no engine answers" in output
