@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 from slime_core.config.draft import Draft, Facts
-from slime_megatron.config import megatron_flags
+from slime_megatron import expert_rules
+from slime_megatron.config import MEGATRON_DEFAULTS, megatron_flags
 from slime_megatron.expert_rules import experts
 
 MODEL = {
@@ -14,8 +15,10 @@ MODEL = {
 
 def draft(ranks: int = 8, **values: Any) -> Draft:
     made = Draft()
-    for flag in megatron_flags():
+    for flag in reversed(megatron_flags()):
         made.megatron.put(flag.dest, flag.default, "default")
+    for name, value in MEGATRON_DEFAULTS.items():
+        made.megatron.put(name, value, "default of slime")
     for name, value in (MODEL | values).items():
         made.megatron.put(name, value, "command line")
     made.own.put("actor_num_nodes", 1, "default")
@@ -69,3 +72,50 @@ def test_what_experts_cannot_be_asked_is_refused_by_flag(values: dict[str, Any],
     found = draft(**values)
     with pytest.raises(AssertionError, match=message):
         raise AssertionError("\n".join(found.problems))
+
+
+FLEX = {"moe_token_dispatcher_type": "flex", "moe_enable_deepep": True}
+
+
+def test_deepep_that_is_not_installed_is_refused_with_what_to_give_instead(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(expert_rules, "find_spec", lambda name: None)
+    (told,) = draft(**FLEX).problems
+    assert "module deep_ep is not installed" in told
+    assert "--moe-token-dispatcher-type alltoall and leave --moe-enable-deepep out" in told
+    (told,) = draft(moe_token_dispatcher_type="flex").problems
+    assert "give --moe-token-dispatcher-type alltoall, or install DeepEP" in told
+
+
+def test_deepep_that_is_installed_needs_the_dispatcher_it_belongs_to(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(expert_rules, "find_spec", lambda name: name)
+    assert draft(**FLEX).problems == []
+    (told,) = draft(moe_enable_deepep=True).problems
+    assert "does not go with --moe-token-dispatcher-type alltoall: leave it out" in told
+
+
+def test_what_is_said_about_experts_of_a_model_without_any_has_no_effect_and_is_told():
+    found = draft(
+        num_experts=None,
+        moe_router_load_balancing_type="aux_loss",
+        moe_ffn_hidden_size=None,
+        moe_router_topk=4,
+        expert_tensor_parallel_size=2,
+        **FLEX,
+    )
+    assert found.problems == []
+    (told,) = found.notices
+    assert told.startswith("of no effect, the model has no experts: ")
+    for flag in (
+        "--moe-router-topk 4",
+        "--expert-tensor-parallel-size 2",
+        "--moe-enable-deepep",
+        "--moe-token-dispatcher-type flex",
+    ):
+        assert flag in told
+    assert found.megatron["moe_enable_deepep"] is False
+    assert found.megatron["moe_token_dispatcher_type"] == "alltoall"
+    assert found.megatron["expert_tensor_parallel_size"] is None

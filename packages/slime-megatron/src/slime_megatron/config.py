@@ -124,6 +124,23 @@ def refusal(flag: Flag, value: Any) -> str | None:
     return why
 
 
+def spelling(dest: str) -> str:
+    """The flag of a destination."""
+    return next(flag.names[0] for flag in megatron_flags() if flag.dest == dest)
+
+
+def shown(dest: str, value: Any) -> str:
+    """A destination's value as a command line gives it."""
+    for flag in megatron_flags():
+        if flag.dest == dest and flag.arity == "none":
+            if same(flag.const, value):
+                return flag.names[0]
+        elif flag.dest == dest:
+            words = value if isinstance(value, list | tuple) else (value,)
+            return " ".join((flag.names[0], *(str(word) for word in words)))
+    return f"{spelling(dest)} {value}"
+
+
 def model_parallel_sizes(values: Mapping[str, Any]) -> tuple[int, int, int]:
     """Tensor, pipeline and context parallel size."""
     return (

@@ -1,9 +1,13 @@
 """What a command line may ask of models with experts, and what that needs."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from slime_core.config.draft import Draft, Facts
+
+from slime_megatron.config import MEGATRON_DEFAULTS, megatron_flags, same, shown
+from slime_megatron.flag_effects import OTHER_LAYERS, WITHOUT_EFFECT
 
 _UNBALANCED = ("aux_loss", "global_aux_loss", "none", "seq_aux_loss")
 """Load balancing that leaves the choice of experts alone."""
@@ -22,11 +26,13 @@ def experts(draft: Draft, facts: Facts) -> None:
     if not values["num_experts"]:
         if values["expert_model_parallel_size"] > 1:
             draft.problem("--expert-model-parallel-size needs a model with experts: leave it out")
+        _without_experts(draft)
         return
     if values["tensor_model_parallel_size"] > 1:
         draft.derive_megatron("sequence_parallel", True, "experts on tensor-parallel ranks need it")
     _check_division(draft, values)
     _check_training(draft, values)
+    _check_dispatcher(draft, values)
     etp = values["expert_tensor_parallel_size"] or values["tensor_model_parallel_size"]
     if values["moe_grouped_gemm"] and etp > 1:
         draft.notice(
@@ -41,6 +47,43 @@ def experts(draft: Draft, facts: Facts) -> None:
         draft.notice(f"{flags}: of no effect, experts are computed by PyTorch's kernels")
     for name in unused:
         draft.derive_megatron(name, False, "needs TransformerEngine")
+
+
+def _without_experts(draft: Draft) -> None:
+    """What is said about experts is told to be of no effect, and not handed on."""
+    told: list[str] = []
+    for flag in megatron_flags():
+        dest = flag.dest
+        about = dest == "expert_tensor_parallel_size" or dest.startswith("moe_")
+        if not about or dest in OTHER_LAYERS or dest in WITHOUT_EFFECT:
+            continue
+        value, default = draft.megatron[dest], MEGATRON_DEFAULTS.get(dest, flag.default)
+        if draft.megatron.given(dest) and not same(value, default):
+            told.append(shown(dest, value))
+            draft.derive_megatron(dest, default, "the model has no experts")
+    if told:
+        draft.notice(f"of no effect, the model has no experts: {', '.join(told)}")
+
+
+def _check_dispatcher(draft: Draft, values: Mapping[str, Any]) -> None:
+    """DeepEP sends tokens to their experts only where it is installed."""
+    flex = values["moe_token_dispatcher_type"] == "flex"
+    if values["moe_enable_deepep"] and not flex:
+        dispatcher = shown("moe_token_dispatcher_type", values["moe_token_dispatcher_type"])
+        draft.problem(
+            f"--moe-enable-deepep does not go with {dispatcher}: leave it out, or give "
+            "--moe-token-dispatcher-type flex"
+        )
+    backend = values["moe_flex_dispatcher_backend"]
+    if flex and backend in ("deepep", "hybridep") and find_spec("deep_ep") is None:
+        also = ("--moe-enable-deepep",) if values["moe_enable_deepep"] else ()
+        if draft.megatron.given("moe_flex_dispatcher_backend"):
+            also = (*also, shown("moe_flex_dispatcher_backend", backend))
+        left = f" and leave {' and '.join(also)} out" if also else ""
+        draft.problem(
+            "--moe-token-dispatcher-type flex needs DeepEP, whose module deep_ep is not installed "
+            f"here: give --moe-token-dispatcher-type alltoall{left}, or install DeepEP"
+        )
 
 
 def _check_division(draft: Draft, values: Mapping[str, Any]) -> None:

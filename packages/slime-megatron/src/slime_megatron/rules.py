@@ -12,6 +12,8 @@ from slime_megatron.config import (
     megatron_flags,
     model_parallel_sizes,
     same,
+    shown,
+    spelling,
     virtual_stages,
 )
 from slime_megatron.expert_rules import experts
@@ -66,7 +68,7 @@ def architecture(draft: Draft, facts: Facts) -> None:
             draft.megatron.put(dest, value, MODEL)
         elif dest not in _FREE and not _agree(dest, draft.megatron[dest], value):
             draft.problem(
-                f"{_spelling(dest)} gives {dest} = {draft.megatron[dest]}, but config.json of "
+                f"{spelling(dest)} gives {dest} = {draft.megatron[dest]}, but config.json of "
                 f"--hf-checkpoint {draft['hf_checkpoint']} says {value}: leave the flag out"
             )
 
@@ -85,7 +87,7 @@ def without_effect(draft: Draft, facts: Facts) -> None:
     for dest, why in WITHOUT_EFFECT.items():
         default, value = flags[dest].default, draft.megatron[dest]
         if draft.megatron.given(dest) and not same(value, default):
-            told.setdefault(why, []).append(_shown(dest, value))
+            told.setdefault(why, []).append(shown(dest, value))
             draft.derive_megatron(dest, MEGATRON_DEFAULTS.get(dest, default), "of no effect")
     if told:
         each = "; ".join(f"{', '.join(flags)} ({why})" for why, flags in told.items())
@@ -98,7 +100,7 @@ def as_built(draft: Draft, facts: Facts) -> None:
         given = draft.megatron[dest]
         if draft.megatron.given(dest) and not same(given, value):
             draft.problem(
-                f"{_spelling(dest)} gives {dest} = {given}, but models are built of PyTorch "
+                f"{spelling(dest)} gives {dest} = {given}, but models are built of PyTorch "
                 f"modules, without dropout, for which it is {value}: leave the flag out"
             )
 
@@ -111,7 +113,7 @@ def other_layers(draft: Draft, facts: Facts) -> None:
         changed = draft.megatron.given(dest) and not same(value, flags[dest].default)
         if changed and not draft["custom_model_provider_path"]:
             draft.problem(
-                f"{_shown(dest, value)} is for other layers than config.json of --hf-checkpoint "
+                f"{shown(dest, value)} is for other layers than config.json of --hf-checkpoint "
                 f"{draft['hf_checkpoint']} describes: leave it out, or build the model with "
                 "--custom-model-provider-path"
             )
@@ -130,8 +132,8 @@ def optimizer(draft: Draft, facts: Facts) -> None:
         )
     for dest in ("optimizer_offload_fraction", "overlap_cpu_optimizer_d2h_h2d"):
         if draft.megatron.given(dest):
-            shown = _shown(dest, values[dest])
-            draft.notice(f"{shown} has no effect without --optimizer-cpu-offload")
+            flag = shown(dest, values[dest])
+            draft.notice(f"{flag} has no effect without --optimizer-cpu-offload")
 
 
 def _offloaded_optimizer(draft: Draft) -> None:
@@ -145,27 +147,11 @@ def _offloaded_optimizer(draft: Draft) -> None:
     for dest, possible in allowed.items():
         if values[dest] not in possible:
             draft.problem(
-                f"{_shown(dest, values[dest])} does not go with --optimizer-cpu-offload, which "
-                f"keeps Adam's state in float32 in host memory: {_shown(dest, possible[0])}, or "
+                f"{shown(dest, values[dest])} does not go with --optimizer-cpu-offload, which "
+                f"keeps Adam's state in float32 in host memory: {shown(dest, possible[0])}, or "
                 "leave --optimizer-cpu-offload out"
             )
     draft.derive_megatron("use_precision_aware_optimizer", True, "--optimizer-cpu-offload")
-
-
-def _spelling(dest: str) -> str:
-    return next(flag.names[0] for flag in megatron_flags() if flag.dest == dest)
-
-
-def _shown(dest: str, value: Any) -> str:
-    """A destination's value as a command line gives it."""
-    for flag in megatron_flags():
-        if flag.dest == dest and flag.arity == "none":
-            if same(flag.const, value):
-                return flag.names[0]
-        elif flag.dest == dest:
-            words = value if isinstance(value, list | tuple) else (value,)
-            return " ".join((flag.names[0], *(str(word) for word in words)))
-    return f"{_spelling(dest)} {value}"
 
 
 def attention_kernels(draft: Draft, facts: Facts) -> None:
