@@ -176,6 +176,18 @@ def test_a_function_that_forgets_to_return_says_so(tmp_path: Path) -> None:
     assert "returned NoneType, not a sample" in sample.metadata["error"]
 
 
+def test_a_response_that_is_no_text_is_named_with_what_returns_text(tmp_path: Path) -> None:
+    code = (
+        "async def custom_generate(args, sample, sampling_params):\n"
+        "    sample.response = await generate_single(args, sample)\n"
+        "    return sample\n"
+    )
+    sample, _, _ = played(tmp_path, code, ["It is 3"])
+    assert (sample.status, sample.response) == (Status.FAILED, "")
+    assert "set `sample.response` to a Sample, not a str: " in sample.metadata["error"]
+    assert "generate_single(conversation) returns text" in sample.metadata["error"]
+
+
 FORKED = """
 from slime_sglang import generate_single
 

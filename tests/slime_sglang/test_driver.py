@@ -7,7 +7,7 @@ from slime_core.data.filters import DynamicFilterOutput
 from slime_core.data.stream import PromptStream
 from slime_core.errors import EngineError
 from slime_core.types import Sample, SampleGroup, Status
-from slime_sglang.driver import Collected, CollectSpec, collect
+from slime_sglang.driver import Collected, CollectSpec, GenerationError, collect
 from slime_sglang.groups import GroupWorker
 from slime_testing.desk import Desk, index_reward, make_source
 
@@ -215,6 +215,34 @@ def test_groups_of_failures_are_failed_not_trained() -> None:
 
     metrics = run(Failing(), make_source()).metrics
     assert (metrics["rollout/prompts_trained"], metrics["rollout/prompts_failed"]) == (3, 1)
+
+
+class AllFailing(Desk):
+    async def __call__(self, sample: Sample) -> Sample:
+        sample = await super().__call__(sample)
+        sample.status = Status.FAILED
+        sample.metadata["error"] = "mine.py:answer: KeyError: 'lable'"
+        sample.metadata["traceback"] = '  File "mine.py", line 7, in answer'
+        return sample
+
+
+def test_a_rollout_of_failures_ends_the_run_with_the_first_one() -> None:
+    with pytest.raises(GenerationError) as raised:
+        run(AllFailing(), make_source())
+    assert str(raised.value).splitlines() == [
+        "all 8 samples of rollout 3 failed while they were generated: there is nothing to train "
+        "on. The first one:",
+        "mine.py:answer: KeyError: 'lable'",
+        '  File "mine.py", line 7, in answer',
+    ]
+
+
+def test_failures_that_a_filter_drops_are_not_replaced_forever() -> None:
+    def drop(samples: Sequence[Sample]) -> DynamicFilterOutput:
+        return DynamicFilterOutput(keep=False, reason="failed")
+
+    with pytest.raises(GenerationError, match=r"mine\.py:answer"):
+        run(AllFailing(), make_source(), keep=drop)
 
 
 def test_tokens_of_groups_that_are_dropped_or_begun_again_are_wasted() -> None:

@@ -149,6 +149,7 @@ def test_a_custom_function_that_raises_fails_only_its_sample(tmp_path: Path) -> 
     failed, other = run(Server(answered), [broken, fine])
     assert failed.status is Status.FAILED
     assert failed.metadata["error"].endswith("KeyError: 8")
+    assert failed.metadata["traceback"].startswith(f'  File "{path}", line ')
     assert other.status is Status.COMPLETED
 
 

@@ -15,6 +15,11 @@ def test_a_row_shows_what_is_known_and_dashes_for_the_rest():
     )
 
 
+def test_a_row_tells_of_samples_that_failed():
+    assert row(0, {"rollout/failed_ratio": 0.25}).endswith("-  failed_ratio 0.250")
+    assert row(0, {"rollout/failed_ratio": 0.0}) == row(0, {})
+
+
 def test_a_tiny_negative_loss_has_no_sign():
     assert row(0, {"train/loss": -1e-9}).split()[3] == "0.00000"
 

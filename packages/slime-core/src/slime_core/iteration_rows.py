@@ -47,5 +47,7 @@ def header() -> str:
 
 
 def row(iteration: int, numbers: Mapping[str, float]) -> str:
-    """One iteration's line of the table."""
-    return f"{iteration:>9}" + "".join(column.cell(numbers) for column in COLUMNS)
+    """One iteration's line of the table; samples that failed are told behind it."""
+    failed = numbers.get("rollout/failed_ratio", 0.0)
+    note = f"  failed_ratio {failed:.3f}" if failed else ""
+    return f"{iteration:>9}" + "".join(column.cell(numbers) for column in COLUMNS) + note

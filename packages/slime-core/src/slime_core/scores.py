@@ -8,6 +8,8 @@ from slime_core.types import Sample, Status
 
 REWARD_OUTCOME = "reward_outcome"
 """Key of the metadata of a response that could not be graded: why there is no reward."""
+WHERE = "traceback"
+"""Key of the metadata of a sample on which a user's function failed: what led there."""
 
 
 def is_broken(sample: Sample) -> bool:
@@ -19,6 +21,11 @@ def is_ungraded(samples: Sequence[Sample]) -> bool:
     """Whether nothing of a group is left to learn from because responses could not be graded."""
     failed = all(sample.status is Status.FAILED for sample in samples)
     return failed and any(REWARD_OUTCOME in sample.metadata for sample in samples)
+
+
+def never_generated(samples: Sequence[Sample]) -> bool:
+    """Whether all of them failed before there was anything to grade."""
+    return all(s.status is Status.FAILED and REWARD_OUTCOME not in s.metadata for s in samples)
 
 
 def reward_value(sample: Sample, reward_key: str | None) -> float | None:

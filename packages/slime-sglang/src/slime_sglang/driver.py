@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from slime_core.data.buffer import restarted
 from slime_core.data.filters import DynamicFilterOutput
-from slime_core.errors import EngineError
+from slime_core.errors import EngineError, SlimeError
 from slime_core.interfaces import PromptSource
-from slime_core.scores import is_ungraded
+from slime_core.scores import WHERE, is_ungraded, never_generated
 from slime_core.types import Sample, SampleGroup
 
 from slime_sglang.flight import Flight, Task
@@ -27,6 +27,10 @@ _STARTED = "start_rollout_id"
 Verdict = Callable[[Sequence[Sample]], DynamicFilterOutput]
 ShowProgress = Callable[[int, int, Mapping[str, float]], None]
 """(groups or samples done, of how many, running statistics)."""
+
+
+class GenerationError(SlimeError, RuntimeError):
+    """Nothing of a rollout could be generated; the message has the first failure."""
 
 
 class Abortable(Protocol):
@@ -92,6 +96,7 @@ async def collect(
 
     Raises:
         EngineError: an engine or the router died; noticed within about a second.
+        GenerationError: as many groups as are wanted failed, and none did not.
         DataError: a prompt that was given out is not accounted for.
     """
     began = time.monotonic()
@@ -108,6 +113,7 @@ async def collect(
                 if spec.in_time is None or not _is_full(state, spec):
                     _judge(state, flight.land(task), worker, spec)
             _show(state, spec, began)
+            _check_generated(state, spec)
         if spec.in_time is None:
             await _finish_rest(state, flight, worker, generation, spec)
     except BaseException:
@@ -181,6 +187,20 @@ def _judge(state: _State, group: SampleGroup, worker: GroupWorker, spec: Collect
         state.spare.append((group, reason))
     else:
         state.drops[reason] += 1
+
+
+def _check_generated(state: _State, spec: CollectSpec) -> None:
+    """Stop a run that has nothing to train on; what is dropped for it would be drawn forever."""
+    samples = [sample for group in state.every for sample in group.samples]
+    if len(state.every) < spec.num_groups or not samples or not never_generated(samples):
+        return
+    about = samples[0].metadata
+    problems = [about.get("error", "it came back with the status `failed`"), about.get(WHERE)]
+    raise GenerationError(
+        f"all {len(samples)} samples of rollout {spec.iteration} failed while they were "
+        "generated: there is nothing to train on. The first one:\n"
+        + "\n".join(str(problem) for problem in problems if problem)
+    )
 
 
 def _accept_spare(state: _State, spec: CollectSpec) -> None:

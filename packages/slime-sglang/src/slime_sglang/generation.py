@@ -16,6 +16,8 @@ from slime_core.data.chat import Message, Tokenizer
 from slime_core.data.template_certificate import TemplateDriftError
 from slime_core.errors import ConfigError, EngineError
 from slime_core.hooks import GenerateFunction, custom_generate
+from slime_core.mistakes import where
+from slime_core.scores import WHERE
 from slime_core.types import Sample, Status
 
 from slime_sglang.agents.endpoints import Endpoints
@@ -201,6 +203,7 @@ class Generation:
             logger.exception("%s failed for sample %s", path, sample.index)
             sample.prompt, sample.status = session.prompt, Status.FAILED
             sample.metadata["error"] = f"{path}: {type(error).__name__}: {error}"
+            sample.metadata[WHERE] = where(error)
             return sample
 
     async def _in_time(self, work: Awaitable[Any]) -> Any:

@@ -148,7 +148,7 @@ class Session:
                 raise SampleError(f"it returned {type(sample).__name__}, not a sample")
             own = sample.prompt is not self._given
             sample.prompt = plain(sample.prompt) if own else copy.deepcopy(self.prompt)
-            sample.response = plain(sample.response)
+            sample.response = _text(sample)
             sample.metadata = plain(sample.metadata)
         origin = made[0] if isinstance(made, list) and len(made) == 1 else made
         if isinstance(origin, list) or origin.response_length:
@@ -279,6 +279,25 @@ class Session:
             first = self._trajectories.num_calls
             content, calls = parser.parse(content, tools, calls_parser, first=first)
         return replace(said, content=content, reasoning=reasoning, tool_calls=tuple(calls))
+
+
+def _text(sample: Sample) -> str:
+    """The response of a sample that user code returned.
+
+    Raises:
+        SampleError: it is no text.
+    """
+    given: Any = sample.response
+    if isinstance(given, str):
+        return plain(given)
+    sample.response = ""  # the sample is kept, as one that failed
+    advice = ""
+    if isinstance(given, Sample):
+        advice = (
+            ": generate_single(args, sample) returns the sample, its response written; "
+            "generate_single(conversation) returns text"
+        )
+    raise SampleError(f"it set `sample.response` to a {type(given).__name__}, not a str{advice}")
 
 
 def _with_answer(
