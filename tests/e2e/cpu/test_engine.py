@@ -243,7 +243,7 @@ def test_aborted_samples_keep_what_they_have(engines: Engines) -> None:
             left = next(s for s in finished if s.status is Status.ABORTED and s.response_length)
             before = list(left.tokens)
             short = Sampling(max_response_len=left.response_length + 3)
-            await generation.request(left, replace(generation._turn, sampling=short))
+            await generation.request(left, replace(generation._purpose, sampling=short))
             assert left.tokens[: len(before)] == before
             return finished
 
