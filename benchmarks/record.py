@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +13,9 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-_VERSIONS = ("slime-core", "torch", "megatron-core", "sglang", "ray", "transformers")
+_VERSIONS = (
+    "slime-core", "torch", "megatron-core", "flash-attn-4", "sglang", "ray", "transformers",
+)  # fmt: skip
 
 
 def record(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -22,7 +25,7 @@ def record(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, A
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "versions": versions(),
         "settings": dict(settings),
         "rows": [dict(row) for row in rows],

@@ -68,22 +68,22 @@ def flash() -> dict[str, float]:
 
     device = torch.device("cuda")
     cases = {
-        "whole": (128, 128, 1, 0),
-        "first of two": (128, 128, 2, 0),
-        "second of two": (128, 128, 2, 1),
-        "latent": (192, 128, 1, 0),
-        "small": (64, 64, 1, 0),
+        "whole": (2, 128, 128, 1, 0),
+        "first of two": (2, 128, 128, 2, 0),
+        "second of two": (2, 128, 128, 2, 1),
+        "latent": (8, 192, 128, 1, 0),
+        "small": (2, 64, 64, 1, 0),
     }
     found: dict[str, float] = {}
-    for name, (size, value_size, parts, part) in cases.items():
+    for name, (groups, size, value_size, parts, part) in cases.items():
         lengths = [length // 4 * 4 for length in LENGTHS]
         spans = causal_spans(lengths, cp_size=parts, cp_rank=part)
         generator = torch.Generator(device).manual_seed(0)
         rows = (sum(lengths) // parts, sum(lengths), sum(lengths))
-        shapes = zip(rows, (8, 2, 2), (size, size, value_size), strict=True)
+        shapes = zip(rows, (8, groups, groups), (size, size, value_size), strict=True)
         exact = [torch.randn(shape, device=device, generator=generator) for shape in shapes]
         slope = torch.randn(rows[0], 8, value_size, device=device, generator=generator)
-        heads = Heads(8, 2, size, value_size, torch.bfloat16)
+        heads = Heads(8, groups, size, value_size, torch.bfloat16)
         kernel, varlen = flash_attention(heads), Varlen.of(spans, device)
         assert kernel is not None, "flash-attn-4 refused"
 
