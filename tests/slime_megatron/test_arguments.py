@@ -28,6 +28,7 @@ REFUSED = {
     "transformer engine": ["--transformer-impl=transformer_engine"],
     "does not divide": ["--tensor-model-parallel-size=3"],
     "contradiction": ["--fp16", "--bf16"],
+    "without a word": ["--min-lr=1"],
 }
 
 
@@ -82,6 +83,7 @@ def test_rank_and_world_size_are_the_callers(parsed: dict[str, Any]):
         ("transformer engine", "--transformer-impl"),
         ("does not divide", "world size"),
         ("contradiction", "Megatron refuses"),
+        ("without a word", "refuses the arguments: assert args.min_lr <= args.lr ("),
     ],
 )
 def test_what_cannot_be_is_a_configuration_error(parsed: dict[str, Any], name: str, named: str):

@@ -5,6 +5,7 @@ from typing import Any
 
 from slime_core.config.draft import MODEL, Draft, Facts
 
+from slime_megatron import training_rules
 from slime_megatron.config import (
     MEGATRON_DEFAULTS,
     REQUIRED,
@@ -277,6 +278,7 @@ RULES = (
     experts,
     host_memory,
     run_length,
+    *training_rules.RULES,
     unused_sizes,
     forwarded,
 )

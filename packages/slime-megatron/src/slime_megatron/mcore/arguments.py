@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import traceback
 from collections.abc import Sequence
 from functools import cache
 from typing import NoReturn
@@ -76,6 +77,14 @@ def _megatron_parser() -> _Parser:
     return parser
 
 
+def complaint(error: BaseException) -> str:
+    """What an error says; of an assertion without a word, the line that failed and its place."""
+    if str(error) or error.__traceback__ is None:
+        return str(error) or type(error).__name__
+    failed = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{failed.line} ({failed.filename}:{failed.lineno})"
+
+
 def parse(argv: Sequence[str], rank: int, world_size: int) -> argparse.Namespace:
     """Megatron's namespace for ``argv``, as rank ``rank`` of ``world_size`` sees it.
 
@@ -98,7 +107,7 @@ def parse(argv: Sequence[str], rank: int, world_size: int) -> argparse.Namespace
         with quiet():
             validate_args(args)
     except (AssertionError, ValueError, RuntimeError, SystemExit) as error:
-        raise ConfigError(f"Megatron refuses the arguments: {error}") from error
+        raise ConfigError(f"Megatron refuses the arguments: {complaint(error)}") from error
     args.moe_grouped_gemm = together
     args.variable_seq_lengths = True
     if args.vocab_size is None:
