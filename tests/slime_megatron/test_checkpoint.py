@@ -1,5 +1,6 @@
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def carries_on(rank: int, world: int, model: str, work: str) -> None:
 
 
 def refuses(rank: int, world: int, model: str, wide: str, tied: str, work: str) -> dict[str, str]:
-    from slime_megatron.mcore import checkpoint
+    from slime_megatron.mcore import background, checkpoint
 
     def build(directory: str, *more: str) -> Any:
         return make_state(Path(directory), rank, world, *layout(1, 2), *more)
@@ -191,6 +192,10 @@ def refuses(rank: int, world: int, model: str, wide: str, tied: str, work: str) 
     pending = checkpoint.save(state, blocked, 1, asynchronous=True)
     for _ in range(2):  # and it stays failed
         assert "could not be written" in error_of(lambda: pending.finish(wait=True))
+    with pytest.MonkeyPatch.context() as disk:
+        if rank == 1:
+            disk.setattr(background.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**19))
+        told["full"] = error_of(lambda: pending.finish(wait=True))
     told["absent"] = error_of(checkpoint.save, state, Path(work) / "absent", 1)
     return told
 
@@ -219,6 +224,7 @@ def test_what_does_not_fit_is_refused_on_every_rank_and_says_why(tmp_path: Path)
         "no optimizer": "holds no optimizer state: give --no-load-optim",
         "damaged": "cannot be read; rank",
         "unwritable": "could not be written; rank 1: ",
+        "full": "rank 1: OSError: [Errno 28] No space left on device: 0.5 MiB free",
     }
     for name, text in expected.items():
         assert text in told[0][name], told[0][name]

@@ -1,7 +1,10 @@
 """Writing a checkpoint's files while training goes on."""
 
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from errno import ENOSPC
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,10 @@ from slime_megatron.mcore import adam_state
 from slime_megatron.mcore.agreement import first_failure
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.tensors import named_tensors, unwrap
+
+_MIB = 2**20
+_FULL = _MIB
+"""Free bytes below which a disk counts as full: what a failed write leaves is less than a block."""
 
 
 class PendingSave:
@@ -32,6 +39,7 @@ class PendingSave:
         arguments = list(request.async_fn_args)
         if request.preload_fn is not None:
             arguments[1] = _detached(request.preload_fn(), live)
+        self._files = _file_sizes(arguments[1]) if request.async_fn is not None else {}
         self._thread = threading.Thread(
             target=self._write, args=(request.async_fn, arguments), name="checkpoint writer"
         )
@@ -56,6 +64,7 @@ class PendingSave:
             self._failure = self._failure or error
         told = first_failure(self._failure)
         if told is not None:
+            told = first_failure(_lack_of_room(self._files)) or told
             raise CheckpointError(f"the checkpoint could not be written; {told}") from self._failure
         return True
 
@@ -76,6 +85,25 @@ def storages(state: TrainState) -> frozenset[int]:
         tensors += [parameter for group in inner.param_groups for parameter in group["params"]]
         tensors += [x for own in inner.state.values() for x in own.values() if torch.is_tensor(x)]
     return frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors)
+
+
+def _file_sizes(buckets: Sequence[Any]) -> dict[Path, int]:
+    """At least how large each file of this rank becomes."""
+    sizes: dict[Path, int] = {}
+    for path, _, (_, tensors) in buckets:
+        sizes[Path(path)] = sum(tensor.nbytes for _, tensor in tensors)
+    return sizes
+
+
+def _lack_of_room(files: dict[Path, int]) -> OSError | None:
+    """What the disk cannot take any more; Megatron's writer keeps the kind of an error alone."""
+    for path, size in files.items():
+        free = shutil.disk_usage(path.parent).free
+        left = max(0, size - (path.stat().st_size if path.is_file() else 0))
+        if free < max(left, _FULL):
+            what = f"No space left on device: {free / _MIB:.1f} MiB free, {left / _MIB:.1f} needed"
+            return OSError(ENOSPC, what, str(path.parent))
+    return None
 
 
 def _detached(buckets: list[Any], live: frozenset[int]) -> list[Any]:
