@@ -484,3 +484,14 @@ def test_a_set_whose_reward_would_not_be_asked_is_refused():
     line = "--eval-config sets.yaml --custom-rm-path mine.py"
     assert "gpqa: rm_type gpqa has no effect" in problems(line, eval_file=file)
     assert config("--eval-config sets.yaml", eval_file=file).evaluation.eval_datasets[0].rm_type
+
+
+def test_a_reference_without_weights_and_dumps_that_were_not_written_are_told(tmp_path):
+    assert "neither a Hugging Face directory" in problems(f"--ref-load {tmp_path}")
+    assert "where --ref-load is left out" in problems(f"--ref-load {tmp_path}/none")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    config(f"--ref-load {tmp_path}")
+    line = f"--load-debug-rollout-data {tmp_path}/d-{{rollout_id}}.pt"
+    assert "there is no such file" in problems(line)
+    (tmp_path / "d-0.pt").touch()
+    config(line)

@@ -1,11 +1,13 @@
 """Checkpoints, weight transport, logs."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
 from slime_core.config.rules.cluster import engines_needed, starts_engines, trainer_needed
+from slime_core.staging import TRACKER
 
 
 def checkpoints(draft: Draft, facts: Facts) -> None:
@@ -42,9 +44,34 @@ def saved_between_publishes(draft: Draft, facts: Facts) -> None:
 
 
 def reference_files(draft: Draft, facts: Facts) -> None:
-    """The reference's directory is there."""
-    if draft.given("ref_load") and not Path(draft["ref_load"]).is_dir():
-        draft.problem(f"--ref-load {draft['ref_load']}: there is no such directory")
+    """The reference's directory is there, and holds weights of one kind or the other."""
+    if not draft.given("ref_load"):
+        return
+    directory = Path(draft["ref_load"])
+    instead = "the reference is --hf-checkpoint where --ref-load is left out"
+    if not directory.is_dir():
+        draft.problem(f"--ref-load {directory}: there is no such directory; {instead}")
+    elif draft["ref_ckpt_step"] is None and not any(
+        (directory / name).is_file() for name in ("config.json", TRACKER)
+    ):
+        draft.problem(
+            f"--ref-load {directory} is neither a Hugging Face directory (no config.json) nor one "
+            f"of checkpoints (no {TRACKER}); {instead}"
+        )
+
+
+def replayed_files(draft: Draft, facts: Facts) -> None:
+    """What is trained on again was written."""
+    template = draft["load_debug_rollout_data"]
+    if template is None:
+        return
+    names = Path(re.sub(r"\{rollout_id.*?\}", "*", template))
+    if any(Path(names.anchor).glob(str(names.relative_to(names.anchor)))):
+        return
+    draft.problem(
+        f"--load-debug-rollout-data {template}: there is no such file; --save-debug-rollout-data "
+        "of an earlier run writes them"
+    )
 
 
 def transport(draft: Draft, facts: Facts) -> None:
@@ -133,4 +160,12 @@ def output(draft: Draft, facts: Facts) -> None:
         draft.derive("tb_project_name", facts.tensorboard_dir, "TENSORBOARD_DIR")
 
 
-RULES = (checkpoints, saved_between_publishes, reference_files, transport, weights_on_disk, output)
+RULES = (
+    checkpoints,
+    saved_between_publishes,
+    reference_files,
+    replayed_files,
+    transport,
+    weights_on_disk,
+    output,
+)
