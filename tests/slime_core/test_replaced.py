@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
-from slime_core.replaced import replaced
+from slime_core.replaced import answer, replaced
 
 
 def test_what_a_module_has_is_another_within_the_block():
@@ -16,3 +16,9 @@ def test_it_is_what_it_was_after_an_error_too():
     with pytest.raises(ValueError, match="inside"), replaced(module, size=2):
         raise ValueError("inside")
     assert module.size == 1
+
+
+def test_a_function_can_be_replaced_by_its_answer():
+    module = SimpleNamespace(start=lambda size, *, color: (size, color))
+    with replaced(module, start=answer(None)):
+        assert module.start(1, color="red") is None

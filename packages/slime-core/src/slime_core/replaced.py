@@ -1,6 +1,6 @@
 """Have a library that offers no setting for it do something else for a while."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,3 +16,12 @@ def replaced(module: Any, **values: Any) -> Generator[None]:
     finally:
         for name, value in before.items():
             setattr(module, name, value)
+
+
+def answer(value: Any) -> Callable[..., Any]:
+    """A function that returns ``value``, whatever it is given."""
+
+    def answered(*_args: Any, **_options: Any) -> Any:
+        return value
+
+    return answered

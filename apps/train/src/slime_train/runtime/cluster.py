@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 from slime_core.errors import SlimeError
 from slime_core.heartbeat import WorkerError
 from slime_core.patience import patient
-from slime_core.replaced import replaced
+from slime_core.replaced import answer, replaced
 from slime_core.sentinel import end_own_processes
 
 from slime_train.runtime.env import ray_address
@@ -29,7 +29,7 @@ _FETCH_S = 600.0
 _OWN = "local"  # without it Ray joins whatever was started on this machine
 _STARTS, _START_S = 2, 300.0
 """How often a Ray of our own is tried to be started, and how long it may take to find itself."""
-_FEW = functools.partial(parameter.RayParams, include_log_monitor=False, no_monitor=True)
+_FEW = functools.partial(parameter.RayParams, include_log_monitor="", no_monitor=True)
 """Of a Ray of our own nobody reads logs or dashboard, and it does not grow: no process for that."""
 
 
@@ -61,7 +61,7 @@ def _start_ray(address: str, options: Mapping[str, Any]) -> None:
             with (
                 patient(services, "get_node", RuntimeError, _START_S),
                 replaced(parameter, RayParams=_FEW),
-                replaced(services, start_api_server=lambda *_args, **_options: ("", None)),
+                replaced(services, start_api_server=answer(("", None))),
             ):
                 ray.init(**options)
         except Exception as error:  # Ray raises whatever its parts raise
