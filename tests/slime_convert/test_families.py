@@ -68,7 +68,7 @@ def test_both_spellings_of_the_rotary_base_are_read():
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"attention_bias": True}, "attention_bias = True"),
         ({"use_sliding_window": True}, "use_sliding_window = True"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "unquantized"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "slime-convert cast --dtype bf16"),
     ],
 )
 def test_a_config_that_cannot_be_honoured_is_refused_by_name(changes, message):

@@ -111,6 +111,8 @@ def test_ckpt_step_picks_an_older_checkpoint_or_says_which_exist(tmp_path: Path)
     assert latest(tmp_path, step=3) == tmp_path / "iter_0000003"
     with pytest.raises(CheckpointError, match=r"--ckpt-step 4 .*iter_0000003, iter_0000006"):
         latest(tmp_path, step=4)
+    with pytest.raises(CheckpointError, match=r"^--ref-ckpt-step 4 asks for"):
+        latest(tmp_path, step=4, flag="--ref-ckpt-step")
 
 
 def test_a_converted_checkpoint_called_release_is_found(tmp_path: Path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from slime_core.config.flags import flags_of
-from slime_core.config.gone import GONE
+from slime_core.config.gone import GONE, MEANT
 from slime_megatron.config import REFUSED
 from slime_sglang.config import SLIME_SETS
 from slime_train.run_config import SECTIONS, RunConfig
@@ -69,7 +69,8 @@ def test_a_flag_that_is_gone_gets_advice_instead_of_a_near_spelling(flag, advice
     assert told.startswith(f"{flag} is no flag here: ")
     assert advice in told
     assert "did you mean" not in told
-    assert not set(GONE) & set(all_flags())
+    assert not (set(GONE) | set(MEANT)) & set(all_flags())
+    assert {flag for flag in MEANT.values() if flag.startswith("--")} <= set(all_flags())
 
 
 def is_refused(flag):

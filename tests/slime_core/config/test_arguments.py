@@ -78,6 +78,15 @@ def test_a_flag_without_its_value():
     ]
 
 
+def test_what_other_programs_call_a_flag_or_a_device_leads_to_its_name_here():
+    named = by_name([Flag("x", n[2:], (n,)) for n in ("--lr", "--te-rng-tracker")])
+    (told,) = parse(["--learning-rate", "1"], named).problems
+    assert told == "unknown flag --learning-rate (did you mean --lr?)"
+    named = by_name([Flag("x", "device", ("--device",), choices=("auto", "cpu", "cuda"))])
+    (told,) = parse(["--device", "gpu"], named).problems
+    assert told.endswith("got 'gpu' (did you mean cuda?)")
+
+
 def test_choices_are_listed_with_the_nearest():
     named = by_name([Flag("x", "m", ("--mode",), choices=("grpo", "gspo"))])
     assert parse(["--mode", "grp"], named).problems == [

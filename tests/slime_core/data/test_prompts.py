@@ -40,7 +40,8 @@ def test_usual_columns_are_found(load, key, label):
 def test_given_columns_are_taken_and_missed_by_line(load):
     rows = [{"q": "a", "gold": "1", "answer": "x"}, {"q": "b"}]
     assert load(rows[0], input_key="q", label_key="gold")[0].label == "1"
-    message = r"p.jsonl:2: no key 'gold'; the row has \['q'\]: choose with --label-key"
+    message = r"p.jsonl:2: no key 'gold'; the row has \['q'\]: choose with --label-key "
+    message += r"\(for evaluation --eval-label-key\)"
     with pytest.raises(DataError, match=message):
         load(*rows, input_key="q", label_key="gold")
 

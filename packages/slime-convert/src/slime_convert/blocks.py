@@ -185,7 +185,8 @@ def check_dense(config: HfConfig, *, qkv_bias: bool = False) -> None:
         config,
         "quantization_config",
         allowed=(None,),
-        reason="give the unquantized (bfloat16 or float32) checkpoint of the model",
+        reason="give the unquantized (bfloat16 or float32) checkpoint of the model, or make one: "
+        "slime-convert cast --dtype bf16",
     )
 
 

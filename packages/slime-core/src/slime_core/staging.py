@@ -127,14 +127,14 @@ def clean(save: Path) -> list[str]:
     return [path.name for path in leftovers]
 
 
-def latest(load: Path, step: int | None = None) -> Path | None:
+def latest(load: Path, step: int | None = None, *, flag: str = "--ckpt-step") -> Path | None:
     """The checkpoint to resume from; None when ``load`` holds none.
 
-    ``step`` (``--ckpt-step``) picks another iteration than the tracker file's.
+    ``step`` (given with ``flag``) picks another iteration than the tracker file's.
     """
     tracker = load / TRACKER
     if step is not None:
-        name, wanted = checkpoint_name(step), f"--ckpt-step {step}"
+        name, wanted = checkpoint_name(step), f"{flag} {step}"
     elif not tracker.is_file():
         return None
     else:

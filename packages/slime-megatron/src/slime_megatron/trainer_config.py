@@ -117,7 +117,7 @@ def weights_in(flag: str, given: str, step: int | None) -> Path:
     directory = Path(given)
     if is_hugging_face(directory):
         return directory
-    found = latest(directory, step)
+    found = latest(directory, step, flag=flag.replace("-load", "-ckpt-step"))
     if found is None:
         raise CheckpointError(
             f"{flag} {directory} is neither a Hugging Face directory (no config.json) nor a "

@@ -38,7 +38,7 @@ def checkpoint_in(directory: Path, step: int | None = None) -> Path:
         return directory
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory: give that of a Megatron checkpoint")
-    found = latest(directory, step)
+    found = latest(directory, step, flag="--step")
     if found is not None and (found / CONFIG).is_file():
         return found
     if found is not None:

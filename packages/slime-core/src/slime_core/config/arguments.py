@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slime_core.config.flags import Flag
-from slime_core.config.gone import GONE
+from slime_core.config.gone import GONE, MEANT
 
 _NUMBER = re.compile(r"-\d*\.?\d")
 
@@ -77,6 +77,8 @@ def unknown(name: str, known: Iterable[str]) -> str:
     if name in GONE:
         return f"{name} is no flag here: {GONE[name]}"
     names = list(known)
+    if MEANT.get(name) in names:
+        return f"unknown flag {name} (did you mean {MEANT[name]}?)"
     longer = (other for other in names if other.startswith(name.replace("_", "-")))
     near = sorted(longer, key=len)[:1] or difflib.get_close_matches(name, names, n=1)
     return f"unknown flag {name}" + (f" (did you mean {near[0]}?)" if near else "")
@@ -157,7 +159,9 @@ def _convert(flag: Flag, name: str, word: str) -> Any:
 def check_value(flag: Flag, name: str, value: Any) -> None:
     """Raise ValueError when ``value`` is not among the choices or out of range."""
     if flag.choices is not None and value not in flag.choices:
-        near = difflib.get_close_matches(str(value), [str(c) for c in flag.choices], n=1)
+        choices = [str(choice) for choice in flag.choices]
+        meant = MEANT.get(str(value))
+        near = [meant] if meant in choices else difflib.get_close_matches(str(value), choices, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"{name} must be one of {_listed(flag.choices)}, got {value!r}{hint}")
     if not _in_range(flag, value):

@@ -1,4 +1,4 @@
-"""Flags of other versions of slime, and of the Megatron it patches, that are no flags here."""
+"""Flags of other versions of slime, of the Megatron it patches, and of other programs."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -35,3 +35,32 @@ GONE: Mapping[str, str] = MappingProxyType(
     }
 )
 """Spelling and what to do: for these the nearest spelling would be the wrong advice."""
+
+MEANT: Mapping[str, str] = MappingProxyType(
+    {
+        "--learning-rate": "--lr",
+        "--min-learning-rate": "--min-lr",
+        "--warmup-steps": "--lr-warmup-iters",
+        "--warmup-ratio": "--lr-warmup-fraction",
+        "--lr-scheduler-type": "--lr-decay-style",
+        "--max-grad-norm": "--clip-grad",
+        "--epochs": "--num-epoch",
+        "--num-train-epochs": "--num-epoch",
+        "--max-steps": "--num-rollout",
+        "--model": "--hf-checkpoint",
+        "--model-path": "--hf-checkpoint",
+        "--dataset": "--prompt-data",
+        "--train-data": "--prompt-data",
+        "--temperature": "--rollout-temperature",
+        "--max-new-tokens": "--rollout-max-response-len",
+        "--num-generations": "--n-samples-per-prompt",
+        "--tp": "--tensor-model-parallel-size",
+        "--tp-size": "--tensor-model-parallel-size",
+        "--pp": "--pipeline-model-parallel-size",
+        "--pp-size": "--pipeline-model-parallel-size",
+        "--cp-size": "--context-parallel-size",
+        "--ep-size": "--expert-model-parallel-size",
+        "gpu": "cuda",
+    }
+)
+"""What other programs call it, and how it is spelled here: no letters in common lead there."""

@@ -8,6 +8,9 @@ from slime_core.config.data import DataConfig
 from slime_core.data.faults import RowError
 from slime_core.data.rows import Row
 
+_OF_EVALUATION = ("--input-key", "--label-key", "--tool-key")
+"""Flags that evaluation sets have for themselves."""
+
 _INPUT_KEYS = ("input", "prompt", "question", "messages", "problem", "query", "instruction")
 
 
@@ -22,9 +25,12 @@ def input_column(row: Row, data: DataConfig) -> str:
 def required(row: Row, key: str, flag: str) -> Any:
     """The value of a column that must be there; ``flag`` chooses it."""
     if key not in row.values:
+        ours = flag in _OF_EVALUATION
+        also = f" (for evaluation --eval-{flag.removeprefix('--')})" if ours else ""
         raise RowError(
             "missing_key",
-            f"{row.place}: no key {key!r}; the row has {sorted(row.values)}: choose with {flag}",
+            f"{row.place}: no key {key!r}; the row has {sorted(row.values)}: choose with "
+            f"{flag}{also}",
         )
     return row.values[key]
 
