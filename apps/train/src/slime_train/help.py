@@ -19,7 +19,8 @@ Post-train a language model: generate with SGLang, score, learn with Megatron-Co
   --help-router     flags of the router before them, --router-*
   --dump-config     every resolved value and where it comes from; starts nothing
 
-Lists take words up to the next flag; --flag=value works; the last of equal flags counts.
+Lists take words up to the next flag; --flag=value works. Of equal flags the last counts, but those
+of --prompt-data and --eval-prompt-data add up.
 """
 
 

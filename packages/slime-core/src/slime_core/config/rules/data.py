@@ -79,6 +79,11 @@ def streaming(draft: Draft, facts: Facts) -> None:
 def length_of_run(draft: Draft, facts: Facts) -> None:
     """--num-rollout, or from --num-epoch and the number of prompts."""
     if draft["num_rollout"] is not None:
+        if draft.given("num_epoch"):
+            draft.notice(
+                f"--num-epoch {draft['num_epoch']} has no effect: --num-rollout "
+                f"{draft['num_rollout']} says how long the run is"
+            )
         return
     if draft["num_epoch"] is None:
         draft.problem("--num-rollout (iterations) or --num-epoch is missing: give one of them")
