@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from slime_core.config.checkpoint import CheckpointConfig
+from slime_core.config.evaluation import EvalConfig
 from slime_core.errors import CheckpointError
 from slime_core.resume import Origin, Resume, going_on
 from slime_core.staging import TRACKER, staged
@@ -102,3 +103,28 @@ def test_without_any_checkpoint_a_run_begins(save: Path, tmp_path: Path) -> None
     command, said = resume(CheckpointConfig(load=str(tmp_path), save=str(save)))
     assert command.find() == Origin()
     assert said == []
+
+
+def test_a_run_that_has_done_all_its_iterations_is_over_and_says_so(save: Path) -> None:
+    command, said = resume(CheckpointConfig(save=str(save)))
+    assert not command.is_over(5, EvalConfig())
+    commit(save, 2, 4)
+    assert not command.is_over(6, EvalConfig())
+    assert not command.is_over(0, EvalConfig())  # only evaluates
+    assert not command.is_over(None, EvalConfig())
+    assert not said
+    assert command.is_over(5, EvalConfig())
+    evaluated = EvalConfig(eval_function_path="mine.py:evaluate")
+    assert not resume(CheckpointConfig(save=str(save)))[0].is_over(5, evaluated)
+    assert command.is_over(5, replace(evaluated, skip_eval_before_train=True))
+    said.pop()
+    assert said == [
+        f"all 5 iterations of --num-rollout 5 are done; the last checkpoint is {save}/iter_0000004 "
+        "(--save). A larger --num-rollout goes on from there"
+    ]
+
+
+def test_one_that_begins_again_from_an_earlier_checkpoint_in_place_is_not_over(save: Path) -> None:
+    commit(save, 2, 4)
+    config = CheckpointConfig(save=str(save), load=str(save), ckpt_step=2)
+    assert not resume(config)[0].is_over(5, EvalConfig())

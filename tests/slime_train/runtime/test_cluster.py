@@ -5,7 +5,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slime_core.errors import EngineError
+from slime_core.errors import DataError, EngineError, SlimeError
+from slime_core.heartbeat import Watch
+from slime_core.mistakes import MistakeError
 from slime_train.runtime.cluster import Remote, WorkerError, cluster, gather, share
 
 
@@ -20,6 +22,9 @@ class Worker:
 
     def fail(self):
         raise EngineError("engine 0 answered 500")
+
+    def stumble(self):
+        raise KeyError("lable")
 
     def die(self):
         os._exit(1)
@@ -63,6 +68,37 @@ def test_errors_come_back_as_what_they_were(worker):
         worker.call("fail").result(60)
 
 
+class Unready:
+    """Cannot be made."""
+
+    def __init__(self, error):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (DataError("train.jsonl:500: is not JSON"), "train.jsonl:500: is not JSON"),
+        (ValueError("no chat template"), "ValueError: no chat template\n"),
+        (RuntimeError("a data source's"), "RuntimeError: a data source's\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_worker_that_cannot_be_made_says_why_and_is_not_a_loss(worker, tmp_path, error, message):
+    remote = Remote("worker 1", functools.partial(Unready, error), peekable=True)
+    for ask in (remote.call, remote.beside):
+        with pytest.raises(SlimeError) as raised, Watch(tmp_path, 60.0).blaming():
+            ask("progress").result(60)
+        assert isinstance(raised.value, ValueError)  # a mistake; a loss would be a RuntimeError
+        assert str(raised.value).startswith(message)
+    remote.end()
+
+
+def test_other_errors_of_a_call_are_told_with_the_line_that_raised_them(worker):
+    with pytest.raises(MistakeError, match=r"^KeyError: 'lable'\n.*line"):
+        worker.call("stumble").result(60)
+
+
 def test_a_dead_worker_is_named(worker):
     with pytest.raises(WorkerError, match="worker 0 died during `die`"):
         worker.call("die").result(60)
@@ -88,7 +124,7 @@ def test_a_ray_of_our_own_is_as_few_processes_as_it_can_be(ray_cluster):
     programs = {
         Path(word).name
         for process in psutil.Process().children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE
+        if process.status() != psutil.STATUS_ZOMBIE  # a worker of another test that was killed
         for word in process.cmdline()[:4]
     }
     assert "raylet" in programs

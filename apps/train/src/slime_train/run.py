@@ -6,11 +6,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from slime_core.errors import SlimeError
 from slime_core.events import FILE_NAME, Events
 from slime_core.heartbeat import Watch
 from slime_core.interfaces import Metrics
-from slime_core.logs import log_to_file
+from slime_core.logs import output_directory
+from slime_core.mistakes import told
 from slime_core.restarts import Restarts
 from slime_core.resume import Resume
 from slime_core.save_lock import sole_writer
@@ -28,15 +28,13 @@ logger = logging.getLogger(__name__)
 
 def run(config: RunConfig) -> int:
     """Train; return the exit code. Every process of the run has ended when this returns."""
-    directory = Path(config.tracking.output_dir).resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    log_to_file(directory / "logs" / "driver.log")
+    directory = output_directory(config.tracking.output_dir)
     try:
         with sigterm_interrupts():
             _run(config, directory)
-    except SlimeError as error:
+    except Exception as error:
         logger.exception("the run failed")
-        sys.stderr.write(f"\nslime-train: {error}\nlogs: {directory / 'logs'}\n")
+        sys.stderr.write(f"\nslime-train: {told(error)}\nlogs: {directory / 'logs'}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"\nslime-train: interrupted; logs: {directory / 'logs'}\n")
@@ -63,6 +61,8 @@ def _run(config: RunConfig, directory: Path) -> None:
 
         limit = health.max_restarts if health.use_fault_tolerance else None
         resume = Resume(config.checkpoint, config.data.start_rollout_id, say)
+        if resume.is_over(config.rollout.num_rollout, config.evaluation):
+            return
         restarts = Restarts(limit, config.checkpoint.save, events, say)
 
         def attempt() -> None:

@@ -3,7 +3,23 @@
 import logging
 from pathlib import Path
 
+from slime_core.errors import ConfigErrors
+
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def output_directory(given: str) -> Path:
+    """Make the directory of --output-dir; this process, the driver, logs into it from now on.
+
+    Raises:
+        ConfigErrors: it cannot be written.
+    """
+    directory = Path(given).resolve()
+    try:
+        log_to_file(directory / "logs" / "driver.log")
+    except OSError as error:
+        raise ConfigErrors([f"--output-dir {given}: cannot be written ({error})"]) from error
+    return directory
 
 
 def log_to_file(path: Path) -> None:

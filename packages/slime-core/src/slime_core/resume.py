@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slime_core.config.checkpoint import CheckpointConfig
+from slime_core.config.evaluation import EvalConfig
 from slime_core.errors import CheckpointError
 from slime_core.staging import RELEASE, clean, last_commit, latest
 
@@ -56,6 +57,25 @@ class Resume:
                 self._say(f"continuing from {found} ({flag}){self._left_out(step) if own else ''}")
                 return Origin(found, own)
         return Origin()
+
+    def is_over(self, last: int | None, evaluation: EvalConfig) -> bool:
+        """Whether nothing is left to do: all ``last`` iterations (--num-rollout) are done.
+
+        That they are is said; a run that evaluates before it trains goes on to do that.
+        """
+        save = self._config.save
+        if save is None or last is None or last == 0:
+            return False
+        clean(Path(save))
+        in_place = _in_place(self._config)
+        found = _newest("--save", save, self._config.ckpt_step if in_place else None)
+        if found is None or found.name == RELEASE or int(found.name.rpartition("_")[2]) + 1 < last:
+            return False
+        self._say(
+            f"all {last} iterations of --num-rollout {last} are done; the last checkpoint is "
+            f"{found} (--save). A larger --num-rollout goes on from there"
+        )
+        return not evaluation.evaluates or evaluation.skip_eval_before_train
 
     def _left_out(self, step: int | None) -> str:
         """Which flags have no effect on a run that goes on."""

@@ -16,6 +16,7 @@ from ray._private import parameter, services
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from slime_core.errors import SlimeError
 from slime_core.heartbeat import WorkerError
+from slime_core.mistakes import Held
 from slime_core.patience import patient
 from slime_core.replaced import answer, replaced
 from slime_core.sentinel import end_own_processes
@@ -149,17 +150,13 @@ class Pending:
                 "hang",
             ) from error
         except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, SlimeError):
-                raise cause from error
-            if isinstance(cause, RuntimeError | OSError):  # of a device, of a connection
-                message = f"{self._remote.name} failed during `{self._method}`: {error}"
-                raise WorkerError(message, self._remote.name) from error
-            raise
+            if isinstance(error.cause, SlimeError):
+                raise error.cause from error
+            message = f"{self._remote.name} failed during `{self._method}`: {error}"
+            raise WorkerError(message, self._remote.name) from error  # of a device, a connection
         except RayActorError as error:
-            raise WorkerError(
-                f"{self._remote.name} died during `{self._method}`: {error}", self._remote.name
-            ) from error
+            message = f"{self._remote.name} died during `{self._method}`: {error}"
+            raise WorkerError(message, self._remote.name) from error
 
 
 def gather(
@@ -203,14 +200,14 @@ class _Host:
     """The process side of ``Remote``."""
 
     def __init__(self, factory: Callable[[], Any]) -> None:
-        self._object = factory()
+        self._held = Held(factory)  # what it fails with reaches whoever calls
 
     def call(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         resolved = [fetch([x], _FETCH_S)[0] if isinstance(x, ray.ObjectRef) else x for x in args]
-        return getattr(self._object, method)(*resolved, **kwargs)
+        return self._held.call(method, resolved, kwargs)
 
 
 class _PeekableHost(_Host):
     @ray.method(concurrency_group="side")
     def beside(self, method: str, args: Sequence[Any]) -> Any:
-        return getattr(self._object, method)(*args)
+        return self._held.call(method, args, {})
