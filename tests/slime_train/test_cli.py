@@ -13,7 +13,7 @@ from slime_train.resolve import resolve
 from slime_train.sources import read_sources, slime_flags
 
 HEAVY = ("torch", "ray", "sglang", "sglang_router", "megatron", "transformers")
-SCRIPTS = Path(__file__).resolve().parents[2] / "apps/train"
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
     "model_type": "qwen3",
     "hidden_act": "silu",
@@ -183,7 +183,15 @@ def test_a_run_gets_the_resolved_configuration(line, monkeypatch):
     assert seen[0].hf_config["model_type"] == "qwen3"
 
 
-@pytest.mark.parametrize(("script", "ahead"), [("train.py", "0"), ("train_async.py", "1")])
+@pytest.mark.parametrize(
+    ("script", "ahead"),
+    [
+        ("apps/train/train.py", "0"),
+        ("apps/train/train_async.py", "1"),
+        ("train.py", "0"),
+        ("train_async.py", "1"),
+    ],
+)
 def test_the_scripts_are_the_commands(line, script, ahead):
     wrong = run_script(script, "--num-rollot", "1")
     assert wrong.returncode == 2
@@ -195,7 +203,7 @@ def test_the_scripts_are_the_commands(line, script, ahead):
 
 
 def run_script(name, *argv):
-    command = [sys.executable, str(SCRIPTS / name), *argv]
+    command = [sys.executable, str(ROOT / name), *argv]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
