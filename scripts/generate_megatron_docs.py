@@ -34,6 +34,14 @@ gradients and weights travel while others are computed, as in
 and are not taken for granted: with them, a parameter that gets no gradient in a rank's last
 microbatch ends the step with an error.
 
+Numbers out of a flag's range, and what Megatron's own validation refuses of learning rates, weight
+decay, recomputation and overlap, end the command before anything starts, with every problem at once
+(`slime_megatron.flag_ranges`, `slime_megatron.training_rules`).
+
+`--moe-token-dispatcher-type flex`, with or without `--moe-enable-deepep`, needs the module `deep_ep`.
+Where it is not installed, the command is refused: give `--moe-token-dispatcher-type alltoall`. On a
+model without experts these flags have no effect.
+
 ## Adam's state in host memory
 
 `--optimizer-cpu-offload` keeps float32 weights and Adam's moments, 12 bytes a parameter, in host

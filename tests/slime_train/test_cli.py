@@ -128,6 +128,13 @@ def test_a_column_that_is_not_there_is_named(line, capsys):
     assert "no key 'question'; the row has ['label', 'prompt']: choose with --input-key" in told
 
 
+def test_a_dump_tells_the_columns_that_are_read(line, capsys):
+    assert main([*line, "--dump-config"]) == 0
+    told = capsys.readouterr().out
+    assert "# default; the rows' column is prompt" in told
+    assert "# default; the rows' column is label" in told
+
+
 def test_user_functions_are_loaded_before_anything_starts(line, tmp_path, capsys):
     words = [*line, "--custom-rm-path", f"{tmp_path}/rm.py:score", "--buffer-filter-path", "a.b"]
     assert main(words) == 2

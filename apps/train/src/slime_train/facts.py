@@ -30,6 +30,7 @@ def gather(raw: RawConfig) -> Facts:
         _look_into("--eval-prompt-data", path, raw, problems)
     eval_file = _eval_file(raw, problems)
     counted = raw.value("num_epoch") is not None and not problems
+    read = {} if problems or not prompts else _read_columns(raw, prompts)
     return Facts(
         hf_config=hf_config,
         megatron_args=megatron_args,
@@ -38,6 +39,7 @@ def gather(raw: RawConfig) -> Facts:
         host_bytes=None if raw.value("assume_gpus") else available_memory(),
         now=datetime.now(),
         num_prompts=sum(_count(path) for path in prompts) if counted else None,
+        prompt_columns=read,
         eval_file=eval_file,
         tensorboard_dir=os.environ.get("TENSORBOARD_DIR"),
         problems=tuple(problems),
@@ -111,6 +113,12 @@ def _columns(raw: RawConfig, row: Mapping[str, Any], *, evaluation: bool) -> Dat
         if value is not None:
             given[name] = value
     return DataConfig(**given)
+
+
+def _read_columns(raw: RawConfig, prompts: tuple[str, ...]) -> dict[str, str]:
+    from slime_core.data.prompts import columns_found
+
+    return columns_found(_columns(raw, {}, evaluation=False), prompts)
 
 
 def _count(path: str) -> int:

@@ -89,6 +89,8 @@ class Facts:
     now: datetime = datetime(2000, 1, 1)
     num_prompts: int | None = None
     """Rows of --prompt-data, counted only where --num-epoch asks for them."""
+    prompt_columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    """``input_key``, ``label_key`` -> the columns of --prompt-data that are read."""
     eval_file: Mapping[str, Any] | None = None
     """What --eval-config holds."""
     tensorboard_dir: str | None = None

@@ -15,8 +15,8 @@ from slime_core.data.columns import (
 )
 from slime_core.data.faults import TOO_LONG, RowError
 from slime_core.data.loading import load, read
-from slime_core.data.reading import Prompt
-from slime_core.data.rows import Row, read_rows
+from slime_core.data.reading import Prompt, find_columns
+from slime_core.data.rows import Row, Source, read_rows
 
 __all__ = ["Prompt", "PromptRows", "Tokenizer", "load_prompts", "read_prompts", "read_rows"]
 
@@ -89,6 +89,17 @@ def prompt_rows(
 ) -> PromptRows:
     """How rows become prompts under ``data``."""
     return PromptRows(data, tokenizer, max_prompt_len, system_prompt(data))
+
+
+def columns_found(data: DataConfig, sources: Sequence[str]) -> dict[str, str]:
+    """Which columns are read where none are given, by the field that would choose them."""
+    looked = find_columns(prompt_rows(data), map(Source, sources)).values()
+    each = [columns for columns in looked if isinstance(columns, Columns)]
+    names = {
+        "input_key": {columns.input for columns in each},
+        "label_key": {columns.label for columns in each if columns.label is not None},
+    }
+    return {key: " or ".join(sorted(found)) for key, found in names.items() if found}
 
 
 def load_prompts(

@@ -1,7 +1,7 @@
 """Prompts, rewards, evaluation sets."""
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
-from slime_core.config.draft import Draft, Facts
+from slime_core.config.draft import DEFAULT, Draft, Facts
 from slime_core.config.eval_sets import eval_datasets
 from slime_core.config.rollout import BUILT_IN_ROLLOUTS
 
@@ -65,6 +65,13 @@ def prompts(draft: Draft, facts: Facts) -> None:
         draft.problem(
             "--prompt-data is missing: give a .jsonl or .parquet file with one prompt per row"
         )
+
+
+def columns(draft: Draft, facts: Facts) -> None:
+    """Every file has its own where none are given, so the value stays; --dump-config tells them."""
+    for name, found in facts.prompt_columns.items():
+        if not draft.given(name) and found != draft[name]:
+            draft.own.put(name, draft[name], f"{DEFAULT}; the rows' column is {found}")
 
 
 def streaming(draft: Draft, facts: Facts) -> None:
@@ -198,6 +205,7 @@ RULES = (
     replayed_rollouts,
     rollouts_alone,
     prompts,
+    columns,
     streaming,
     length_of_run,
     reward,
