@@ -38,9 +38,9 @@ Numbers out of a flag's range, and what Megatron's own validation refuses of lea
 decay, recomputation and overlap, end the command before anything starts, with every problem at once
 (`slime_megatron.flag_ranges`, `slime_megatron.training_rules`).
 
-`--moe-token-dispatcher-type flex`, with or without `--moe-enable-deepep`, needs the module `deep_ep`.
-Where it is not installed, the command is refused: give `--moe-token-dispatcher-type alltoall`. On a
-model without experts these flags have no effect.
+`--moe-token-dispatcher-type flex`, with or without `--moe-enable-deepep`, needs the module
+`deep_ep`. Where it is not installed, the command is refused: give `--moe-token-dispatcher-type
+alltoall`. On a model without experts these flags have no effect.
 
 ## Adam's state in host memory
 
