@@ -37,6 +37,7 @@ def line(tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps(CONFIG))
+    (model / "model.safetensors").touch()
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "1+1=", "label": "2"}\n')
     text = f"--hf-checkpoint {model} --prompt-data {prompts} --num-rollout 2 --rollout-batch-size 2"
@@ -110,6 +111,13 @@ def test_problems_are_told_together_with_exit_code_2_and_no_traceback(line):
         "  * --eps-clip expects float, got 'x'; allowed: >= 0",
         "  * unknown flag --colocat (did you mean --colocate?)",
     ]
+
+
+def test_a_model_without_weights_can_be_configured_and_not_run(line, tmp_path, capsys):
+    (tmp_path / "model/model.safetensors").unlink()
+    assert main([*line, "--dump-config"]) == 0
+    assert main(line) == 2
+    assert "holds no *.safetensors" in capsys.readouterr().err
 
 
 def test_missing_files_are_named(line, tmp_path, capsys):

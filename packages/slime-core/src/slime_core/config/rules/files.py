@@ -43,6 +43,19 @@ def saved_between_publishes(draft: Draft, facts: Facts) -> None:
         )
 
 
+def model_files(draft: Draft, facts: Facts) -> None:
+    """A run, unlike a dump of its configuration, needs the model's weights besides config.json."""
+    directory = Path(draft["hf_checkpoint"] or "")
+    invented = draft.server.values.get("load_format") == "dummy"
+    if draft["dump_config"] or invented or not (directory / "config.json").is_file():
+        return
+    if not any(directory.glob("*.safetensors")):
+        draft.problem(
+            f"--hf-checkpoint {directory} holds no *.safetensors, and engines and trainer read "
+            "their weights from those: download the whole model"
+        )
+
+
 def reference_files(draft: Draft, facts: Facts) -> None:
     """The reference's directory is there, and holds weights of one kind or the other."""
     if not draft.given("ref_load"):
@@ -163,6 +176,7 @@ def output(draft: Draft, facts: Facts) -> None:
 RULES = (
     checkpoints,
     saved_between_publishes,
+    model_files,
     reference_files,
     replayed_files,
     transport,
