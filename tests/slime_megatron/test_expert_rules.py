@@ -74,13 +74,13 @@ def test_what_experts_cannot_be_asked_is_refused_by_flag(values: dict[str, Any],
         raise AssertionError("\n".join(found.problems))
 
 
-FLEX = {"moe_token_dispatcher_type": "flex", "moe_enable_deepep": True}
+FLEX: dict[str, Any] = {"moe_token_dispatcher_type": "flex", "moe_enable_deepep": True}
 
 
 def test_deepep_that_is_not_installed_is_refused_with_what_to_give_instead(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(expert_rules, "find_spec", lambda name: None)
+    monkeypatch.setattr(expert_rules, "find_spec", dict[str, str]().get)
     (told,) = draft(**FLEX).problems
     assert "module deep_ep is not installed" in told
     assert "--moe-token-dispatcher-type alltoall and leave --moe-enable-deepep out" in told
@@ -91,7 +91,7 @@ def test_deepep_that_is_not_installed_is_refused_with_what_to_give_instead(
 def test_deepep_that_is_installed_needs_the_dispatcher_it_belongs_to(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(expert_rules, "find_spec", lambda name: name)
+    monkeypatch.setattr(expert_rules, "find_spec", str)
     assert draft(**FLEX).problems == []
     (told,) = draft(moe_enable_deepep=True).problems
     assert "does not go with --moe-token-dispatcher-type alltoall: leave it out" in told

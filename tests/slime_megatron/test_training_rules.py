@@ -12,7 +12,7 @@ def draft(**values: Any) -> Draft:
     made = Draft()
     for flag in reversed(megatron_flags()):
         made.megatron.put(flag.dest, flag.default, "default")
-    for name, value in (MEGATRON_DEFAULTS | {"train_iters": 10}).items():
+    for name, value in {**MEGATRON_DEFAULTS, "train_iters": 10}.items():
         made.megatron.put(name, value, "default of slime")
     for name, value in values.items():
         made.megatron.put(name, value, "command line")
