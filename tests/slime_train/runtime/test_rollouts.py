@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+from slime_core.errors import DataError
 from slime_core.heartbeat import WorkerError
 from slime_train.runtime import rollouts
 from slime_train.runtime.rollouts import RolloutProcess
@@ -48,3 +49,16 @@ def test_a_lost_rollout_worker_is_noticed_while_its_engines_are_asked(monkeypatc
     made._on_wait, made._remote = lost, SimpleNamespace(beside=lambda *args: args)
     with pytest.raises(WorkerError, match="does not answer"):
         made.fleet("status")
+
+
+def test_a_worker_that_cannot_get_ready_is_noticed_while_the_trainer_is_waited_for():
+    def fail(timeout_s):
+        raise DataError("train.jsonl:500: is not JSON")
+
+    made = process()
+    made._on_wait = lambda: None
+    made._peek = SimpleNamespace(is_done=lambda: False, result=fail)
+    made.check()
+    made._peek.is_done = lambda: True
+    with pytest.raises(DataError, match="500"):
+        made.check()

@@ -69,7 +69,7 @@ def compose(config: RunConfig, directory: Path, screen: Screen, resume: Resume) 
         timeout_s=WORK_TIMEOUT_S,
         places=places,
     )
-    trainer = make_trainer(config, directory / "logs", screen.on_wait, places)
+    trainer = make_trainer(config, directory / "logs", rollout.check, places)
     screen.say("starting the trainer and the engines")
     offload_train, offload_rollout = config.cluster.offload_train, config.cluster.offload_rollout
     in_turns = offload_train and config.cluster.device == "cuda"
@@ -124,11 +124,10 @@ def make_trainer(
     if config.debug.debug_rollout_only:
         return NoTrainer()
 
-    timeout_s = WORK_TIMEOUT_S
-
-    def group(role: "Role", its_config: RunConfig) -> TrainerGroup:
+    def group(role: "Role", its: RunConfig) -> TrainerGroup:
+        limit = WORK_TIMEOUT_S
         return TrainerGroup(
-            its_config, logs=logs, on_wait=on_wait, timeout_s=timeout_s, places=places, role=role
+            its, logs=logs, on_wait=on_wait, timeout_s=limit, places=places, role=role
         )
 
     actor = group("actor", config)

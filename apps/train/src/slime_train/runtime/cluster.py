@@ -141,22 +141,19 @@ class Pending:
             WeightSyncError, EngineError, ...: whatever was raised over there.
             WorkerError: the process died, or ``timeout_s`` passed.
         """
+        name = self._remote.name
         try:
             return ray.get(self.ref, timeout=timeout_s)
         except GetTimeoutError as error:
-            raise WorkerError(
-                f"{self._remote.name} did not finish `{self._method}` within {timeout_s:.0f} s",
-                self._remote.name,
-                "hang",
-            ) from error
+            message = f"{name} did not finish `{self._method}` within {timeout_s:.0f} s"
+            raise WorkerError(message, name, "hang") from error
         except RayTaskError as error:
             if isinstance(error.cause, SlimeError):
                 raise error.cause from error
-            message = f"{self._remote.name} failed during `{self._method}`: {error}"
-            raise WorkerError(message, self._remote.name) from error  # of a device, a connection
+            message = f"{name} failed during `{self._method}`: {error}"
+            raise WorkerError(message, name) from error  # of a device, a connection
         except RayActorError as error:
-            message = f"{self._remote.name} died during `{self._method}`: {error}"
-            raise WorkerError(message, self._remote.name) from error
+            raise WorkerError(f"{name} died during `{self._method}`: {error}", name) from error
 
 
 def gather(

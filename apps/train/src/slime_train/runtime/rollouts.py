@@ -56,7 +56,7 @@ class RolloutProcess:
         )
         self.tend: Callable[[], None] = lambda: None
         """Called while the trainer has nothing to do but to wait for the engines."""
-        self._peek: Pending | None = None
+        self._peek = self._remote.beside("progress")
         self._begun: list[Pending] = []
 
     def start(self, load: Path | None) -> Callable[[], RolloutFacts]:
@@ -101,6 +101,12 @@ class RolloutProcess:
         """Write what is left to do after ``iteration``; whatever is generated goes on meanwhile."""
         self._wait(self._remote.beside("save", directory, iteration))
 
+    def check(self) -> None:
+        """Raise what the worker could not get ready for, or who ended; for whoever waits."""
+        self._on_wait()
+        if self._peek.is_done():
+            self._peek.result(0)
+
     def stop(self) -> None:
         """Stop the engines in order."""
         self._wait(self._remote.call("stop"))
@@ -120,11 +126,9 @@ class RolloutProcess:
 
     def _while_waiting(self) -> None:
         """Ask again once the last answer is in; a busy worker is not asked twice."""
-        self._on_wait()
-        if self._peek is not None and self._peek.is_done():
+        self.check()
+        if self._peek.is_done():
             self._on_progress(self._peek.result(0))
-            self._peek = None
-        if self._peek is None:
             self._peek = self._remote.beside("progress")
 
 
