@@ -131,6 +131,11 @@ def test_every_number_out_of_range_is_told_at_once():
     assert told.count("must be") == 3
 
 
+def test_a_model_without_experts_gets_none_from_the_command_line():
+    told = problems("--num-experts 8 --moe-ffn-hidden-size 32")
+    assert "--num-experts 8: config.json of --hf-checkpoint /models/tiny describes a model" in told
+
+
 def test_a_list_of_layers_with_experts_may_say_what_a_number_says():
     model = {**ARCHITECTURE, **EXPERTS, "moe_layer_freq": 1}
     assert resolved("--moe-layer-freq [1,1,1,1]", model).config.megatron["num_experts"] == 8

@@ -28,6 +28,13 @@ def experts(draft: Draft, facts: Facts) -> None:
             draft.problem("--expert-model-parallel-size needs a model with experts: leave it out")
         _without_experts(draft)
         return
+    known = facts.megatron_args
+    if known and not known.get("num_experts") and not draft["custom_model_provider_path"]:
+        draft.problem(
+            f"--num-experts {values['num_experts']}: config.json of --hf-checkpoint "
+            f"{draft['hf_checkpoint']} describes a model without experts: leave it out"
+        )
+        return
     if values["tensor_model_parallel_size"] > 1:
         draft.derive_megatron("sequence_parallel", True, "experts on tensor-parallel ranks need it")
     _check_division(draft, values)
@@ -97,7 +104,7 @@ def _check_division(draft: Draft, values: Mapping[str, Any]) -> None:
             f"--expert-model-parallel-size {ep} does not divide the model's "
             f"{values['num_experts']} experts"
         )
-    if values["moe_ffn_hidden_size"] % etp:
+    if (values["moe_ffn_hidden_size"] or 0) % etp:
         draft.problem(
             f"--expert-tensor-parallel-size {etp} does not divide the moe_ffn_hidden_size "
             f"{values['moe_ffn_hidden_size']} of an expert (it is --tensor-model-parallel-size "
