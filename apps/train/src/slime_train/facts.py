@@ -21,6 +21,9 @@ from slime_train.sources import RawConfig
 
 def gather(raw: RawConfig) -> Facts:
     """Look at the devices, the model's config.json and the first rows of the prompt files."""
+    from slime_core.data.prompts import columns_found
+    from slime_core.data.rows import epoch_len
+
     problems: list[str] = []
     hf_config, megatron_args = _model(raw, problems)
     prompts: tuple[str, ...] = raw.value("prompt_data", ())
@@ -30,7 +33,7 @@ def gather(raw: RawConfig) -> Facts:
         _look_into("--eval-prompt-data", path, raw, problems)
     eval_file = _eval_file(raw, problems)
     counted = raw.value("num_epoch") is not None and not problems
-    read = {} if problems or not prompts else _read_columns(raw, prompts)
+    data = _columns(raw, {}, evaluation=False)
     return Facts(
         hf_config=hf_config,
         megatron_args=megatron_args,
@@ -38,8 +41,8 @@ def gather(raw: RawConfig) -> Facts:
         in_cluster=ray_address() is not None,
         host_bytes=None if raw.value("assume_gpus") else available_memory(),
         now=datetime.now(),
-        num_prompts=sum(_count(path) for path in prompts) if counted else None,
-        prompt_columns=read,
+        num_prompts=sum(map(epoch_len, prompts)) if counted else None,
+        prompt_columns=columns_found(data, prompts) if prompts and not problems else {},
         eval_file=eval_file,
         tensorboard_dir=os.environ.get("TENSORBOARD_DIR"),
         problems=tuple(problems),
@@ -113,16 +116,3 @@ def _columns(raw: RawConfig, row: Mapping[str, Any], *, evaluation: bool) -> Dat
         if value is not None:
             given[name] = value
     return DataConfig(**given)
-
-
-def _read_columns(raw: RawConfig, prompts: tuple[str, ...]) -> dict[str, str]:
-    from slime_core.data.prompts import columns_found
-
-    return columns_found(_columns(raw, {}, evaluation=False), prompts)
-
-
-def _count(path: str) -> int:
-    from slime_core.data.rows import Source
-
-    source = Source(path)
-    return source.slice.epoch_len(len(source))

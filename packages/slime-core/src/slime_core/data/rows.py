@@ -99,6 +99,12 @@ def numbered_rows(spec: str) -> Iterator[Row]:
     return (row_of(record) for record, _ in Source(spec).records())
 
 
+def epoch_len(spec: str) -> int:
+    """Rows that one epoch takes of the source ``spec``."""
+    source = Source(spec)
+    return source.slice.epoch_len(len(source))
+
+
 def row_of(record: Record) -> Row:
     """The record by name of column.
 
