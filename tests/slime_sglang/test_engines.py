@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,3 +112,38 @@ def test_each_machines_launcher_starts_its_engines(tmp_path: Path) -> None:
     for machine, told in ((0, "first: start engine_0"), (1, "second: start engine_1")):
         with pytest.raises(EngineError, match=told):
             engines._launch(machine)(spec.engine(machine))
+
+
+def test_memory_is_lent_only_after_a_check_that_generates_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    asked, go_on = threading.Event(), threading.Event()
+
+    class Checked(EnginePart):
+        def _answers(self, path: str, timeout_s: float) -> bool:
+            asked.set()
+            assert go_on.wait(30)
+            order.append(path)
+            return True
+
+    class Lending(Started):
+        def hold(self, what: str) -> None:
+            order.append(f"hold {what}")
+
+    monkeypatch.setattr("slime_sglang.parts.Engine", Lending)
+    spec = FleetSpec(model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig())
+    engines: Any = Engines(spec)
+    checked = Checked(spec.engine(0), 1.0)
+    engines._parts = [checked]
+    check = threading.Thread(target=checked.answers, args=(30.0,))
+    lend = threading.Thread(target=engines.hold, args=("nothing",))
+    check.start()
+    assert asked.wait(30)
+    lend.start()
+    lend.join(0.2)
+    assert lend.is_alive(), "lent while a check was on its way"
+    go_on.set()
+    for thread in (check, lend):
+        thread.join(30)
+    assert order == ["/health_generate", "hold nothing"]

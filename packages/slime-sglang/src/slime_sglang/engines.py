@@ -399,6 +399,8 @@ class Engines:
 
 def _held(what: Holding, part: EnginePart) -> EngineError | None:
     try:
+        if part.lends:
+            part.finish_check()
         part.engine.hold(what)
     except EngineError as error:
         logger.warning("%s does not hold %s: %s", part.name, what, error)

@@ -82,6 +82,8 @@ class EnginePart:
         """Whether it is given weights: it is paused then and generates nothing."""
         self.lends = False
         """Whether some of its memory is in use by others: it cannot generate then."""
+        self._asked = threading.Lock()
+        """Held while a check is on its way to it."""
         self.room = threading.Event()
         """Whether there is memory to start it."""
         self.room.set()
@@ -119,11 +121,19 @@ class EnginePart:
 
     def answers(self, timeout_s: float) -> bool:
         """Whether it generates, or, where it may not now, none of its processes is stopped."""
-        if self.quiet or self.lends:
-            return self._is_there(timeout_s)
-        return self._answers("/health_generate", timeout_s) or (
-            (self.quiet or self.lends) and self._is_there(timeout_s)
-        )
+        with self._asked:
+            idle = self.quiet or self.lends
+            if not idle and self._answers("/health_generate", timeout_s):
+                return True
+        return (self.quiet or self.lends) and self._is_there(timeout_s)
+
+    def finish_check(self) -> None:
+        """Return when no check generates: an engine without weights would end at it.
+
+        Comes after ``lends`` was set, so that no other begins; takes as long as one may.
+        """
+        with self._asked:
+            pass
 
     def _is_there(self, timeout_s: float) -> bool:
         return not self.engine.process.is_stopped and self._answers("/model_info", timeout_s)
