@@ -90,11 +90,8 @@ def _all_keys(spans: Spans) -> Picked:
 
 
 def _sent(picked: Picked, device: torch.device) -> Picked:
-    absent = picked.absent
     return Picked(
-        sent(picked.taken, device),
-        sent(picked.places, device),
-        None if absent is None else sent(absent, device),
+        sent(picked.taken, device), sent(picked.places, device), sent(picked.absent, device)
     )
 
 
@@ -173,9 +170,8 @@ def _rectangle(queries: list[Tensor], keys: list[Tensor]) -> Rectangle:
 
 
 def _to(rectangle: Rectangle, device: torch.device) -> Rectangle:
-    mask = rectangle.mask
     return Rectangle(
         sent(rectangle.query_rows, device),
         sent(rectangle.key_rows, device),
-        None if mask is None else sent(mask, device),
+        sent(rectangle.mask, device),
     )
