@@ -191,8 +191,11 @@ def _judge(state: _State, group: SampleGroup, worker: GroupWorker, spec: Collect
 
 def _check_generated(state: _State, spec: CollectSpec) -> None:
     """Stop a run that has nothing to train on; what is dropped for it would be drawn forever."""
+    enough = len(state.every) >= spec.num_groups
+    if not enough or not all(never_generated(group.samples) for group in state.every):
+        return
     samples = [sample for group in state.every for sample in group.samples]
-    if len(state.every) < spec.num_groups or not samples or not never_generated(samples):
+    if not samples:
         return
     about = samples[0].metadata
     problems = [about.get("error", "it came back with the status `failed`"), about.get(WHERE)]
