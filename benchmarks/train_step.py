@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Shape:
         )
         if self.experts is None:
             return config
-        return with_experts(config, *(getattr(self.experts, f.name) for f in fields(Experts)))
+        return with_experts(config, *astuple(self.experts))
 
     @property
     def parameters(self) -> int:
