@@ -8,7 +8,7 @@ import pytest
 from slime_core.data.filters import DynamicFilterOutput
 from slime_core.data.stream import PromptStream
 from slime_core.types import Sample, SampleGroup, Status
-from slime_sglang.driver import Collected, CollectSpec, collect
+from slime_sglang.collecting import Collected, CollectSpec, collect
 from slime_sglang.flight import Flight, InTime, begin_again
 from slime_sglang.groups import GroupWorker
 from slime_testing.desk import Desk, index_reward, make_source

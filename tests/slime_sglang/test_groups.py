@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from slime_core.errors import EngineError, SampleError
 from slime_core.types import Sample, SampleGroup, Status
-from slime_sglang.driver import CollectSpec, collect
+from slime_sglang.collecting import CollectSpec, collect
 from slime_sglang.groups import Greedy, GroupWorker
 from slime_testing.desk import Desk, index_reward, make_source
 from slime_testing.engine_stub import Server, answered, run

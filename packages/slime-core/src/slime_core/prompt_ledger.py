@@ -16,8 +16,8 @@ class PromptLedger:
                     + in flight
 
     A prompt is given out when its group is made, not when it is taken from the buffer again. The
-    source that owns the ledger reports what it gives out and gets back, the driver what came of
-    it; ``settle`` compares the two, and both with the buffer.
+    source that owns the ledger reports what it gives out and gets back, the collection what came
+    of it; ``settle`` compares the two, and both with the buffer.
     """
 
     def __init__(self) -> None:

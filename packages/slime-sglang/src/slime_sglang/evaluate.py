@@ -14,8 +14,9 @@ from slime_core.data.stream import make_group
 from slime_core.metrics import merge, pass_rates, sample_metrics
 from slime_core.types import Sample, SampleGroup, Status
 
-from slime_sglang.driver import Abortable, ShowProgress, running_statistics
+from slime_sglang.collecting import Abortable
 from slime_sglang.groups import GroupWorker
+from slime_sglang.running_statistics import ShowProgress, running_statistics
 from slime_sglang.sampling_params import Sampling
 
 _CHECK_S = 1.0

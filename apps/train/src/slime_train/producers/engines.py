@@ -27,7 +27,7 @@ from slime_core.rollout_functions import (
 from slime_core.types import SampleGroup
 from slime_rewards.select import make_reward
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.driver import Collected, CollectSpec, collect
+from slime_sglang.collecting import Collected, CollectSpec, collect
 from slime_sglang.engines import Engines, FleetSpec
 from slime_sglang.evaluate import EvalSet, evaluate
 from slime_sglang.flight import Flight, InTime, begin_again

@@ -7,7 +7,7 @@ from slime_core.data.filters import DynamicFilterOutput
 from slime_core.data.stream import PromptStream
 from slime_core.errors import EngineError
 from slime_core.types import Sample, SampleGroup, Status
-from slime_sglang.driver import Collected, CollectSpec, GenerationError, collect
+from slime_sglang.collecting import Collected, CollectSpec, GenerationError, collect
 from slime_sglang.groups import GroupWorker
 from slime_testing.desk import Desk, index_reward, make_source
 
