@@ -205,6 +205,16 @@ def test_every_prompt_given_out_is_accounted_for_over_iterations() -> None:
     assert metrics["rollout/prompts_filtered/third"] > 0
 
 
+def test_a_filter_that_calls_its_reason_surplus_keeps_the_books_balanced() -> None:
+    def drop_first(samples: Sequence[Sample]) -> DynamicFilterOutput:
+        return DynamicFilterOutput(keep=samples[0].group_index != 0, reason="surplus")
+
+    source = make_source()
+    metrics = run(Desk(), source, keep=drop_first, num_groups_at_once=6).metrics
+    assert source.ledger.filtered == {"surplus": 2}  # group 0, and group 5 that came too late
+    assert metrics["rollout/num_surplus_groups"] == 1
+
+
 def test_groups_of_failures_are_failed_not_trained() -> None:
     class Failing(Desk):
         async def __call__(self, sample: Sample) -> Sample:

@@ -63,7 +63,7 @@ class Tally:
     @property
     def filtered(self) -> Counter[str]:
         """How many finished groups were not wanted, by reason."""
-        return self._dropped() | Counter(surplus=self._num_surplus)
+        return self._dropped() + Counter(surplus=self._num_surplus)
 
     def add(self, group: SampleGroup) -> None:
         """A finished group: accepted, dropped for a reason, or one too many."""
