@@ -1,6 +1,7 @@
 """Hugging Face to Megatron and back, for every family."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from slime_convert.dist import DistReader, Layout, dist_to_hf, hf_to_dist
 from slime_convert.dist import chunks as chunks_module
-from slime_convert.dist import convert as convert_module
+from slime_convert.dist import to_hf as to_hf_module
 from slime_convert.families import FAMILIES
 from slime_core.errors import CheckpointError
 from slime_core.staging import latest
@@ -61,8 +62,8 @@ def test_sixteen_bits_with_some_tensors_in_thirty_two(tmp_path):
 def test_tensors_larger_than_the_memory_allowed_pass_in_pieces(tmp_path, monkeypatch, tied):
     source = make_qwen3(tmp_path / "hf", tied=tied, num_key_value_heads=4)
     monkeypatch.setattr(chunks_module, "CHUNK_BYTES", 2048)
-    monkeypatch.setattr(convert_module, "CHUNK_BYTES", 2048)
-    monkeypatch.setattr(convert_module, "WHOLE_BYTES", 2048)
+    monkeypatch.setattr(to_hf_module, "BLOCK_BYTES", 2048)
+    monkeypatch.setattr(to_hf_module, "WHOLE_BYTES", 2048)
     directory = hf_to_dist(source, tmp_path / "dist", Layout(2, 1))
     with DistReader(directory) as reader:
         largest = max(
@@ -181,7 +182,7 @@ def test_what_no_conversion_wrote_is_not_overwritten(tmp_path):
 
 def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     source, out = make_qwen3(tmp_path / "hf"), tmp_path / "dist"
-    usage = convert_module.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert "GB are needed" in error_of(hf_to_dist, source, out)
     assert not out.exists()

@@ -10,11 +10,10 @@ from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_convert import quantized
-from slime_convert.dist.convert import Progress, quiet
 from slime_convert.families import read_config
 from slime_convert.hf import HfReader, write_hf
-from slime_convert.hf.dtypes import TORCH_DTYPES
-from slime_convert.hf.writer import TensorStream
+from slime_convert.hf.stream import NamedTensor, TensorStream, reported, streamed
+from slime_convert.progress import Progress, quiet
 from slime_convert.quantized import PACKED, SCALE, SCALE_INV, SHAPE, Quantization
 
 DTYPES = ("bf16", "fp8")
@@ -22,9 +21,6 @@ _PROJECTION = re.compile(r"(?<!eh)_proj(_with_mqa)?\.weight$")
 """The weights that published FP8 checkpoints have in 8 bits: not embeddings, norms, routers."""
 _EXACT = re.compile(r"e_score_correction_bias$")
 """Kept in float32."""
-_BLOCK_BYTES = 64 << 20
-
-type Item = tuple[str, Tensor | TensorStream]
 
 
 def cast(
@@ -43,7 +39,7 @@ def cast(
         written = "bf16" if kept.kind == "none" and _is_bfloat16(plain) else kept.kind
         if written == dtype:
             raise CheckpointError(f"{source} is {dtype} already")
-        items = _reported(_items(reader, plain, dtype), progress)
+        items = reported(_items(reader, plain, dtype), progress)
         return write_hf(
             out,
             items,
@@ -124,19 +120,10 @@ def _check_scale(reader: HfReader, name: str, suffix: str, shape: tuple[int, ...
 
 
 def _stream(reader: HfReader, name: str) -> TensorStream:
-    shape, dtype = reader.shape(name), TORCH_DTYPES[reader.dtype(name)]
-    rows = shape[0] if shape else 1
-    width = max(1, int(torch.Size(shape[1:]).numel()) * dtype.itemsize)
-    step = max(1, _BLOCK_BYTES // width // quantized.BLOCK) * quantized.BLOCK
-
-    def blocks() -> Iterator[Tensor]:
-        for begin in range(0, rows, step):
-            yield reader.rows(name, begin, min(begin + step, rows))
-
-    return TensorStream(dtype, shape, blocks)
+    return streamed(reader, name, row_unit=quantized.BLOCK)
 
 
-def _items(reader: HfReader, plain: dict[str, TensorStream], dtype: str) -> Iterator[Item]:
+def _items(reader: HfReader, plain: dict[str, TensorStream], dtype: str) -> Iterator[NamedTensor]:
     for name, stream in plain.items():
         if not stream.dtype.is_floating_point or _EXACT.search(name):
             yield name, stream
@@ -167,9 +154,3 @@ def _config_changes(config: Any, dtype: str) -> dict[str, Any]:
     changes: dict[str, Any] = {key: "bfloat16" for key in ("dtype", "torch_dtype") if key in config}
     changes["quantization_config"] = quantized.FP8_CONFIG if dtype == "fp8" else None
     return changes
-
-
-def _reported(items: Iterator[Item], progress: Progress) -> Iterator[Item]:
-    for name, tensor in items:
-        yield name, tensor
-        progress(tensor.nbytes)

@@ -58,7 +58,8 @@ def _inspect(given: argparse.Namespace) -> Lines:
 
 def _hf_to_dist(given: argparse.Namespace) -> Lines:
     from slime_convert.dist.chunks import Layout
-    from slime_convert.dist.convert import Model, size_of, write_dist
+    from slime_convert.dist.from_hf import size_of, write_dist
+    from slime_convert.dist.model import Model
     from slime_convert.hf.pickled import open_checkpoint
     from slime_convert.progress import bar
 
@@ -77,7 +78,8 @@ def _hf_to_dist(given: argparse.Namespace) -> Lines:
 
 def _dist_to_hf(given: argparse.Namespace) -> Lines:
     from slime_convert.dist import checkpoint_in, dist_to_hf
-    from slime_convert.dist.convert import Model, size_in
+    from slime_convert.dist.model import Model
+    from slime_convert.dist.to_hf import size_in
     from slime_convert.progress import bar
 
     checkpoint = checkpoint_in(given.dist, given.step)
@@ -94,7 +96,8 @@ def _dist_to_hf(given: argparse.Namespace) -> Lines:
 
 def _verify(given: argparse.Namespace) -> Lines:
     from slime_convert.dist import checkpoint_in
-    from slime_convert.dist.convert import Model, size_of
+    from slime_convert.dist.from_hf import size_of
+    from slime_convert.dist.model import Model
     from slime_convert.hf.pickled import open_checkpoint
     from slime_convert.progress import bar
     from slime_convert.verify import verify

@@ -5,10 +5,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 
+AHEAD_BYTES = 128 << 20
+
 
 @contextmanager
 def prefetch[T](
-    items: Iterable[T], *, size: Callable[[T], int], max_bytes: int
+    items: Iterable[T], *, size: Callable[[T], int], max_bytes: int = AHEAD_BYTES
 ) -> Generator[Iterator[T]]:
     """Yield an iterator of ``items`` that keeps at most ``max_bytes`` of them ahead, or one.
 

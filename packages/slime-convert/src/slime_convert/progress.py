@@ -1,14 +1,21 @@
-"""A progress bar on the standard error, where that is a terminal."""
+"""Telling how far a conversion is: nobody, or a bar on the standard error if that is a terminal."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from tqdm import tqdm
+type Progress = Callable[[int], None]
+"""Told how many bytes more are done."""
+
+
+def quiet(_num_bytes: int) -> None:
+    """Report no progress."""
 
 
 @contextmanager
-def bar(what: str, total: int) -> Generator[Callable[[int], None]]:
-    """Yield a function that is told how many bytes more are done."""
+def bar(what: str, total: int) -> Generator[Progress]:
+    """Yield what moves a bar that is full after ``total`` bytes."""
+    from tqdm import tqdm
+
     with tqdm(
         total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1000, disable=None
     ) as shown:

@@ -36,7 +36,8 @@ def main(
 
 def _convert(given: presets.Given) -> None:
     from slime_convert.dist.chunks import Layout
-    from slime_convert.dist.convert import Model, hf_to_dist, size_of
+    from slime_convert.dist.from_hf import hf_to_dist, size_of
+    from slime_convert.dist.model import Model
     from slime_convert.hf import HfReader
     from slime_convert.progress import bar
 

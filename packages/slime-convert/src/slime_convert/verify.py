@@ -4,13 +4,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
-from slime_convert.dist.convert import Model, Progress, bytes_equal, check, hf_tensors, quiet
+from slime_convert.dist.model import Model
 from slime_convert.dist.reader import DistReader
+from slime_convert.dist.to_hf import check, hf_tensors
 from slime_convert.hf import HfReader
 from slime_convert.hf.dtypes import DTYPES
+from slime_convert.progress import Progress, quiet
 from slime_convert.rules import Parameter, Split
 
 _SHOWN = 5
@@ -52,7 +55,7 @@ def verify(reader: HfReader, checkpoint: Path, *, progress: Progress = quiet) ->
             begin, same = 0, reader.dtype(name) == DTYPES[tensor.dtype]
             for block in blocks:
                 end = begin + (len(block) if block.ndim else 1)
-                same = same and bytes_equal(block, reader.rows(name, begin, end))
+                same = same and _bytes_equal(block, reader.rows(name, begin, end))
                 begin = end
                 progress(block.nbytes)
             if not same:
@@ -116,8 +119,16 @@ def _untied(reader: HfReader) -> list[str]:
     table, rows = "model.embed_tokens.weight", reader.shape("model.embed_tokens.weight")[0]
     step = 1 << 14
     same = reader.shape("lm_head.weight") == reader.shape(table) and all(
-        bytes_equal(reader.rows(table, begin, end), reader.rows("lm_head.weight", begin, end))
+        _bytes_equal(reader.rows(table, begin, end), reader.rows("lm_head.weight", begin, end))
         for begin in range(0, rows, step)
         for end in [min(begin + step, rows)]
     )
     return [] if same else ["lm_head.weight, not the embedding although config.json ties them"]
+
+
+def _bytes_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree in type, shape and every byte: -0 is not 0."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    flat = (x.contiguous().view(-1).view(torch.uint8) for x in (a, b))
+    return torch.equal(*flat)

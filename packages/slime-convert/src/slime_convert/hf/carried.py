@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor
-
 from slime_convert.hf.reader import INDEX, SINGLE, HfReader
+from slime_convert.hf.stream import TensorStream, streamed
 from slime_convert.parameters import ParameterTable
 
 
@@ -23,9 +22,9 @@ class CarriedTensors:
             with HfReader(source) as reader:
                 self.names = tuple(name for name in reader.names if table.carries(name))
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """Read them one by one."""
+    def __iter__(self) -> Iterator[tuple[str, TensorStream]]:
+        """Yield them one by one; each can be read until the next one is asked for."""
         if self.names:
             with HfReader(self._source) as reader:
                 for name in self.names:
-                    yield name, reader.get(name)
+                    yield name, streamed(reader, name)

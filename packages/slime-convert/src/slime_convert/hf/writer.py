@@ -9,9 +9,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -24,6 +23,7 @@ from torch import Tensor
 from slime_convert.hf.dtypes import DTYPES
 from slime_convert.hf.header import Entry, encode_header, read_header
 from slime_convert.hf.reader import INDEX, SINGLE
+from slime_convert.hf.stream import NamedTensor, TensorStream
 
 GIB = 1 << 30
 HEADER_BYTES = 1 << 18
@@ -34,23 +34,9 @@ METADATA = {"format": "pt", "writer": "slime-convert"}
 ASSET_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 
 
-@dataclass(frozen=True, slots=True)
-class TensorStream:
-    """A tensor too large to be held in memory: its rows, in order, some at a time."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    blocks: Callable[[], Iterator[Tensor]]
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the whole tensor."""
-        return prod(self.shape) * self.dtype.itemsize
-
-
 def write_hf(
     directory: Path | str,
-    tensors: Iterable[tuple[str, Tensor | TensorStream]],
+    tensors: Iterable[NamedTensor],
     *,
     source: Path | str,
     max_shard_bytes: int = 5 * GIB,
