@@ -27,7 +27,7 @@ class Rank:
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
     def meeting_place(self) -> str:
-        from slime_core.machine import meeting_place
+        from slime_core.this_machine import meeting_place
 
         return meeting_place()
 

@@ -13,7 +13,7 @@ from slime_core.config.draft import Facts
 from slime_core.config.eval_sets import dataset_paths
 from slime_core.config.yaml_file import load_yaml
 from slime_core.errors import CheckpointError, ConfigError, DataError
-from slime_core.machine import available_memory, visible_gpus
+from slime_core.this_machine import available_memory, visible_gpus
 
 from slime_train.runtime.env import ray_address
 from slime_train.sources import RawConfig

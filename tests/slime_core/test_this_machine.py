@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from slime_core.machine import available_memory, granted_devices, visible_gpus
+from slime_core.this_machine import available_memory, granted_devices, visible_gpus
 
 GIB = 1024**3
 
