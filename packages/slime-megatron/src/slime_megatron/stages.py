@@ -69,7 +69,7 @@ def train_iteration(
         with report.timed("actor_train"):
             _steps(passes, inputs, vectors, objective, report)
     if passes.last_stage:
-        _account(passes, inputs, vectors, report)
+        _report_batch(passes, inputs, vectors, report)
     return report, vectors
 
 
@@ -123,15 +123,36 @@ def _steps(
         report.steps.append(passes.step(items, size, objective.step_entropy, logits=logits))
 
 
-def _account(passes: Passes, inputs: IterationInput, vectors: Vectors, report: Report) -> None:
-    """Means over the whole batch of what the stages found: per rollout, then over rollouts."""
+def _report_batch(passes: Passes, inputs: IterationInput, vectors: Vectors, report: Report) -> None:
+    """Report means over the whole batch, and its tokens; all data-parallel ranks together."""
     batch = inputs.batch
+    summed = _summed_rollout_means(batch, vectors)
+    counted = [
+        batch.rewards.double().sum(),
+        torch.tensor(float(batch.num_samples)).double(),
+        batch.tokens.lengths.double().sum(),
+    ]
+    both = torch.stack([*summed.values(), *counted])
+    *sums, rewards, samples, tokens = passes.data.sum(both).tolist()
+    rollouts = sum(step.counts.num_rollouts for step in inputs.steps)
+    report.num_tokens = tokens
+    report.rollout = {name: total / rollouts for name, total in zip(summed, sums, strict=True)}
+    report.rollout["rewards"] = rewards / max(samples, 1.0)
+    _add_log_probs_of_the_first_step(report)
+
+
+def _summed_rollout_means(batch: TrainBatch, vectors: Vectors) -> dict[str, Tensor]:
+    """What the stages found: the mean over each rollout's trained tokens, summed over rollouts.
+
+    A rollout's samples may be on several ranks: this is their part of its mean.
+    """
     counts = batch.rollout_token_counts.clamp(min=1)
     weights = vectors.mask.values.double() / torch.repeat_interleave(
         counts.double(), batch.loss_mask.lengths
     )
+    trained = vectors.mask.values > 0
     found: dict[str, Ragged | None] = {
-        "log_probs": vectors.old_log_probs,
+        LOG_PROBS: vectors.old_log_probs,
         "ref_log_probs": vectors.ref_log_probs,
         "teacher_log_probs": vectors.teacher_log_probs,
         "rollout_log_probs": vectors.rollout_log_probs,
@@ -140,23 +161,15 @@ def _account(passes: Passes, inputs: IterationInput, vectors: Vectors, report: R
         "returns": vectors.returns,
         "entropy": vectors.entropy,
     }
-    present = {name: values for name, values in found.items() if values is not None}
-    trained = vectors.mask.values > 0
-    ours = {
-        name: (torch.where(trained, values.values.double(), 0.0) * weights).sum()
-        for name, values in present.items()
+    return {
+        name: (torch.where(trained, vector.values.double(), 0.0) * weights).sum()
+        for name, vector in found.items()
+        if vector is not None
     }
-    ours |= {
-        "rewards": batch.rewards.double().sum(),
-        "samples": torch.tensor(float(batch.num_samples)).double(),
-        "tokens": batch.tokens.lengths.double().sum(),
-    }
-    sums: list[float] = passes.data.sum(torch.stack(list(ours.values()))).tolist()
-    total = dict(zip(ours, sums, strict=True))
-    report.num_tokens = total["tokens"]
-    rollouts = sum(step.counts.num_rollouts for step in inputs.steps)
-    report.rollout = {name: total[name] / rollouts for name in present}
-    report.rollout["rewards"] = total["rewards"] / max(total["samples"], 1.0)
+
+
+def _add_log_probs_of_the_first_step(report: Report) -> None:
+    """They are the old policy's, as it has not changed yet: for runs without a pass of its own."""
     first = report.steps[0].metrics if report.steps else {}
     if LOG_PROBS in first:
         report.rollout.setdefault(LOG_PROBS, first[LOG_PROBS])
