@@ -378,7 +378,6 @@ def test_flags_that_mean_nothing_here_say_what_to_give():
 def test_engine_flags_are_handed_on():
     c = config("--sglang-mem-fraction-static 0.5 --router-policy round_robin")
     assert c.sglang.server == {"mem_fraction_static": 0.5}
-    assert c.sglang.server_argv == ("--mem-fraction-static", "0.5")
     assert (c.sglang.router["policy"], c.sglang.router["log_level"]) == ("round_robin", "warn")
 
 

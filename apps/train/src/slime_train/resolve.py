@@ -89,9 +89,9 @@ def resolve(
         problems.append("a critic in --megatron-config-path needs --advantage-estimator ppo")
     if problems:
         raise ConfigErrors(tuple(dict.fromkeys(problems)))
-    config = _run_config(draft, for_actor, facts)
+    config = _run_config(draft, facts)
     if critic is not None:
-        theirs = _run_config(critic, for_critic, of_critic or facts)
+        theirs = _run_config(critic, of_critic or facts)
         if found := tuple(differences(config, theirs)):
             raise ConfigErrors(found)
         config = dataclasses.replace(config, of_critic=theirs)
@@ -106,13 +106,12 @@ def _completed(raw: RawConfig, facts: Facts) -> Draft:
     return draft
 
 
-def _run_config(draft: Draft, raw: RawConfig, facts: Facts) -> RunConfig:
+def _run_config(draft: Draft, facts: Facts) -> RunConfig:
     sections = {name: _section(kind, draft) for name, kind in SECTIONS.items() if name != "command"}
     sections["sglang"] = dataclasses.replace(
         sections["sglang"],
         server=dict(draft.server.values),
         router=dict(draft.router.values),
-        server_argv=_server_argv(raw),
     )
     sections["megatron"] = MegatronConfig(
         argv=command_line(draft.megatron.values, megatron_flags()),
@@ -126,15 +125,6 @@ def _run_config(draft: Draft, raw: RawConfig, facts: Facts) -> RunConfig:
 def _section(kind: Any, draft: Draft) -> Any:
     names = {field.name for field in dataclasses.fields(kind)} & set(draft.own.values)
     return kind(**{name: draft[name] for name in names})
-
-
-def _server_argv(raw: RawConfig) -> tuple[str, ...]:
-    given = (item for (owner, _), item in raw.given.items() if owner == SERVER)
-    return tuple(
-        word.replace(f"--{SERVER}-", "--", 1) if word.startswith(f"--{SERVER}-") else word
-        for item in given
-        for word in item.words
-    )
 
 
 def _foreign(draft: Draft) -> Mapping[str, Any]:

@@ -24,8 +24,6 @@ class SGLangConfig:
     """Fields of SGLang's ServerArgs, from --sglang-*."""
     router: Mapping[str, Any] = derived(factory=dict[str, Any])
     """Fields of the router's RouterArgs, from --router-*."""
-    server_argv: tuple[str, ...] = derived(default=())
-    """The --sglang-* words as given, without the prefix, for ``sglang.launch_server``."""
     sglang_router_ip: str | None = None
     """Address of a router that already runs; by default the run starts one."""
     sglang_router_port: int | None = flag(default=None, at_least=1, at_most=65535)
