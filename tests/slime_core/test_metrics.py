@@ -3,11 +3,13 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slime_core.config.tracking import TrackingConfig
 from slime_core.metrics import (
     category_metrics,
     is_repetitive,
     pass_at_k,
     pass_rates,
+    rollout_metrics,
     sample_metrics,
     throughput,
 )
@@ -35,6 +37,18 @@ def test_sample_metrics_by_hand():
             "zero_std/count_1.0": 1.0,
         }
     )
+
+
+def test_flags_add_to_what_a_rollout_reports_and_unjudged_samples_have_no_rewards():
+    samples = [make_sample(n, reward=r, group_index=0) for n, r in ((4, 1.0), (6, 0.0))]
+    quiet, loud = TrackingConfig(), TrackingConfig(log_passrate=True, log_correct_samples=True)
+    plain = rollout_metrics(samples, quiet)
+    assert plain == sample_metrics(samples)
+    added = {name: x for name, x in rollout_metrics(samples, loud).items() if name not in plain}
+    lengths = {f"correct_len/{name}": 4.0 for name in ("mean", "median", "max", "min")}
+    assert added == {"pass@1": 0.5, "pass@2": 1.0, **lengths}
+    unjudged = rollout_metrics(samples, quiet, judged=False)
+    assert unjudged == {name: x for name, x in plain.items() if name != "raw_reward"}
 
 
 def test_nothing_gives_nothing():

@@ -148,25 +148,16 @@ class RolloutHost:
         self, groups: Sequence[SampleGroup], batch: TrainBatch, steps: StepPlan, seconds: float
     ) -> Metrics:
         """Statistics of the samples; rewards are logged here, where they are made."""
-        config = self._config
-        samples = samples_of(groups)
-        engines = max(1, config.cluster.rollout_num_gpus or config.cluster.rollout_num_engines or 1)
+        config, samples = self._config, samples_of(groups)
+        judged = config.policy_loss.loss_type not in OFFLINE_LOSSES
         key = config.reward.reward_key
         described = {
-            **statistics.sample_metrics(samples, reward_key=key),
-            "rewards": float(batch.rewards.mean()),
+            **statistics.rollout_metrics(samples, config.tracking, reward_key=key, judged=judged),
+            **({"rewards": float(batch.rewards.mean())} if judged else {}),
             "num_samples": float(batch.num_samples),
             "num_dropped_samples": float(steps.num_dropped),
         }
-        if config.policy_loss.loss_type in OFFLINE_LOSSES:  # nothing was judged
-            described = {name: x for name, x in described.items() if "reward" not in name}
-        if config.tracking.log_passrate:
-            described |= statistics.pass_rates(samples, reward_key=key)
-        if config.tracking.log_correct_samples:
-            described |= statistics.correct_lengths(samples, reward_key=key)
-        if config.tracking.log_reward_category is not None:
-            category = config.tracking.log_reward_category
-            described |= statistics.category_metrics(samples, category)
+        engines = max(1, config.cluster.rollout_num_gpus or config.cluster.rollout_num_engines or 1)
         speed = statistics.throughput(samples, seconds, num_gpus=engines)
         return statistics.merge(
             [("rollout/", described), ("perf/", {"rollout_time": seconds, **speed})]

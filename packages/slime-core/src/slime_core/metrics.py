@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from slime_core.config.tracking import TrackingConfig
 from slime_core.scores import reward_value
 from slime_core.types import Sample, Status
 
@@ -45,6 +46,29 @@ def sample_metrics(samples: Sequence[Sample], *, reward_key: str | None = None) 
     if rewards:
         metrics["raw_reward"] = statistics.fmean(value for _, value in rewards)
     return metrics | _prefixed("zero_std/", zero_std_counts(rewards))
+
+
+def rollout_metrics(
+    samples: Sequence[Sample],
+    tracking: TrackingConfig,
+    *,
+    reward_key: str | None = None,
+    judged: bool = True,
+) -> dict[str, float]:
+    """``sample_metrics``, and what --log-passrate and flags like it add.
+
+    ``judged``: whether anybody scored the samples; otherwise nothing is said of rewards.
+    """
+    found = sample_metrics(samples, reward_key=reward_key)
+    if not judged:
+        found = {name: value for name, value in found.items() if "reward" not in name}
+    if tracking.log_passrate:
+        found |= pass_rates(samples, reward_key=reward_key)
+    if tracking.log_correct_samples:
+        found |= correct_lengths(samples, reward_key=reward_key)
+    if tracking.log_reward_category is not None:
+        found |= category_metrics(samples, tracking.log_reward_category)
+    return found
 
 
 def zero_std_counts(scored: Sequence[tuple[Sample, float]]) -> dict[str, float]:
