@@ -1,5 +1,7 @@
 from itertools import count
 
+import pytest
+from slime_core.config.cluster import ClusterConfig
 from slime_core.residency import SideBySide, TakingTurns
 
 
@@ -78,3 +80,19 @@ def test_side_by_side_nothing_moves():
     room = SideBySide()
     with room.training(publishes=True), room.publishing():
         assert room.spent() == {}
+
+
+@pytest.mark.parametrize(
+    ("offload_train", "offload_rollout", "moved"),
+    [
+        (True, True, ["engines nothing", "trainer everything"]),
+        (True, False, ["trainer everything"]),
+        (False, True, ["engines nothing"]),
+    ],
+)
+def test_the_sides_that_are_told_to_offload_move(offload_train, offload_rollout, moved):
+    calls = []
+    cluster = ClusterConfig(offload_train=offload_train, offload_rollout=offload_rollout)
+    room = TakingTurns.of(cluster, Side("trainer", calls), Side("engines", calls))
+    with room.training():
+        assert calls == moved

@@ -1,7 +1,6 @@
 """Start the processes of a run and hand the loop what it talks to."""
 
 import logging
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from slime_core.phases import Phases
 from slime_core.progress import Progress
 from slime_core.residency import TakingTurns
 from slime_core.resume import Resume
+from slime_megatron.meeting import Meeting
 from slime_sglang.health import HealthSpec
 from slime_sglang.readmission import Connectable, Readmission, RemoteFleet
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from slime_megatron.objective import Role
 
 logger = logging.getLogger(__name__)
+
+AnyTrainer = TrainerGroup | ActorCritic | NoTrainer
 
 WORK_TIMEOUT_S = 4 * 3600.0
 """For one verb of the loop; hung collectives and requests end sooner, by timeouts of their own."""
@@ -59,37 +61,16 @@ class Composition:
 def compose(config: RunConfig, directory: Path, screen: Screen, resume: Resume) -> Composition:
     """Start trainer and engines side by side; return once both are ready."""
     origin = resume.find()
-    checkpoint, config = origin.directory, continued(config) if origin.own else config
-    places = reserve(config.cluster, rooms(config.machines, 1 + (config.of_critic is not None)))
-    rollout = RolloutProcess(
-        config,
-        directory=directory,
-        on_progress=screen.progress,
-        on_wait=screen.on_wait,
-        timeout_s=WORK_TIMEOUT_S,
-        places=places,
-    )
-    trainer = make_trainer(config, directory / "logs", rollout.check, places)
+    config = continued(config) if origin.own else config
+    rollout, trainer = _processes(config, directory, screen)
     screen.say("starting the trainer and the engines")
-    offload_train, offload_rollout = config.cluster.offload_train, config.cluster.offload_rollout
-    in_turns = offload_train and config.cluster.device == "cuda"
-    rollout_ready = None if in_turns else rollout.start(checkpoint)
-    meeting = directory / f".rendezvous-{uuid.uuid4().hex[:8]}"  # no earlier run has met there
-    first, seconds = trainer.initialize(f"file://{meeting}", checkpoint)()
-    if offload_train:
-        trainer.hold("nothing")
-    if rollout_ready is None:  # the engines divide the memory that the trainer leaves
-        rollout_ready = rollout.start(checkpoint)
-    facts = rollout_ready()
-    trainer.connect(facts.engines)
-    logger.info("the trainer took %s", {name: round(s, 2) for name, s in seconds.items()})
+    meeting = Meeting(directory)
+    first, facts = _start(config, rollout, trainer, meeting.address, origin.directory)
     checkpoints = Checkpoints(config.checkpoint, trainer, rollout)
     job = Job(
         rollout=rollout,
         trainer=_surviving(config, trainer, rollout) if facts.engines else trainer,
-        residency=TakingTurns(
-            trainer if offload_train else None, rollout if offload_rollout else None
-        ),
+        residency=TakingTurns.of(config.cluster, trainer, rollout),
         save=checkpoints.save,
         commit=lambda: checkpoints.finish(wait=False),
         log=screen.log,
@@ -100,10 +81,47 @@ def compose(config: RunConfig, directory: Path, screen: Screen, resume: Resume) 
         checkpoints.finish(wait=True)
         rollout.stop()
         trainer.shutdown()
-        for path in directory.glob(f"{meeting.name}*"):
-            path.unlink()  # not earlier: NCCL goes on meeting there as groups are used
+        meeting.close()
 
     return Composition(job, cadence(config, first, facts), close)
+
+
+def _processes(
+    config: RunConfig, directory: Path, screen: Screen
+) -> tuple[RolloutProcess, AnyTrainer]:
+    """Both sides, each on its machines; neither has begun to load anything."""
+    places = reserve(config.cluster, rooms(config.machines, 1 + (config.of_critic is not None)))
+    rollout = RolloutProcess(
+        config,
+        directory=directory,
+        on_progress=screen.progress,
+        on_wait=screen.on_wait,
+        timeout_s=WORK_TIMEOUT_S,
+        places=places,
+    )
+    return rollout, make_trainer(config, directory / "logs", rollout.check, places)
+
+
+def _start(
+    config: RunConfig,
+    rollout: RolloutProcess,
+    trainer: AnyTrainer,
+    rendezvous: str,
+    checkpoint: Path | None,
+) -> tuple[int, RolloutFacts]:
+    """Have both sides load; which iteration is the first, and what the engines are."""
+    offload = config.cluster.offload_train
+    in_turns = offload and config.cluster.device == "cuda"
+    engines = None if in_turns else rollout.start(checkpoint)
+    first, seconds = trainer.initialize(rendezvous, checkpoint)()
+    if offload:
+        trainer.hold("nothing")
+    if engines is None:  # they divide the memory that the trainer leaves
+        engines = rollout.start(checkpoint)
+    facts = engines()
+    trainer.connect(facts.engines)
+    logger.info("the trainer took %s", {name: round(s, 2) for name, s in seconds.items()})
+    return first, facts
 
 
 def _surviving(config: RunConfig, trainer: Connectable, rollout: RolloutProcess) -> Trainer:
@@ -119,7 +137,7 @@ def _surviving(config: RunConfig, trainer: Connectable, rollout: RolloutProcess)
 
 def make_trainer(
     config: RunConfig, logs: Path, on_wait: Callable[[], None], places: Sequence[Place]
-) -> TrainerGroup | ActorCritic | NoTrainer:
+) -> AnyTrainer:
     """The policy's ranks, and with --advantage-estimator ppo those of its critic beside them."""
     if config.debug.debug_rollout_only:
         return NoTrainer()

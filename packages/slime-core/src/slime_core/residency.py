@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Literal, Protocol, runtime_checkable
 
+from slime_core.config.cluster import ClusterConfig
+
 Holding = Literal["nothing", "weights", "everything"]
 _LESS_TO_MORE: tuple[Holding, ...] = ("nothing", "weights", "everything")
 
@@ -63,6 +65,13 @@ class TakingTurns:
         self._holding: dict[str, Holding] = {"trainer": "nothing", "engines": "everything"}
         self._clock = clock
         self._spent: dict[str, float] = {}
+
+    @classmethod
+    def of(cls, cluster: ClusterConfig, trainer: Side, engines: Side) -> "TakingTurns":
+        """With the sides that --offload-train and --offload-rollout name."""
+        return cls(
+            trainer if cluster.offload_train else None, engines if cluster.offload_rollout else None
+        )
 
     @contextmanager
     def training(self, *, publishes: bool = True) -> Generator[None]:
