@@ -37,7 +37,7 @@ def plugin(tmp_path):
 
 def test_the_types_that_rules_know_are_those_that_score():
     rewards = make_reward(RewardConfig(rm_type="zero"), {})
-    assert set(RM_TYPES) == {*rewards._direct, *graders.NAMES}
+    assert set(RM_TYPES) == {*rewards._scores._direct, *graders.NAMES}
     rewards.close()
 
 
@@ -117,8 +117,8 @@ def test_a_dictionary_needs_the_entry_that_counts(plugin, tmp_path):
 def test_what_a_rollout_needs_is_started_before_it():
     rewards = make_reward(RewardConfig(rm_type="f1"), {})
     rewards.connect("http://router")
-    rewards._workers._threads.shutdown(wait=True)
-    assert rewards._workers._nursery._process.poll() is None
+    rewards._scores._workers._threads.shutdown(wait=True)
+    assert rewards._scores._workers._nursery._process.poll() is None
     rewards.close()
 
 

@@ -1,19 +1,17 @@
 """Which reward scores which sample."""
 
-import asyncio
 import dataclasses
 import inspect
 import json
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from slime_core.errors import ConfigError
 from slime_core.hook_forms import is_plain
 from slime_core.hooks import RewardFunction, custom_reward, load_hook
-from slime_core.types import Sample, Status
+from slime_core.types import Sample
 
 from slime_rewards import graders, math
 from slime_rewards.boxed import last_boxed
@@ -21,10 +19,10 @@ from slime_rewards.calls import Calls
 from slime_rewards.classifier import LocalClassifier, ServedClassifier
 from slime_rewards.config import BOXED, RewardConfig, unknown_type
 from slime_rewards.judge import Judge
-from slime_rewards.policy import Books, attempted, failure, settle
 from slime_rewards.remote import Server, remote_payload
+from slime_rewards.sample_rewards import SampleRewards
 from slime_rewards.sandbox import Limits
-from slime_rewards.verdict import Outcome, Question, RewardValue, Verdict, checked
+from slime_rewards.verdict import Question, RewardValue, Verdict
 from slime_rewards.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -32,12 +30,11 @@ logger = logging.getLogger(__name__)
 _DEFAULT = "math"
 _SETTLED_AT_ONCE = 20_000
 """Characters of a response up to which plain answers are compared without a process."""
-_SKIPPED = (Status.ABORTED, Status.FAILED)
 
 Score = Callable[[Sample], Awaitable[RewardValue]]
 
 
-def make_reward(config: RewardConfig, flat: Mapping[str, Any]) -> "SampleRewards":
+def make_reward(config: RewardConfig, flat: Mapping[str, Any]) -> SampleRewards:
     """The reward of a run; wrong paths and types are found here, not while generating.
 
     Raises:
@@ -46,27 +43,22 @@ def make_reward(config: RewardConfig, flat: Mapping[str, Any]) -> "SampleRewards
     """
     if config.rm_type is None and config.custom_rm_path is None:
         logger.info("no --rm-type and no --custom-rm-path: responses are scored as %r", _DEFAULT)
-    rewards = SampleRewards(config, flat)
+    selected = SelectedScores(config, flat)
     if config.rm_type is not None:
-        rewards.check(config.rm_type)
-    return rewards
+        selected.check(config.rm_type)
+    return SampleRewards(config, selected)
 
 
-class SampleRewards:
-    """The rewards of a run: holds worker processes and loaded functions; ``close`` it.
+class SelectedScores:
+    """Scores each sample by what it or the run asks for; a ``Scores``; ``close`` it.
 
     In this order: the path a sample carries, --custom-rm-path, the type in a
-    sample's metadata, --rm-type, math.
-
-    Samples that already have a reward, or were not finished, are left alone. What becomes of
-    those that cannot be graded is --reward-failure-policy's to say.
+    sample's metadata, --rm-type, math. Holds worker processes and loaded functions.
     """
 
     def __init__(self, config: RewardConfig, flat: Mapping[str, Any]) -> None:
         self._config = config
         self._flat = flat
-        self._keys = [key for key in (config.reward_key, config.eval_reward_key) if key]
-        self._books = Books(config.reward_max_failures)
         self._workers = Workers(
             num_workers=config.reward_num_workers,
             time_limit_s=config.reward_timeout_s,
@@ -111,78 +103,22 @@ class SampleRewards:
             return self._kind(path) == "plain"
         return rm_type.removeprefix(BOXED) in graders.NAMES
 
-    async def __call__(self, samples: Sequence[Sample]) -> None:
-        """Set ``reward`` on every sample.
-
-        Raises:
-            GradingError: more failures than --reward-max-failures.
-        """
-        waiting = [s for s in samples if s.reward is None and s.status not in _SKIPPED]
-        if not waiting:
-            return
-        if self._in_one_call(waiting):
-            verdicts = await self._try(lambda: self._group_verdicts(waiting))
-        else:
-            found = await asyncio.gather(
-                *(self._try(lambda sample=sample: self._verdict(sample)) for sample in waiting)
-            )
-            verdicts = [verdict for (verdict,) in found]
-        for verdict in verdicts:
-            self._books.count(verdict)
-        settle(waiting, verdicts, self._config, group=samples)
-        self._books.check()
-
-    def metrics(self, prefix: str = "rollout/") -> dict[str, float]:
-        """Numbers by outcome since the last call, which starts the books anew."""
-        found = self._books.metrics(prefix)
-        self._books.clear()
-        return found
-
     def close(self) -> None:
         """End the worker processes."""
         self._workers.close()
         self._calls.close()
 
-    async def _try(self, grade: Callable[[], Awaitable[Sequence[Verdict]]]) -> Sequence[Verdict]:
-        return await attempted(grade, self._config, self._books)
-
-    def _in_one_call(self, samples: Sequence[Sample]) -> bool:
-        """Whether they share a function that is given all of them."""
+    def together(self, samples: Sequence[Sample]) -> RewardFunction | None:
+        """Return the function that all of them share and that is given them in one call."""
         path = self._config.custom_rm_path
         if path is None or any(sample.custom_rm_path for sample in samples):
-            return False
+            return None
         kind = self._kind(path)
-        return kind == "class" or (self._config.group_rm and kind == "function")
+        in_one_call = kind == "class" or (self._config.group_rm and kind == "function")
+        return self._load(path) if in_one_call else None
 
-    async def _group_verdicts(self, samples: Sequence[Sample]) -> Sequence[Verdict]:
-        assert self._config.custom_rm_path is not None, "asked before"
-        start = time.monotonic()
-        try:
-            rewards = await self._load(self._config.custom_rm_path)(samples)
-            seconds = time.monotonic() - start
-            return [self._valued(reward, seconds) for reward in rewards]
-        except Exception as error:
-            return [failure(error, time.monotonic() - start)] * len(samples)
-
-    async def _verdict(self, sample: Sample) -> Sequence[Verdict]:
-        """One, in a list; the boundary to everything that may fail."""
-        start = time.monotonic()
-        try:
-            found = await self._reward(sample)
-            if not isinstance(found, Verdict):
-                return [self._valued(found, time.monotonic() - start)]
-            if found.outcome is Outcome.VALUE:
-                return [self._valued(found.reward, found.seconds)]
-        except Exception as error:
-            return [failure(error, time.monotonic() - start)]
-        return [found]
-
-    def _valued(self, reward: object, seconds: float) -> Verdict:
-        """A value, once it is known that one can train on it."""
-        usable = checked(reward, self._keys)
-        return Verdict(outcome=Outcome.VALUE, reward=usable, seconds=seconds)
-
-    async def _reward(self, sample: Sample) -> RewardValue | Verdict:
+    async def score(self, sample: Sample) -> RewardValue | Verdict:
+        """Return the reward of one sample, or what a worker process says of it."""
         path = sample.custom_rm_path or self._config.custom_rm_path
         if path is not None and self._kind(path) == "plain":
             return await self._graded(path, sample)
