@@ -9,7 +9,8 @@ transformers' Qwen3, compiled, with SDPA and full logits takes the same sequence
 as fit, with torch's fused AdamW on its bf16 weights: less than what the trainer does, which keeps
 weights and gradients in float32 as well. On a CPU a tiny model in float32 shows that the same code
 runs. With --layouts, several ranks share the model; their rate a GPU is compared with one GPU's.
-Of models with experts, N counts the weights that a token meets.
+Of models with experts, N counts the weights that a token meets; tokens are spread evenly over them,
+at random, as a trained router nearly does and one of random weights does not.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from record import record
 
 PEAK_FLOPS = 989e12
 HEAD = 128
+EVENLY = ("--moe-grouped-gemm", "--moe-router-force-load-balancing")
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ class Layout:
 
 SHAPES = {
     "tiny": Shape(128, 2, 2, 256, key_value_heads=2, vocab=1000, at_once=512),
+    "tiny with experts": Shape(
+        128, 2, 2, 256, key_value_heads=2, vocab=1000, experts=Experts(8, 2, 64), at_once=512
+    ),
     "Qwen3-0.6B": Shape(1024, 28, 16, 3072, utilisation={4096: 45.0, 32_768: 45.0}, ratio=1.7),
     "Qwen3-1.7B": Shape(2048, 28, 16, 6144, at_once=16_384, utilisation={4096: 53.0}, ratio=1.4),
     "Qwen3-4B": Shape(2560, 36, 32, 9728, at_once=8192, utilisation={4096: 57.0}),
@@ -173,7 +178,7 @@ def main() -> None:
     """Measure and record."""
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__)
-    models = [name for name in SHAPES if (name == "tiny") != on_gpu]
+    models = [name for name in SHAPES if name.startswith("tiny") != on_gpu]
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=models)
     parser.add_argument("--lengths", nargs="+", type=int, default=[4096 if on_gpu else 64])
     parser.add_argument("--tokens", type=int, default=131_072 if on_gpu else 1024, help="of a step")
@@ -274,7 +279,7 @@ def ours(rank: int, ranks: int, case: Case, scratch: str) -> None:
         Path(scratch),
         *(("--bf16",) if on_gpu else ()),
         "--use-distributed-optimizer",
-        *(("--moe-grouped-gemm",) if case.shape.experts else ()),
+        *(EVENLY if case.shape.experts else ()),
         *("--attention-backend", case.attention),
         *shared.flags,
         policy_loss=PolicyLossConfig(loss_type="sft_loss"),

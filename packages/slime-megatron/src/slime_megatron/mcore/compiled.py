@@ -1,4 +1,4 @@
-"""Dense layers under ``torch.compile``: pointwise work between matrix products is fused."""
+"""Layers under ``torch.compile``: pointwise work between matrix products is fused."""
 
 import logging
 from collections.abc import Sequence
@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLP
+from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
+
+from slime_megatron.mcore.grouped_experts import GroupedExperts
 
 logger = logging.getLogger(__name__)
 
@@ -24,18 +27,20 @@ def why_not(args: Any, device: torch.device) -> str | None:
 
 
 def compile_layers(chunks: Sequence[torch.nn.Module], backend: str = "inductor") -> int:
-    """Compile every layer without experts, in place; how many there are.
+    """Compile every layer in place; how many there are.
 
     All layers of one kind share their compiled functions, made in the first passes: with gradient
     and without, and again when the number of tokens first changes. Attention itself is left out of
-    it, and so are linear layers that talk to other ranks. Parameters keep their names.
+    it, and so are linear layers that talk to other ranks, and experts but for their gates: the host
+    has to know how many tokens each one gets. Parameters keep their names.
     """
     count = 0
     for chunk in chunks:
         for layer in chunk.modules():
-            if isinstance(layer, TransformerLayer) and isinstance(layer.mlp, MLP):
+            if isinstance(layer, TransformerLayer) and isinstance(layer.mlp, MLP | MoELayer):
                 _leave_out_attention(layer.self_attention)
                 _leave_out_talking(layer)
+                _leave_out_experts(layer.mlp, backend)
                 _gather_before(chunk, layer)
                 _compile(layer, backend)
                 count += 1
@@ -79,6 +84,16 @@ def _leave_out_talking(layer: torch.nn.Module) -> None:
 
 def _talks(linear: Any) -> bool:
     return linear.tp_group.size() > 1
+
+
+def _leave_out_experts(mlp: Any, backend: str) -> None:
+    """Only their gate is compiled, for any number of rows."""
+    if isinstance(mlp, MoELayer):
+        experts: Any = mlp.experts
+        if isinstance(experts, GroupedExperts):
+            experts.gate = torch.compile(experts.gate, backend=backend, dynamic=True)
+        whole: Any = mlp
+        whole.forward = torch.compiler.disable(mlp.forward)
 
 
 def _leave_out_attention(attention: Any) -> None:

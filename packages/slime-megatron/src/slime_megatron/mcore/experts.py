@@ -9,26 +9,54 @@ from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 from torch import Tensor
 
+from slime_megatron.mcore.routes import Routes, collected, spread
+
 
 class OrderedDispatcher(MoEAlltoAllTokenDispatcher):
-    """Adds what a token's experts give in the order of the experts, in float32.
+    """Sends tokens to experts and adds what comes back as ``routes`` does.
 
-    Megatron scatters it with atomic additions in the model's precision, whose order on a GPU is
-    another in every pass: log-probabilities of one policy would differ from pass to pass.
+    Megatron adds by scattering with atomic additions in the model's precision, whose order on a GPU
+    is another in every pass: log-probabilities of one policy would differ from pass to pass.
     """
+
+    routes: Routes
+
+    def dispatch_preprocess(
+        self, hidden_states: Tensor, routing_map: Tensor, probs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rows sorted by expert, [tokens * topk, hidden], and what each one's output is weighed by.
+
+        ``routing_map`` [tokens, experts]: who goes where; ``probs`` of the same shape.
+        """
+        self.hidden_shape, self.probs, self.routing_map = hidden_states.shape, probs, routing_map
+        rows = hidden_states.view(-1, self.hidden_shape[-1])
+        self.hidden_shape_before_permute = rows.shape
+        self.tokens_per_expert = self.preprocess(routing_map)
+        self.tokens_per_expert = self._maybe_dtoh_and_synchronize(
+            "before_permutation_1", self.tokens_per_expert
+        )
+        self.routes = Routes.of(routing_map, self.config.moe_router_topk)
+        return spread(rows, self.routes), self.routes.picked(probs)
+
+    def dispatch_postprocess(
+        self, global_input_tokens: Tensor, global_probs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows of all ranks by expert; those of one rank are sorted already."""
+        if self.tp_size * self.ep_size > 1:
+            return super().dispatch_postprocess(global_input_tokens, global_probs)
+        counts: Any = self._maybe_dtoh_and_synchronize("before_finish", self.tokens_per_expert)
+        self.tokens_per_expert = None
+        return global_input_tokens, counts, global_probs
+
+    def combine_preprocess(self, hidden_states: Tensor) -> Tensor:
+        """The way back: by rank; of one rank nothing is to be done."""
+        if self.tp_size * self.ep_size > 1:
+            return super().combine_preprocess(hidden_states)
+        return hidden_states
 
     def combine_postprocess(self, permutated_local_input_tokens: Tensor) -> Tensor:
         """[tokens * topk, hidden], grouped by expert -> the layer's output."""
-        tokens = self.hidden_shape_before_permute[0]
-        rows = self.reversed_local_input_permutation_mapping
-        return sum_by_token(permutated_local_input_tokens, rows, tokens).view(self.hidden_shape)
-
-
-def sum_by_token(x: Tensor, token_of_row: Tensor, tokens: int) -> Tensor:
-    """[tokens, hidden]: the sum of each token's rows of ``x``; all tokens have equally many."""
-    order = torch.sort(token_of_row, stable=True).indices
-    rows = x.index_select(0, order).view(tokens, -1, x.shape[-1])
-    return rows.sum(1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
+        return collected(permutated_local_input_tokens, self.routes).view(self.hidden_shape)
 
 
 def sum_experts_in_order(chunk: torch.nn.Module) -> None:

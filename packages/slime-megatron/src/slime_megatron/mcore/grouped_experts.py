@@ -4,13 +4,17 @@ Megatron's ``SequentialMLP`` runs one expert after the other: with 128 of them a
 small kernels. Here rows, which the dispatcher has sorted by expert, are multiplied by all experts'
 weights in one product (``torch``'s own grouped one in bfloat16 on a GPU, expert by expert
 elsewhere). Weights stay parameters of their own, as checkpoints and the distributed optimizer know
-them; a product lays them side by side for as long as it takes.
+them. The distributed optimizer keeps them in one buffer, in which ``side_by_side`` has them follow
+each other at equal distances: products read them, and add their gradients, where they lie. Where
+they lie elsewhere, a product copies them for as long as it takes.
 
     x [rows, in], rows of expert e from ends[e - 1] to ends[e];   out = x_e @ w_e.T
     d x_e = d out_e @ w_e         d w_e = d out_e.T @ x_e
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,9 +44,9 @@ def outer(left: Tensor, right: Tensor, counts: Sequence[int], ends: Tensor) -> T
         pairs = zip(left.split(list(counts)), right.split(list(counts)), strict=True)
         return torch.stack([a.t() @ b for a, b in pairs])
     found = _kernels._grouped_mm(left.t(), right, offs=ends)
-    for expert, count in enumerate(counts):
-        if not count:  # nothing is written for it
-            found[expert].zero_()
+    idle = [expert for expert, count in enumerate(counts) if not count]
+    if idle:  # nothing is written for them
+        found.index_fill_(0, sent(torch.tensor(idle), found.device), 0)
     return found
 
 
@@ -60,14 +64,14 @@ class GroupedProduct(torch.autograd.Function):
         """``weights``: [out, in] of every expert."""
         ctx.save_for_backward(x, ends, *weights)
         ctx.counts = counts
-        return product(x, torch.stack(weights).transpose(1, 2), counts, ends)
+        return product(x, table(weights).transpose(1, 2), counts, ends)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Weights are laid side by side once more instead of being kept so."""
+        """Weights that had to be copied are copied once more instead of being kept."""
         x, ends, *weights = ctx.saved_tensors
         grad = grads[0].contiguous()
-        to_x = product(grad, torch.stack(weights), ctx.counts, ends)
+        to_x = product(grad, table(weights), ctx.counts, ends)
         found = outer(grad, x, ctx.counts, ends)
         return to_x, None, None, *_given(weights, found)
 
@@ -78,8 +82,31 @@ def _given(weights: Sequence[Any], found: Tensor) -> list[Tensor]:
     totals = [total for total in sums if total is not None]
     if len(totals) < len(weights):
         return list(found.unbind())
-    _kernels._foreach_add_(totals, list(found.to(totals[0].dtype).unbind()))
+    whole = in_place(totals)
+    if whole is not None:
+        whole.add_(found)
+    else:
+        _kernels._foreach_add_(totals, list(found.to(totals[0].dtype).unbind()))
     return [torch.empty_like(weight) for weight in weights]
+
+
+def table(tensors: Sequence[Tensor]) -> Tensor:
+    """[experts, ...] of equal shapes: where they lie if that can be, else a copy."""
+    found = in_place(tensors)
+    return torch.stack(list(tensors)) if found is None else found
+
+
+def in_place(tensors: Sequence[Tensor]) -> Tensor | None:
+    """One view of all, if they follow each other at equal distances in one piece of memory."""
+    first = tensors[0]
+    places = [x.data_ptr() for x in tensors]
+    distances = {after - before for before, after in pairwise(places)}
+    distance = min(distances, default=0)
+    together = first.untyped_storage().data_ptr() == tensors[-1].untyped_storage().data_ptr()
+    if len(distances) != 1 or distance < first.nbytes or not (together and first.is_contiguous()):
+        return None
+    strides = (distance // first.element_size(), *first.stride())
+    return first.detach().as_strided((len(tensors), *first.shape), strides)
 
 
 Gate = Callable[[Tensor, Tensor], Tensor]
@@ -125,6 +152,27 @@ def group_experts(chunk: torch.nn.Module) -> int:
             experts.gate = weighed_gate
             grouped += 1
     return grouped
+
+
+@contextmanager
+def side_by_side(chunks: Sequence[torch.nn.Module]) -> Generator[None]:
+    """While buffers are filled, which Megatron does from the last parameter to the first.
+
+    Layers hold their experts the other way round meanwhile, so that the first expert's weights
+    come first in memory, as a product wants them.
+    """
+    layers = [m for chunk in chunks for m in chunk.modules() if isinstance(m, GroupedExperts)]
+    _turn_round(layers)
+    try:
+        yield
+    finally:
+        _turn_round(layers)
+
+
+def _turn_round(layers: Sequence["GroupedExperts"]) -> None:
+    for layer in layers:
+        experts: Any = layer.local_experts
+        experts._modules = dict(reversed(experts._modules.items()))
 
 
 def _can_be_grouped(experts: Any) -> bool:

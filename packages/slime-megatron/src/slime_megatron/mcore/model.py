@@ -21,7 +21,7 @@ from slime_core.errors import ConfigError
 from slime_megatron.mcore.attention import CausalAttention
 from slime_megatron.mcore.bootstrap import quiet
 from slime_megatron.mcore.experts import keep_routing_bias, sum_experts_in_order
-from slime_megatron.mcore.grouped_experts import group_experts
+from slime_megatron.mcore.grouped_experts import group_experts, side_by_side
 from slime_megatron.mcore.mla import complete_config, use_latent_attention
 from slime_megatron.mcore.norm import RMSNorm
 from slime_megatron.mcore.post_norm import use_post_norms
@@ -197,7 +197,7 @@ def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.n
     # A step with a gradient that is not finite is handled once, in `step`, by the gradient norm.
     ddp_config.check_for_nan_in_grad = False
     whole = [i > 0 for i in range(len(chunks))]
-    with quiet():
+    with quiet(), side_by_side(chunks):
         wrapped = wrap_model_chunks_with_ddp(
             chunks,
             config,
