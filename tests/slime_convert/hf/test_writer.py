@@ -122,6 +122,31 @@ def test_an_earlier_result_is_replaced_and_nothing_else(tmp_path):
     write_hf(tmp_path / "empty", [("a", torch.zeros(1))], source=source)
 
 
+def test_a_directory_inside_an_earlier_result_is_not_deleted_with_it(tmp_path):
+    source, target = make_qwen3(tmp_path / "source"), tmp_path / "target"
+    write_hf(target, [("a", torch.zeros(1))], source=source)
+    kept = target / "checkpoints" / "release" / "weights"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of the user")
+    with pytest.raises(CheckpointError, match="the directory checkpoints in it deleted"):
+        write_hf(target, [("b", torch.ones(1))], source=source)
+    assert kept.read_text() == "of the user"
+    assert load_file(target / "model.safetensors") == {"a": torch.zeros(1)}
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path):
+    source, elsewhere = make_qwen3(tmp_path / "source"), tmp_path / "large_disk" / "target"
+    elsewhere.mkdir(parents=True)
+    link = tmp_path / "target"
+    link.symlink_to(elsewhere)
+    for value in (0.0, 1.0, 2.0):
+        assert write_hf(link, [("a", torch.tensor([value]))], source=source) == link
+        assert link.readlink() == elsewhere
+        assert load_file(elsewhere / "model.safetensors") == {"a": torch.tensor([value])}
+    assert siblings(link) == ["large_disk", "source", "target"]
+    assert siblings(elsewhere) == ["target"]
+
+
 @pytest.mark.parametrize("where", [".", "sub/directory", ".."])
 def test_the_source_is_never_written_to(tmp_path, where):
     source = make_qwen3(tmp_path / "parent" / "source")

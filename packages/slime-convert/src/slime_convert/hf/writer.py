@@ -47,13 +47,15 @@ def write_hf(
 
     config.json (its dtype set to what was written), tokenizer and further assets are copied from
     ``source``, which itself is never written to. A directory written by an earlier call is
-    replaced, any other one that is not empty is refused. ``expected``: all names that must come;
-    one missing is an error and nothing appears. ``config_changes`` replace values of config.json;
-    None removes one.
+    replaced, any other one that is not empty is refused, and so is one that holds directories;
+    of a link, what it leads to is replaced. ``expected``: all names that must come; one missing is
+    an error and nothing appears. ``config_changes`` replace values of config.json; None removes
+    one.
     """
     directory, source = Path(directory).absolute(), Path(source)
     _check_target(directory, source)
-    staging = directory.with_name(f".{directory.name}.incomplete")
+    final = directory.resolve()
+    staging = final.with_name(f".{final.name}.incomplete")
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
         staging.mkdir(parents=True)
@@ -66,7 +68,7 @@ def write_hf(
             _copy_assets(source, staging, shards.dtypes, config_changes or {})
             _name_files(staging, shards)
             sync(staging)
-            _replace(staging, directory)
+            _replace(staging, final)
             undo.pop_all()
     except OSError as error:
         raise CheckpointError(f"cannot write {directory}: {error}") from error
@@ -209,13 +211,24 @@ def _check_target(directory: Path, source: Path) -> None:
             "contain each other: choose another directory"
         )
     if directory.is_dir():
-        if any(directory.iterdir()) and not _is_ours(directory):
-            raise CheckpointError(
-                f"{directory} is not empty and was not written by slime: "
-                "choose another directory or remove it"
-            )
+        _check_replaceable(directory)
     elif directory.exists():
         raise CheckpointError(f"{directory} is a file: choose another directory")
+
+
+def _check_replaceable(directory: Path) -> None:
+    present = sorted(directory.iterdir())
+    if present and not _is_ours(directory):
+        raise CheckpointError(
+            f"{directory} is not empty and was not written by slime: "
+            "choose another directory or remove it"
+        )
+    inner = [path.name for path in present if path.is_dir()]
+    if inner:  # no call made it; it may be the very checkpoint that is converted
+        raise CheckpointError(
+            f"{directory} would be replaced, and the directory {inner[0]} in it deleted: choose "
+            "another directory or move that one"
+        )
 
 
 def _is_ours(directory: Path) -> bool:
