@@ -1,6 +1,7 @@
 """Hugging Face to Megatron and back, for every family."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,35 @@ def test_what_no_conversion_wrote_is_not_overwritten(tmp_path):
     hf_to_dist(source, out)
     again = hf_to_dist(source, out, Layout(2))
     assert latest(out) == again
+
+
+def test_a_checkpoint_of_more_files_than_may_be_open_is_read(tmp_path):
+    source = make_qwen3(tmp_path / "hf", num_key_value_heads=4)
+    directory = hf_to_dist(source, tmp_path / "dist", Layout(4, 2))
+    assert len(list(directory.glob("*.distcp"))) == 8
+    num_open = len(list(Path("/proc/self/fd").iterdir()))
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 5, allowed[1]))
+    try:
+        back = dist_to_hf(directory, source, tmp_path / "back")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+    assert same_bytes(hf_tensors(back), hf_tensors(source))
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    source = make_qwen3(tmp_path / "hf")
+    directory = hf_to_dist(source, tmp_path / "dist")
+    opened = Path.open
+
+    def refuse(path, *args, **kwargs):
+        if path.suffix == ".distcp":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    said = error_of(dist_to_hf, directory, source, tmp_path / "back")
+    assert said == f"cannot read {directory / '__0_0.distcp'}: Permission denied"
 
 
 def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):

@@ -4,7 +4,8 @@ import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -57,16 +58,16 @@ class _Chunk:
 
 
 class DistReader:
-    """An open checkpoint directory; a context manager, used by one process.
+    """An open checkpoint directory; a context manager, used by one process, in any of its threads.
 
     Opening reads ``.metadata`` and compares it with the sizes of the files. No tensor is read
-    before it is asked for, and nothing pickled is ever run.
+    before it is asked for, and nothing pickled is ever run. A file is open only while it is read:
+    there may be more of them than a process may have open.
     """
 
     def __init__(self, directory: Path | str, *, check_finite: bool = False) -> None:
         self.directory = Path(directory)
         self._check_finite = check_finite
-        self._files: dict[str, BinaryIO] = {}
         self._saved: dict[tuple[str, int], Saved] = {}
         _check_format(self.directory)
         metadata = read_metadata(self.directory / METADATA)
@@ -88,8 +89,7 @@ class DistReader:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        while self._files:
-            self._files.popitem()[1].close()
+        self._saved.clear()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -123,14 +123,15 @@ class DistReader:
         info = self._objects.get(COMMON)
         if info is None:
             return {}
-        file = self._file(info.relative_path)
-        try:
+        with self._opened(info.relative_path) as file:
             data = os.pread(file.fileno(), info.length, info.offset)
+        try:
             values = torch.load(io.BytesIO(data), weights_only=True)
             return dict(values[0])
         except Exception as error:  # whatever damaged files lead to
             raise CheckpointError(
-                f"{COMMON} in {file.name} cannot be read: {type(error).__name__}: {error}"
+                f"{COMMON} in {self.directory / info.relative_path} cannot be read: "
+                f"{type(error).__name__}: {error}"
             ) from error
 
     def rows(self, place: Place, begin: int, end: int) -> Tensor:
@@ -169,38 +170,41 @@ class DistReader:
         self, key: str, chunk: _Chunk, first: int, last: int, index: tuple[int, ...]
     ) -> Tensor:
         """Rows of a chunk, or of the one of its stacked parameters at ``index``."""
-        file = self._file(chunk.info.relative_path)
-        saved = self._located(chunk.info)
-        if saved.dtype != self.dtype(key) or prod(saved.shape) != prod(chunk.sizes):
-            raise CheckpointError(
-                f"`{key}` in {file.name} is {list(saved.shape)} of {saved.dtype}, and {METADATA} "
-                f"says {list(chunk.sizes)} of {self.dtype(key)}"
-            )
         sizes = chunk.sizes[len(index) :]
-        row = prod(sizes[1:])
         before = 0
         for at, begin, size in zip(index, chunk.offset, chunk.sizes, strict=False):
             before = before * size + at - begin
-        part = POOL.empty((last - first, *sizes[1:]), saved.dtype)
-        start = (before * prod(sizes) + first * row) * saved.dtype.itemsize
-        if not read_into(file, saved.begin + start, part):
-            raise CheckpointError(f"{file.name} was cut short while it was read")
+        part = POOL.empty((last - first, *sizes[1:]), self.dtype(key))
+        with self._opened(chunk.info.relative_path) as file:
+            saved = self._located(file, chunk.info)
+            if saved.dtype != self.dtype(key) or prod(saved.shape) != prod(chunk.sizes):
+                raise CheckpointError(
+                    f"`{key}` in {file.name} is {list(saved.shape)} of {saved.dtype}, and "
+                    f"{METADATA} says {list(chunk.sizes)} of {self.dtype(key)}"
+                )
+            start = (before * prod(sizes) + first * prod(sizes[1:])) * saved.dtype.itemsize
+            if not read_into(file, saved.begin + start, part):
+                raise CheckpointError(f"{file.name} was cut short while it was read")
         return part
 
-    def _located(self, info: StorageInfo) -> Saved:
+    def _located(self, file: BinaryIO, info: StorageInfo) -> Saved:
         key = (info.relative_path, info.offset)
         if key not in self._saved:
             if getattr(info, "transform_descriptors", None):
                 raise CheckpointError(
                     f"{info.relative_path} is compressed: save without extensions"
                 )
-            self._saved[key] = locate(self._file(info.relative_path), info)
+            self._saved[key] = locate(file, info)
         return self._saved[key]
 
-    def _file(self, name: str) -> BinaryIO:
-        if name not in self._files:
-            self._files[name] = (self.directory / name).open("rb", buffering=0)
-        return self._files[name]
+    @contextmanager
+    def _opened(self, name: str) -> Generator[BinaryIO]:
+        path = self.directory / name
+        try:
+            with path.open("rb", buffering=0) as file:
+                yield file
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _check_format(directory: Path) -> None:
