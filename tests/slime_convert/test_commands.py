@@ -169,6 +169,31 @@ def test_files_that_are_cut_short(source, tmp_path, capsys):
     assert "was not written or downloaded completely" in convert(capsys, source, tmp_path / "out")
 
 
+def retype(path: Path, name: str, dtype: str) -> None:
+    """Have a safetensors file say another type of a tensor, whose bytes stay as they are."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header[name]["dtype"] = dtype
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+
+def test_a_type_that_is_no_weights_is_named(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    retype(source / "model.safetensors", "model.norm.weight", "U32")
+    assert "model.norm.weight is U32" in convert(capsys, source, out)
+    retype(source / "model.safetensors", "model.norm.weight", "NEW")
+    assert "model.norm.weight is NEW" in convert(capsys, source, out)
+    assert re.search(r"tensors +24 F32, 1 NEW", done(capsys, "inspect", source))
+    said = refused(capsys, "cast", "--hf", source, "--out", out, "--dtype", "bf16")
+    assert "is NEW: tensors of this type are not read" in said
+    (source / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": torch.ones(2, dtype=torch.complex64)}, source / "a.bin")
+    said = refused(capsys, "inspect", source, "--allow-pickle")
+    assert "is torch.complex64: tensors of this type are not read" in said
+
+
 class Touch:
     """A pickle that leaves a trace when it is run."""
 

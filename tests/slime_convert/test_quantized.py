@@ -43,6 +43,15 @@ def test_eight_bits_are_within_their_rounding_of_the_weight():
     assert torch.allclose(scale_again, scale, rtol=1e-6)
 
 
+def test_tensors_of_integers_are_kept_as_they_are(tmp_path):
+    source = make_qwen3(tmp_path / "hf")
+    counts = {str(t): torch.tensor([3, 1]).to(t) for t in (torch.uint16, torch.uint32, torch.int8)}
+    change(source, lambda tensors: tensors.update(counts))
+    run("cast", "--hf", source, "--out", tmp_path / "half", "--dtype", "bf16")
+    found = hf_tensors(tmp_path / "half")
+    assert same_bytes({name: found[name] for name in counts}, counts)
+
+
 def test_four_bits_are_unpacked_from_the_lowest():
     packed = torch.tensor([[0x76543210, -0x01234568]], dtype=torch.int32)  # ...FEDCBA98
     scale = torch.tensor([[1.0, 0.5]], dtype=torch.bfloat16)

@@ -54,6 +54,23 @@ def test_one_file_and_shards_read_alike(tmp_path):
             assert all(torch.equal(reader.get(name), tensors[name]) for name in tensors)
 
 
+def test_an_empty_tensor_may_stand_where_the_next_one_begins(tmp_path):
+    """Whichever of them the header names first."""
+    made = make_qwen3(tmp_path)
+    header = json.dumps(
+        {
+            "full": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+            "empty": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
+        }
+    ).encode()
+    data = struct.pack("<Q", len(header)) + header + struct.pack("<f", 2.5)
+    (made / "model.safetensors").write_bytes(data)
+    assert load_file(made / "model.safetensors")["full"].tolist() == [2.5]
+    with HfReader(made) as reader:
+        assert reader.get("full").tolist() == [2.5]
+        assert reader.shape("empty") == (0,)
+
+
 def test_a_slice_is_read_without_the_rest(tmp_path):
     with HfReader(make_qwen3(tmp_path)) as reader:
         name = "model.embed_tokens.weight"

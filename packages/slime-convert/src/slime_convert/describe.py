@@ -12,7 +12,6 @@ from slime_core.errors import CheckpointError
 from slime_convert import quantized
 from slime_convert.dist.reader import MODEL, OPTIMIZER, DistReader, checkpoint_in
 from slime_convert.families import find, read_config
-from slime_convert.hf import HfReader
 from slime_convert.hf.dtypes import DTYPES
 from slime_convert.hf.pickled import open_checkpoint
 
@@ -41,7 +40,7 @@ def _hugging_face(directory: Path, *, allow_pickle: bool) -> list[str]:
         reader.check_bytes()
         dtypes = Counter(reader.dtype(name) for name in reader.names)
         files = reader.num_files
-        size = sum(_nbytes(reader, name) for name in reader.names)
+        size = sum(map(reader.nbytes, reader.names))
     parameters = sum(prod(tensor.shape) for tensor in table.hf_tensors.values())
     facts = {
         "format": "Hugging Face",
@@ -95,9 +94,3 @@ def _table(facts: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
 
 def _counted(dtypes: Counter[str]) -> str:
     return ", ".join(f"{count:,} {dtype}" for dtype, count in sorted(dtypes.items()))
-
-
-def _nbytes(reader: HfReader, name: str) -> int:
-    from slime_convert.hf.header import BITS
-
-    return prod(reader.shape(name)) * BITS.get(reader.dtype(name), 8) // 8

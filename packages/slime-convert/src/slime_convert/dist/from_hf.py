@@ -7,7 +7,6 @@ layers, cut and written, and last the directory becomes a checkpoint.
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from slime_core.errors import CheckpointError
@@ -21,7 +20,6 @@ from slime_convert.dist.model import Model
 from slime_convert.dist.places import Place
 from slime_convert.dist.writer import DistWriter
 from slime_convert.hf import HfReader
-from slime_convert.hf.dtypes import TORCH_DTYPES
 from slime_convert.parameters import ParameterTable
 from slime_convert.prefetch import prefetch
 from slime_convert.progress import Progress, quiet
@@ -66,10 +64,7 @@ def write_dist(
 
 def size_of(reader: HfReader, table: ParameterTable) -> int:
     """Return the bytes of all tensors that the model needs."""
-    return sum(
-        prod(tensor.shape) * TORCH_DTYPES[reader.dtype(name)].itemsize
-        for name, tensor in table.hf_tensors.items()
-    )
+    return sum(map(reader.nbytes, table.hf_tensors))
 
 
 def _check_types(reader: HfReader, table: ParameterTable) -> None:
@@ -145,7 +140,7 @@ class _Rows:
 def _read_tensors(reader: HfReader, model: Model, layout: Layout) -> Iterator[_Rows]:
     for parameter in model.table.exported:
         where = model.place(parameter)
-        itemsize = TORCH_DTYPES[reader.dtype(parameter.hf[0].name)].itemsize
+        itemsize = reader.torch_dtype(parameter.hf[0].name).itemsize
         for chunks in cut(parameter, layout, itemsize):
             values = read(reader, parameter, chunks[0].begin, chunks[0].end)
             yield _Rows(parameter, where, chunks, values)

@@ -102,7 +102,7 @@ def _parse(path: Path, text: bytes, start: int) -> Header:
 
 def _check_extent(path: Path, header: Header, num_bytes: int) -> None:
     position = 0
-    for name, entry in sorted(header.entries.items(), key=lambda item: item[1].begin):
+    for name, entry in sorted(header.entries.items(), key=lambda x: (x[1].begin, x[1].end)):
         bits = BITS.get(entry.dtype)
         length = entry.end - entry.begin
         if entry.begin != position or (bits and length * 8 != prod(entry.shape) * bits):

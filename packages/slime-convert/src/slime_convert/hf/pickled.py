@@ -54,8 +54,7 @@ class PickledReader(HfReader):
                 if name in self._files:
                     raise CheckpointError(f"{path} and {self._files[name]} both hold `{name}`")
                 self._files[name] = path
-                size = tensor.nbytes
-                self._entries[name] = Entry(DTYPES[tensor.dtype], tuple(tensor.shape), 0, size)
+                self._entries[name] = _entry(path, name, tensor)
 
     def get(self, name: str, *index: slice) -> Tensor:
         """Return a tensor, or the slice of it."""
@@ -85,6 +84,14 @@ class PickledReader(HfReader):
             self._tensors.clear()  # one file in memory at a time
             self._tensors[path] = _load(path)
         return self._tensors[path]
+
+
+def _entry(path: Path, name: str, tensor: Tensor) -> Entry:
+    if tensor.dtype not in DTYPES:
+        raise CheckpointError(
+            f"`{name}` in {path} is {tensor.dtype}: tensors of this type are not read"
+        )
+    return Entry(DTYPES[tensor.dtype], tuple(tensor.shape), 0, tensor.nbytes)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

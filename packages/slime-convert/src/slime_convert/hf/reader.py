@@ -14,7 +14,7 @@ from torch import Tensor
 
 from slime_convert.finite import all_finite
 from slime_convert.hf.dtypes import TORCH_DTYPES
-from slime_convert.hf.header import BITS, Entry, Header, read_header
+from slime_convert.hf.header import Entry, Header, read_header
 from slime_convert.memory import POOL
 from slime_convert.parameters import ParameterTable
 
@@ -71,6 +71,21 @@ class HfReader:
         """Return the type of a tensor as safetensors files spell it, such as "BF16"."""
         return self._entry(name).dtype
 
+    def torch_dtype(self, name: str) -> torch.dtype:
+        """Return the type of a tensor as PyTorch calls it, or refuse one that is not known."""
+        dtype = TORCH_DTYPES.get(self.dtype(name))
+        if dtype is None:
+            raise CheckpointError(
+                f"`{name}` in {self._files[name]} is {self.dtype(name)}: tensors of this type "
+                "are not read"
+            )
+        return dtype
+
+    def nbytes(self, name: str) -> int:
+        """Return how many bytes a tensor takes."""
+        entry = self._entry(name)
+        return entry.end - entry.begin
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files the tensors are in."""
@@ -98,14 +113,11 @@ class HfReader:
         For reading much of a large checkpoint: what is mapped counts as memory in use until the
         file is closed. A tensor without dimensions is one row.
         """
-        entry, path = self._entry(name), self._files[name]
-        dtype = TORCH_DTYPES.get(entry.dtype)
-        if dtype is None:
-            raise CheckpointError(f"`{name}` in {path} is {entry.dtype}, which PyTorch cannot hold")
+        entry, path, dtype = self._entry(name), self._files[name], self.torch_dtype(name)
         tensor = POOL.empty((end - begin, *entry.shape[1:]), dtype)
         if not entry.shape:
             tensor = tensor[0]
-        size = prod(entry.shape[1:]) * BITS[entry.dtype] // 8
+        size = prod(entry.shape[1:]) * dtype.itemsize
         try:
             position = self._headers[path].start + entry.begin + begin * size
             read = read_into(self._stream(path), position, tensor)
@@ -140,7 +152,7 @@ class HfReader:
             raise CheckpointError(f"{index} does not list {_some(unlisted)}")
         values = json.loads(index.read_text(encoding="utf-8"))
         promised = (values.get("metadata") or {}).get("total_size")
-        present = sum(entry.end - entry.begin for entry in self._entries.values())
+        present = sum(map(self.nbytes, self._entries))
         if promised is not None and promised != present:
             raise CheckpointError(
                 f"{index} promises {promised} bytes of tensors (total_size) and its files hold "

@@ -7,7 +7,6 @@ from math import prod
 import torch
 from torch import Tensor
 
-from slime_convert.hf.dtypes import TORCH_DTYPES
 from slime_convert.hf.reader import HfReader
 from slime_convert.progress import Progress
 
@@ -37,7 +36,7 @@ def streamed(reader: HfReader, name: str, *, row_unit: int = 1) -> TensorStream:
 
     ``row_unit``: every block but the last is a multiple of so many rows.
     """
-    shape, dtype = reader.shape(name), TORCH_DTYPES[reader.dtype(name)]
+    shape, dtype = reader.shape(name), reader.torch_dtype(name)
     rows = shape[0] if shape else 1
     row_bytes = max(1, prod(shape[1:]) * dtype.itemsize)
     step = max(1, BLOCK_BYTES // row_bytes // row_unit) * row_unit
