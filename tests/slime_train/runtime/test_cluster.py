@@ -2,9 +2,11 @@ import functools
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from ray._private import services
 from slime_core.errors import DataError, EngineError, SlimeError
 from slime_core.heartbeat import Watch
 from slime_core.mistakes import MistakeError
@@ -151,3 +153,31 @@ def test_a_ray_of_our_own_that_does_not_start_is_tried_again(monkeypatch):
     with pytest.raises(WorkerError, match="joining RAY_ADDRESS=elsewhere:6379 failed"), cluster(1):
         raise AssertionError
     assert len(tries) == 1
+
+
+def test_a_raylet_that_dies_while_ray_starts_is_noticed_at_once(monkeypatch):
+    asked: list[str] = []
+
+    def start_raylet(*, raylet_stderr_filepath):
+        return SimpleNamespace(process=SimpleNamespace(poll=lambda: -9))
+
+    def get_node():
+        asked.append("is the node there?")
+        raise RuntimeError("no node")
+
+    def init(**options):
+        services.start_raylet(raylet_stderr_filepath="/tmp/ray/logs/raylet.err")
+        services.get_node()
+
+    monkeypatch.setattr(services, "start_raylet", start_raylet)
+    monkeypatch.setattr(services, "get_node", get_node)
+    monkeypatch.setattr("slime_train.runtime.cluster.ray.init", init)
+    monkeypatch.setattr("slime_train.runtime.cluster.ray.shutdown", lambda: None)
+    monkeypatch.setenv("SLIME_RUN_TOKEN", "of nobody")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    begin = time.monotonic()
+    expected = r"raylet has ended with exit code -9; its log is /tmp/ray/logs/raylet\.err"
+    with pytest.raises(WorkerError, match=expected), cluster(1):
+        raise AssertionError
+    assert len(asked) == 2  # once for each try
+    assert time.monotonic() - begin < 60

@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 from slime_core.errors import SlimeError
 from slime_core.heartbeat import WorkerError
 from slime_core.mistakes import Held
-from slime_core.patience import patient
+from slime_core.patience import Starting, patient
 from slime_core.replaced import answer, replaced
 from slime_core.sentinel import end_own_processes
 
@@ -30,6 +30,7 @@ _FETCH_S = 600.0
 _OWN = "local"  # without it Ray joins whatever was started on this machine
 _STARTS, _START_S = 2, 300.0
 """How often a Ray of our own is tried to be started, and how long it may take to find itself."""
+_PARTS = ("start_gcs_server", "start_raylet")
 _FEW = functools.partial(parameter.RayParams, include_log_monitor="", no_monitor=True)
 """Of a Ray of our own nobody reads logs or dashboard, and it does not grow: no process for that."""
 
@@ -58,11 +59,13 @@ def _start_ray(address: str, options: Mapping[str, Any]) -> None:
     """Ray gives itself half a minute, too short on a busy machine."""
     num_tries = _STARTS if address == _OWN else 1
     for number in range(1, num_tries + 1):
+        starting = Starting()
+        seen = {name: starting.seen(getattr(services, name)) for name in _PARTS}
         try:
             with (
-                patient(services, "get_node", RuntimeError, _START_S),
+                patient(services, "get_node", RuntimeError, _START_S, starting.check),
                 replaced(parameter, RayParams=_FEW),
-                replaced(services, start_api_server=answer(("", None))),
+                replaced(services, start_api_server=answer(("", None)), **seen),
             ):
                 ray.init(**options)
         except Exception as error:  # Ray raises whatever its parts raise

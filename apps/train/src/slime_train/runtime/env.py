@@ -10,6 +10,7 @@ Set, unless they are set already, before Ray is imported:
                                             workers on this machine use the driver's interpreter
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0    ranks get their devices from the run, not from Ray
     RAY_USAGE_STATS_ENABLED=0               nothing is reported to anybody
+    RAY_raylet_start_wait_time_s=1          a Ray of our own that died while starting is noticed soon
 """
 
 import os
@@ -25,6 +26,8 @@ def prepare() -> None:
     """Set what Ray reads while it is being imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if ray_address() is None:
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "1")
 
 
 def ray_address() -> str | None:
