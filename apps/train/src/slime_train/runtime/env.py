@@ -10,7 +10,7 @@ Set, unless they are set already, before Ray is imported:
                                             workers on this machine use the driver's interpreter
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0    ranks get their devices from the run, not from Ray
     RAY_USAGE_STATS_ENABLED=0               nothing is reported to anybody
-    RAY_raylet_start_wait_time_s=1          a Ray of our own that died while starting is noticed soon
+    RAY_raylet_start_wait_time_s=1          a Ray of our own that does not start is noticed soon
 """
 
 import os
