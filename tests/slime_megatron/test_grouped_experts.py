@@ -15,22 +15,78 @@ COUNTS = (3, 0, 2, 4)
 
 def products(rank: int, world: int) -> bool:
     """Gradients by finite differences, with an expert that no row goes to."""
-    from slime_megatron.mcore.grouped_experts import GroupedProduct
+    from slime_megatron.mcore.grouped_experts import GatedGroupedProduct, GroupedProduct
 
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(sum(COUNTS), 3, dtype=torch.double, generator=generator).requires_grad_()
-    weights = [
-        torch.randn(5, 3, dtype=torch.double, generator=generator).requires_grad_() for _ in COUNTS
-    ]
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, dtype=torch.double, generator=generator).requires_grad_()
+
     ends = torch.tensor(COUNTS).cumsum(0).to(torch.int32)
-    found = GroupedProduct.apply(x, COUNTS, ends, *weights)
-    wanted = [rows @ w.t() for rows, w in zip(x.split(COUNTS), weights, strict=True)]
-    assert torch.allclose(found, torch.cat(wanted))
+    x, shares = draw(sum(COUNTS), 3), draw(sum(COUNTS))
+    first, second = [draw(10, 3) for _ in COUNTS], [draw(3, 5) for _ in COUNTS]
 
-    def run(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
-        return GroupedProduct.apply(x, COUNTS, ends, *weights)
+    def run(x: torch.Tensor, shares: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        opened = GroupedProduct.apply(x, ends, *weights[: len(COUNTS)])
+        return GatedGroupedProduct.apply(opened, shares, ends, *weights[len(COUNTS) :])
 
-    return torch.autograd.gradcheck(run, (x, *weights))
+    wanted: list[torch.Tensor] = []
+    for rows, share, one, two in zip(
+        x.split(COUNTS), shares.split(COUNTS), first, second, strict=True
+    ):
+        left, right = (rows @ one.t()).chunk(2, -1)
+        wanted.append(left * left.sigmoid() * right * share[:, None] @ two.t())
+    assert torch.allclose(run(x, shares, *first, *second), torch.cat(wanted))
+    return torch.autograd.gradcheck(run, (x, shares, *first, *second))
+
+
+def interpreted(rank: int, world: int) -> None:
+    """The kernels next to autograd's gradients, on sizes that fill no block and on several."""
+    from slime_megatron.mcore import expert_kernels
+
+    generator = torch.Generator().manual_seed(0)
+    for width, dtype in ((5, torch.float32), (1500, torch.float32), (40, torch.bfloat16)):
+        opened = torch.randn(3, 2 * width, generator=generator).to(dtype)
+        shares = torch.rand(3, generator=generator)
+        grad = torch.randn(3, width, generator=generator).to(dtype)
+        leaves = [x.double().requires_grad_() for x in (opened, shares)]
+        first, second = leaves[0].chunk(2, -1)
+        exact = first * first.sigmoid() * second * leaves[1][:, None]
+        wanted = (exact, *torch.autograd.grad(exact, leaves, grad.double()), exact)
+        found = (
+            expert_kernels.gate(opened, shares),
+            *expert_kernels.gate_backward(opened, shares, grad),
+        )
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+        for mine, exactly in zip(found, wanted, strict=True):
+            torch.testing.assert_close(mine.double(), exactly, rtol=tolerance, atol=tolerance)
+    ends = torch.tensor([2, 2, 5], dtype=torch.int32)
+    memory = torch.arange(3 * 80.0)
+    sums = memory.as_strided((3, 6, 9), (80, 9, 1))
+    found = torch.ones(3, 6, 9, dtype=torch.bfloat16)
+    wanted = memory.clone()
+    wanted[:54] += 1
+    wanted[160:214] += 1
+    found[1] = torch.nan  # what stands for an expert without rows is not read
+    expert_kernels.add_to_sums(sums, found, ends)
+    assert torch.equal(memory, wanted)
+
+
+def compiled(rank: int, world: int) -> None:
+    import triton
+    from slime_megatron.mcore import expert_kernels
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kinds = {"shares": "*fp32", "to_shares": "*fp32", "sums": "*fp32", "ends": "*i32"}
+    kinds |= dict.fromkeys(("width", "size", "distance"), "i32")
+    for kernel in (
+        expert_kernels._gate,
+        expert_kernels._gate_backward,
+        expert_kernels._add_to_sums,
+    ):
+        source = ASTSource(kernel, {name: kinds.get(name, "*bf16") for name in kernel.arg_names})
+        assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
 
 
 def lie_together(layer: Any, name: str) -> bool:
@@ -102,6 +158,18 @@ def test_weights_are_read_where_they_lie_only_if_they_lie_at_equal_distances() -
 
 def test_products_and_their_gradients_are_those_of_each_expert() -> None:
     assert run_on_ranks(1, products, megatron=True)[0]
+
+
+def test_the_gpu_kernels_compute_what_tensor_operations_do(monkeypatch: Any) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    run_on_ranks(1, interpreted)
+
+
+def test_the_gpu_kernels_compile_for_hopper_where_no_gpu_is(
+    monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    run_on_ranks(1, compiled)
 
 
 def test_a_step_is_the_same_as_expert_by_expert(tmp_path: Path) -> None:

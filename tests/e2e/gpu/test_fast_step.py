@@ -173,7 +173,7 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def own_products() -> dict[str, float]:
     """Relative differences from double precision: gates, experts with and without rows."""
     from slime_megatron.mcore.gate_kernel import gate_backward
-    from slime_megatron.mcore.grouped_experts import GroupedProduct
+    from slime_megatron.mcore.grouped_experts import GatedGroupedProduct, GroupedProduct
     from slime_megatron.mcore.weight_gradients import gate
 
     generator = torch.Generator("cuda").manual_seed(0)
@@ -189,19 +189,38 @@ def own_products() -> dict[str, float]:
     found = {"gate": relative(to_given, wanted), "gated": relative(gated, out.detach())}
 
     counts = (0, 17, 300, 0, 64)
-    x, weights = draw(sum(counts), 64), [draw(128, 64) for _ in counts]
+    x, shares = draw(sum(counts), 64), torch.rand(sum(counts), device="cuda", generator=generator)
+    first, second = [draw(256, 64) for _ in counts], [draw(64, 128) for _ in counts]
     ends = torch.tensor(counts, device="cuda").cumsum(0).to(torch.int32)
-    slope = draw(sum(counts), 128)
-    leaves = [t.requires_grad_() for t in (x, *weights)]
-    product = GroupedProduct.apply(x, counts, ends, *weights)
-    grads = torch.autograd.grad(product, leaves, slope)
+    slope = draw(sum(counts), 64)
+    leaves = [t.requires_grad_() for t in (x, shares, *first, *second)]
+    opened = GroupedProduct.apply(x, ends, *first)
+    out = GatedGroupedProduct.apply(opened, shares, ends, *second)
+    grads = torch.autograd.grad(out, leaves, slope)
     exact = [t.detach().double().requires_grad_() for t in leaves]
-    parts = zip(exact[0].split(counts), exact[1:], strict=True)
-    one_by_one = torch.cat([rows @ weight.t() for rows, weight in parts])
+    parts = (exact[0].split(counts), exact[1].split(counts), exact[2:7], exact[7:])
+    one_by_one = torch.cat(
+        [
+            gate(rows @ w.t()) * share[:, None] @ v.t()
+            for rows, share, w, v in zip(*parts, strict=True)
+        ]
+    )
     wanteds = torch.autograd.grad(one_by_one, exact, slope.double())
-    found["experts"] = relative(product.detach(), one_by_one.detach())
+    found["experts"] = relative(out.detach(), one_by_one.detach())
     found["rows"] = relative(grads[0], wanteds[0])
-    found["weights"] = relative(torch.stack(grads[1:]), torch.stack(wanteds[1:]))
+    found["shares"] = relative(grads[1], wanteds[1])
+    for name, some in (("first", slice(2, 7)), ("second", slice(7, 12))):
+        found[name] = relative(torch.stack(grads[some]), torch.stack(wanteds[some]))
+    sums = torch.zeros(5, 256, 64, device="cuda")
+    for weight, total in zip(first, sums, strict=True):
+        weight.gradient_sum = total
+    torch.autograd.grad(
+        GroupedProduct.apply(x, ends, *first), first, draw(sum(counts), 256) * 0 + 1
+    )
+    again = torch.autograd.grad(
+        torch.cat([r @ w.t() for r, w in zip(parts[0], parts[2], strict=True)]).sum(), exact[2:7]
+    )
+    found["sums"] = relative(sums, torch.stack(again))
     return found
 
 

@@ -11,8 +11,6 @@ from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
-from slime_megatron.mcore.grouped_experts import GroupedExperts
-
 logger = logging.getLogger(__name__)
 
 
@@ -31,8 +29,7 @@ def compile_layers(chunks: Sequence[torch.nn.Module], backend: str = "inductor")
 
     All layers of one kind share their compiled functions, made in the first passes: with gradient
     and without, and again when the number of tokens first changes. Attention itself is left out of
-    it, and so are linear layers that talk to other ranks, and experts but for their gates: the host
-    has to know how many tokens each one gets. Parameters keep their names.
+    it, and so are linear layers that talk to other ranks, and experts. Parameters keep their names.
     """
     count = 0
     for chunk in chunks:
@@ -40,7 +37,7 @@ def compile_layers(chunks: Sequence[torch.nn.Module], backend: str = "inductor")
             if isinstance(layer, TransformerLayer) and isinstance(layer.mlp, MLP | MoELayer):
                 _leave_out_attention(layer.self_attention)
                 _leave_out_talking(layer)
-                _leave_out_experts(layer.mlp, backend)
+                _leave_out_experts(layer.mlp)
                 _gather_before(chunk, layer)
                 _compile(layer, backend)
                 count += 1
@@ -86,12 +83,9 @@ def _talks(linear: Any) -> bool:
     return linear.tp_group.size() > 1
 
 
-def _leave_out_experts(mlp: Any, backend: str) -> None:
-    """Only their gate is compiled, for any number of rows."""
+def _leave_out_experts(mlp: Any) -> None:
+    """Their products are grouped, and what is between them has kernels of its own."""
     if isinstance(mlp, MoELayer):
-        experts: Any = mlp.experts
-        if isinstance(experts, GroupedExperts):
-            experts.gate = torch.compile(experts.gate, backend=backend, dynamic=True)
         whole: Any = mlp
         whole.forward = torch.compiler.disable(mlp.forward)
 

@@ -32,27 +32,29 @@ class OrderedDispatcher(MoEAlltoAllTokenDispatcher):
         rows = hidden_states.view(-1, self.hidden_shape[-1])
         self.hidden_shape_before_permute = rows.shape
         self.tokens_per_expert = self.preprocess(routing_map)
-        self.tokens_per_expert = self._maybe_dtoh_and_synchronize(
-            "before_permutation_1", self.tokens_per_expert
-        )
+        if not self._is_alone:
+            self.tokens_per_expert = self._maybe_dtoh_and_synchronize(
+                "before_permutation_1", self.tokens_per_expert
+            )
         self.routes = Routes.of(routing_map, self.config.moe_router_topk)
         return spread(rows, self.routes), self.routes.picked(probs)
 
     def dispatch_postprocess(
         self, global_input_tokens: Tensor, global_probs: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Rows of all ranks by expert; those of one rank are sorted already."""
-        if self.tp_size * self.ep_size > 1:
+    ) -> tuple[Tensor, Any, Tensor | None]:
+        """Rows of all ranks by expert; those of one rank are, and the host need not count them."""
+        if not self._is_alone:
             return super().dispatch_postprocess(global_input_tokens, global_probs)
-        counts: Any = self._maybe_dtoh_and_synchronize("before_finish", self.tokens_per_expert)
-        self.tokens_per_expert = None
+        counts, self.tokens_per_expert = self.tokens_per_expert, None
         return global_input_tokens, counts, global_probs
 
     def combine_preprocess(self, hidden_states: Tensor) -> Tensor:
         """The way back: by rank; of one rank nothing is to be done."""
-        if self.tp_size * self.ep_size > 1:
-            return super().combine_preprocess(hidden_states)
-        return hidden_states
+        return hidden_states if self._is_alone else super().combine_preprocess(hidden_states)
+
+    @property
+    def _is_alone(self) -> bool:
+        return self.tp_size * self.ep_size == 1
 
     def combine_postprocess(self, permutated_local_input_tokens: Tensor) -> Tensor:
         """[tokens * topk, hidden], grouped by expert -> the layer's output."""

@@ -10,9 +10,11 @@ they lie elsewhere, a product copies them for as long as it takes.
 
     x [rows, in], rows of expert e from ends[e - 1] to ends[e];   out = x_e @ w_e.T
     d x_e = d out_e @ w_e         d w_e = d out_e.T @ x_e
+
+How many rows each expert has stays on the device: nothing here waits for it.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -30,64 +32,123 @@ _kernels: Any = torch
 """What torch has without exporting it."""
 
 
-def product(x: Tensor, stacked: Tensor, counts: Sequence[int], ends: Tensor) -> Tensor:
+def product(x: Tensor, stacked: Tensor, ends: Tensor) -> Tensor:
     """[rows, in] by [experts, in, out], each expert's rows by its matrix."""
     if _is_grouped(x):
         return _kernels._grouped_mm(x, stacked, offs=ends)
-    parts = x.split(list(counts))
+    parts = x.split(_counts(ends))
     return torch.cat([part @ weight for part, weight in zip(parts, stacked, strict=True)])
 
 
-def outer(left: Tensor, right: Tensor, counts: Sequence[int], ends: Tensor) -> Tensor:
-    """[rows, a], [rows, b] -> [experts, a, b], the sums of products of each expert's rows."""
-    if not _is_grouped(left):
-        pairs = zip(left.split(list(counts)), right.split(list(counts)), strict=True)
-        return torch.stack([a.t() @ b for a, b in pairs])
-    found = _kernels._grouped_mm(left.t(), right, offs=ends)
-    idle = [expert for expert, count in enumerate(counts) if not count]
-    if idle:  # nothing is written for them
-        found.index_fill_(0, sent(torch.tensor(idle), found.device), 0)
-    return found
+def outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+    """[rows, a], [rows, b] -> [experts, a, b], the sums of products of each expert's rows.
+
+    Of an expert without rows there may be anything.
+    """
+    if _is_grouped(left):
+        return _kernels._grouped_mm(left.t(), right, offs=ends)
+    pairs = zip(left.split(_counts(ends)), right.split(_counts(ends)), strict=True)
+    return torch.stack([a.t() @ b for a, b in pairs])
 
 
 def _is_grouped(x: Tensor) -> bool:
     return x.is_cuda and x.dtype == torch.bfloat16 and len(x) > 0
 
 
+def _counts(ends: Tensor) -> list[int]:
+    return ends.diff(prepend=ends.new_zeros(1)).tolist()
+
+
 class GroupedProduct(torch.autograd.Function):
     """``x_e @ w_e.T`` for every expert; weights' gradients go to their sums where they have one."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, counts: Sequence[int], ends: Tensor, *weights: Tensor
-    ) -> Float[Tensor, "rows out"]:
+    def forward(ctx: Any, x: Tensor, ends: Tensor, *weights: Tensor) -> Float[Tensor, "rows out"]:
         """``weights``: [out, in] of every expert."""
         ctx.save_for_backward(x, ends, *weights)
-        ctx.counts = counts
-        return product(x, table(weights).transpose(1, 2), counts, ends)
+        return product(x, table(weights).transpose(1, 2), ends)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Weights that had to be copied are copied once more instead of being kept."""
         x, ends, *weights = ctx.saved_tensors
         grad = grads[0].contiguous()
-        to_x = product(grad, table(weights), ctx.counts, ends)
-        found = outer(grad, x, ctx.counts, ends)
-        return to_x, None, None, *_given(weights, found)
+        to_x = product(grad, table(weights), ends)
+        return to_x, None, *_given(weights, outer(grad, x, ends), ends)
 
 
-def _given(weights: Sequence[Any], found: Tensor) -> list[Tensor]:
+class GatedGroupedProduct(torch.autograd.Function):
+    """``gate(opened)_e @ w_e.T``; keeps what goes into the gate, and computes the rest again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, opened: Tensor, shares: Tensor, ends: Tensor, *weights: Tensor
+    ) -> Float[Tensor, "rows out"]:
+        """``opened`` [rows, 2 in]; ``shares`` [rows], what each row is weighed by."""
+        ctx.save_for_backward(opened, shares, ends, *weights)
+        return product(gate(opened, shares), table(weights).transpose(1, 2), ends)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """As ``GroupedProduct``'s, and back through the gate in the same pass."""
+        opened, shares, ends, *weights = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        to_gated = product(grad, table(weights), ends)
+        to_opened, to_shares, gated = gate_backward(opened, shares, to_gated)
+        return to_opened, to_shares, None, *_given(weights, outer(grad, gated, ends), ends)
+
+
+def gate(opened: Tensor, shares: Tensor) -> Tensor:
+    """silu(first half) * second half * share of the row, [rows, 2 width] -> [rows, width]."""
+    if opened.is_cuda:
+        from slime_megatron.mcore import expert_kernels
+
+        return expert_kernels.gate(opened, shares)
+    first, second = opened.chunk(2, -1)
+    return (functional.silu(first) * second * shares[:, None]).to(opened.dtype)
+
+
+def gate_backward(opened: Tensor, shares: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradient of ``opened``, gradient of ``shares``, what ``gate`` gave)."""
+    if opened.is_cuda:
+        from slime_megatron.mcore import expert_kernels
+
+        return expert_kernels.gate_backward(opened, shares, grad)
+    first, second = opened.chunk(2, -1)
+    slope = first.sigmoid()
+    silu = first * slope
+    weighed = grad * shares[:, None]
+    to_first = weighed * second * slope * (1 + first - silu)
+    to_shares = (grad * silu * second).sum(-1, dtype=shares.dtype)
+    to_opened = torch.cat((to_first, weighed * silu), -1).to(opened.dtype)
+    return to_opened, to_shares, (silu * second * shares[:, None]).to(opened.dtype)
+
+
+def _given(weights: Sequence[Any], found: Tensor, ends: Tensor) -> list[Tensor]:
     """What autograd is told: gradients, or placeholders for those that were added up."""
     sums = [getattr(weight, "gradient_sum", None) for weight in weights]
     totals = [total for total in sums if total is not None]
-    if len(totals) < len(weights):
-        return list(found.unbind())
+    if len(totals) == len(weights):
+        _add(totals, found, ends)
+        return [torch.empty_like(weight) for weight in weights]
+    return list(_without_idle(found, ends).unbind())
+
+
+def _add(totals: Sequence[Tensor], found: Tensor, ends: Tensor) -> None:
     whole = in_place(totals)
-    if whole is not None:
-        whole.add_(found)
+    if whole is not None and whole.is_cuda:
+        from slime_megatron.mcore import expert_kernels
+
+        expert_kernels.add_to_sums(whole, found, ends)
     else:
-        _kernels._foreach_add_(totals, list(found.to(totals[0].dtype).unbind()))
-    return [torch.empty_like(weight) for weight in weights]
+        rows = _without_idle(found, ends).to(totals[0].dtype).unbind()
+        _kernels._foreach_add_(list(totals), list(rows))
+
+
+def _without_idle(found: Tensor, ends: Tensor) -> Tensor:
+    """Zeros for experts that had no rows."""
+    idle = ends.diff(prepend=ends.new_zeros(1)) == 0
+    return found.masked_fill_(idle[:, None, None], 0)
 
 
 def table(tensors: Sequence[Tensor]) -> Tensor:
@@ -109,14 +170,8 @@ def in_place(tensors: Sequence[Tensor]) -> Tensor | None:
     return first.detach().as_strided((len(tensors), *first.shape), strides)
 
 
-Gate = Callable[[Tensor, Tensor], Tensor]
-"""(fc1's output, routing weight of each row) -> fc2's input."""
-
-
 class GroupedExperts(SequentialMLP):
     """``SequentialMLP`` with its experts' products done together. Made by changing the class."""
-
-    gate: Gate
 
     def forward(
         self,
@@ -125,21 +180,13 @@ class GroupedExperts(SequentialMLP):
         permuted_probs: Float[Tensor, " rows"],
     ) -> tuple[Tensor, None]:
         """Rows sorted by expert, their numbers, and what each row's output is weighed by."""
-        x, weights = permuted_local_hidden_states, permuted_probs
-        counts: list[int] = tokens_per_expert.tolist()
-        ends = sent(torch.tensor(counts).cumsum(0).to(torch.int32), x.device)
+        x, shares = permuted_local_hidden_states, permuted_probs
+        ends = sent(tokens_per_expert.cumsum(0).to(torch.int32), x.device)
         experts: list[Any] = list(self.local_experts)
         first = [expert.linear_fc1.weight for expert in experts]
         second = [expert.linear_fc2.weight for expert in experts]
-        opened = GroupedProduct.apply(x, counts, ends, *first)
-        gated = self.gate(opened, weights)  # type: ignore[arg-type]
-        return GroupedProduct.apply(gated, counts, ends, *second), None  # type: ignore[return-value]
-
-
-def weighed_gate(opened: Tensor, weights: Tensor) -> Tensor:
-    """silu(first half) * second half * weight of the row, rounded as Megatron's experts do."""
-    first, second = opened.chunk(2, -1)
-    return (functional.silu(first) * second * weights.unsqueeze(-1)).to(opened.dtype)
+        opened = GroupedProduct.apply(x, ends, *first)
+        return GatedGroupedProduct.apply(opened, shares, ends, *second), None  # type: ignore[return-value]
 
 
 def group_experts(chunk: torch.nn.Module) -> int:
@@ -149,7 +196,6 @@ def group_experts(chunk: torch.nn.Module) -> int:
         if type(module) is SequentialMLP and _can_be_grouped(module):
             experts: Any = module
             experts.__class__ = GroupedExperts
-            experts.gate = weighed_gate
             grouped += 1
     return grouped
 

@@ -36,6 +36,7 @@ def build(args: Any, chunks: Sequence[torch.nn.Module]) -> tuple[Any, OptimizerP
     described: Any = get_megatron_optimizer_config(args)
     config, overrides = described
     patches.offload_to_host_adam()
+    patches.clip_in_few_kernels()
     with quiet():
         optimizer = get_megatron_optimizer(
             config,

@@ -10,13 +10,17 @@ import torch
 from megatron.core import optimizer
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategy
-from megatron.core.optimizer import distrib_optimizer
+from megatron.core.optimizer import clip_grads, distrib_optimizer
 from megatron.core.tensor_parallel import mappings
+from megatron.core.utils import local_multi_tensor_l2_norm, local_multi_tensor_scale
 from torch import Tensor
 
 from slime_megatron.mcore.host_adam import HostAdam
 
 logger = logging.getLogger(__name__)
+
+_lists: Any = torch
+"""What torch does to lists of tensors, without exporting it."""
 
 
 def collect_write_results_in_process() -> None:
@@ -91,6 +95,33 @@ def offload_to_host_adam() -> None:
     for module in (cast("Any", optimizer), cast("Any", distrib_optimizer)):
         assert hasattr(module, "HybridDeviceOptimizer"), "megatron-core has changed"
         module.HybridDeviceOptimizer = HostAdam
+
+
+def clip_in_few_kernels() -> None:
+    """Norm and scale all gradients together instead of one after the other. Idempotent.
+
+    Without apex or TransformerEngine megatron-core 0.19 launches kernels for every parameter and
+    has the host wait for each of its norms.
+    """
+    module: Any = clip_grads
+    if module.l2_norm_impl is local_multi_tensor_l2_norm:
+        module.l2_norm_impl = _norm_of_all
+    if module.multi_tensor_scale_impl is local_multi_tensor_scale:
+        module.multi_tensor_scale_impl = _scale_all
+
+
+def _norm_of_all(
+    _chunk: int, _overflow: Tensor, lists: list[list[Tensor]], _each: bool
+) -> tuple[Tensor, None]:
+    (gradients,) = lists
+    return torch.stack(_lists._foreach_norm(gradients)).norm().view(1), None
+
+
+def _scale_all(_chunk: int, _overflow: Tensor, lists: list[list[Tensor]], scale: float) -> None:
+    sources, targets = lists
+    if sources is not targets:
+        _lists._foreach_copy_(targets, sources)
+    _lists._foreach_mul_(targets, scale)
 
 
 def _padded(x: Tensor, rows: int) -> Tensor:
