@@ -14,7 +14,7 @@ from slime_convert.dist import to_hf as to_hf_module
 from slime_convert.families import FAMILIES
 from slime_core.errors import CheckpointError
 from slime_core.staging import latest
-from slime_testing.checkpoints import change, hf_tensors, same_bytes, to_bfloat16
+from slime_testing.checkpoints import change, hf_tensors, in_shards, same_bytes, to_bfloat16
 from slime_testing.tiny import make_qwen3
 from slime_testing.tiny_families import make_family
 
@@ -193,6 +193,37 @@ def test_a_checkpoint_of_more_files_than_may_be_open_is_read(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
     assert same_bytes(hf_tensors(back), hf_tensors(source))
+
+
+def without_weights(source: Path, given: Path) -> Path:
+    """What is there after a download of all but the weights: their index too."""
+    shutil.copytree(source, given)
+    in_shards(given)
+    for file in given.glob("*.safetensors"):
+        file.unlink()
+    return given
+
+
+def test_weights_that_were_not_downloaded_are_not_needed(models, tmp_path):
+    source = models("glm4_moe")
+    directory = hf_to_dist(source, tmp_path / "dist")
+    given = without_weights(source, tmp_path / "given")
+    back = dist_to_hf(directory, given, tmp_path / "back")
+    assert same_bytes(hf_tensors(back), hf_tensors(source))
+
+
+def test_weights_are_needed_for_the_tensors_that_are_carried_over(models, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(models("glm4_moe"), source)
+    layers = json.loads((source / "config.json").read_text())["num_hidden_layers"]
+    name = f"model.layers.{layers}.eh_proj.weight"
+    change(source, lambda tensors: tensors.update({name: torch.full((2, 3), 7.0)}))
+    directory = hf_to_dist(source, tmp_path / "dist")
+    back = dist_to_hf(directory, source, tmp_path / "back")
+    assert hf_tensors(back)[name].tolist() == [[7.0] * 3] * 2
+    given = without_weights(source, tmp_path / "given")
+    said = error_of(dist_to_hf, directory, given, tmp_path / "other")
+    assert "names files that are not there" in said
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from slime_convert.hf.reader import INDEX, SINGLE, HfReader
+from slime_convert.hf.reader import HfReader, listed_tensors
 from slime_convert.hf.stream import TensorStream, streamed
 from slime_convert.parameters import ParameterTable
 
@@ -13,14 +13,17 @@ class CarriedTensors:
 
     Such as layers for multi-token prediction. None where ``source`` holds no weights, only
     config.json and a tokenizer.
+
+    Raises:
+        CheckpointError: ``source`` lists such tensors, and is not whole.
     """
 
     def __init__(self, source: Path | str, table: ParameterTable) -> None:
         self._source = Path(source)
-        self.names: tuple[str, ...] = ()
-        if any((self._source / name).is_file() for name in (SINGLE, INDEX)):
-            with HfReader(source) as reader:
-                self.names = tuple(name for name in reader.names if table.carries(name))
+        listed = (table.carried and listed_tensors(self._source)) or ()
+        self.names = tuple(sorted(name for name in listed if table.carries(name)))
+        if self.names:
+            HfReader(self._source).close()  # looks at the files now, not when they are needed
 
     def __iter__(self) -> Iterator[tuple[str, TensorStream]]:
         """Yield them one by one; each can be read until the next one is asked for."""

@@ -220,21 +220,33 @@ def read_into(stream: BinaryIO, position: int, tensor: Tensor) -> bool:
     return True
 
 
-def _locate(directory: Path) -> dict[str, Path]:
-    """Return which file holds each tensor: of the single file if there is one, else the index."""
+def listed_tensors(directory: Path) -> dict[str, Path] | None:
+    """Return the file of each tensor, there or not: the single one, else as the index says.
+
+    None where there is neither.
+    """
     single, index = directory / SINGLE, directory / INDEX
     if single.is_file():
         return dict.fromkeys(read_header(single).entries, single)
     if not index.is_file():
-        raise CheckpointError(_nothing_found(directory))
+        return None
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = {name: directory / file for name, file in weight_map.items()}
+        return {name: directory / file for name, file in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _locate(directory: Path) -> dict[str, Path]:
+    """Return which file holds each tensor."""
+    files = listed_tensors(directory)
+    if files is None:
+        raise CheckpointError(_nothing_found(directory))
     absent = sorted({path.name for path in files.values() if not path.is_file()})
     if absent:
-        raise CheckpointError(f"{index} names files that are not there: {_some(absent)}")
+        raise CheckpointError(
+            f"{directory / INDEX} names files that are not there: {_some(absent)}"
+        )
     return files
 
 
