@@ -31,6 +31,14 @@ def test_each_block_has_the_scale_that_its_largest_value_fits():
     assert back.count_nonzero() == 3
 
 
+def test_values_too_small_for_a_factor_become_zeros():
+    weight = torch.zeros(1, 4)
+    weight[0, 1] = 1e-44  # a 448th of it is less than any float32
+    eight, scale = quantized.to_fp8(weight)
+    assert scale.tolist() == [[1.0]]
+    assert quantized.from_fp8(eight, scale, torch.float32).tolist() == [[0.0] * 4]
+
+
 def test_eight_bits_are_within_their_rounding_of_the_weight():
     weight = torch.randn(256, 384, generator=torch.Generator().manual_seed(0))
     eight, scale = quantized.to_fp8(weight)
@@ -55,8 +63,14 @@ def test_tensors_of_integers_are_kept_as_they_are(tmp_path):
 def test_four_bits_are_unpacked_from_the_lowest():
     packed = torch.tensor([[0x76543210, -0x01234568]], dtype=torch.int32)  # ...FEDCBA98
     scale = torch.tensor([[1.0, 0.5]], dtype=torch.bfloat16)
-    found = quantized.from_int4(packed, scale, 16, torch.float32)
+    found = quantized.from_int4(packed, scale, 16, 8, torch.float32)
     assert found.tolist() == [[*range(-8, 0), *(x / 2 for x in range(8))]]
+
+
+def test_the_last_columns_may_be_fewer_than_share_a_factor():
+    packed = torch.tensor([[0x00009999]], dtype=torch.int32)  # 1, four times
+    scale = torch.tensor([[2.0, 5.0]])
+    assert quantized.from_int4(packed, scale, 4, 3, torch.float32).tolist() == [[2, 2, 2, 5]]
 
 
 def test_a_cast_there_and_back_keeps_what_was_rounded_once(tmp_path, capsys):
@@ -150,6 +164,24 @@ def test_a_quantized_weight_without_its_companions_is_refused(tmp_path, capsys, 
     said = failed(capsys, "cast", "--hf", source, "--out", out, "--dtype", "bf16")
     assert name + suffix in said
     assert not out.exists()
+
+
+def test_columns_in_another_order_are_refused(tmp_path, capsys):
+    """With ``actorder`` the factor of a column is that of its ``g_idx``, which is not read."""
+    source, _, _ = int4_checkpoint(tmp_path / "hf")
+    text = (source / "config.json").read_text()
+    given = ("cast", "--hf", source, "--dtype", "bf16", "--out")
+    for order, fits in [("group", False), ("dynamic", False), ("weight", True), (None, True)]:
+        config = json.loads(text)
+        weights = config["quantization_config"]["config_groups"]["group_0"]["weights"]
+        weights["actorder"] = order
+        (source / "config.json").write_text(json.dumps(config))
+        out = tmp_path / str(order)
+        if fits:
+            run(*given, out)
+        else:
+            assert "columns not reordered" in failed(capsys, *given, out)
+            assert not out.exists()
 
 
 def test_other_quantizations_are_refused(tmp_path, capsys):

@@ -104,7 +104,7 @@ def _int4_weights(reader: HfReader, kept: Quantization) -> Iterator[tuple[str, T
             )
 
         def blocks(name: str = name, columns: int = columns) -> Iterator[Tensor]:
-            return quantized.int4_rows(reader, name, columns)
+            return quantized.int4_rows(reader, name, columns, kept.group)
 
         yield name, TensorStream(torch.bfloat16, (rows, columns), blocks)
 

@@ -57,24 +57,39 @@ def quantization(config: Mapping[str, Any]) -> Quantization:
     if method == "compressed-tensors" and given.get("format") == "pack-quantized":
         groups: Any = list((given.get("config_groups") or {}).values())
         weights = groups[0].get("weights", {}) if len(groups) == 1 else {}
-        plain = weights.get("num_bits") == 4 and weights.get("symmetric", True)
-        if plain and weights.get("strategy") == "group" and weights.get("type", "int") == "int":
+        if _is_plain_int4(weights):
             return Quantization("int4", int(weights["group_size"]))
     raise CheckpointError(
         f"config.json says quantization_config.quant_method = {method!r}: fp8 in blocks of "
-        "128 x 128 and compressed-tensors with groups of 4-bit integers (pack-quantized) are read"
+        "128 x 128 and compressed-tensors with groups of 4-bit integers (pack-quantized, "
+        "symmetric, columns not reordered) are read"
+    )
+
+
+def _is_plain_int4(weights: Mapping[str, Any]) -> bool:
+    """Whether no zero points and no order of columns (``g_idx``) take part in the values."""
+    return (
+        weights.get("num_bits") == 4
+        and weights.get("type", "int") == "int"
+        and weights.get("strategy") == "group"
+        and weights.get("symmetric", True)
+        and weights.get("actorder") in (None, False, "weight", "static")
     )
 
 
 def to_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weight in 8 bits, and the factors of its blocks; a block of zeros has factor 1."""
+    """Return the weight in 8 bits, and the factors of its blocks; a block of zeros has factor 1.
+
+    So has one of values so small that they are zeros in 8 bits.
+    """
     rows, columns = weight.shape
     blocks = -(-rows // BLOCK), -(-columns // BLOCK)
     padded = weight.new_zeros(blocks[0] * BLOCK, blocks[1] * BLOCK, dtype=torch.float32)
     padded[:rows, :columns] = weight
     view = padded.view(blocks[0], BLOCK, blocks[1], BLOCK)
     largest = view.abs().amax(dim=(1, 3))
-    scale = torch.where(largest > 0, largest / FP8_MAX, torch.ones_like(largest))
+    scale = largest / FP8_MAX
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # it may round to 0 too
     quantized = (view / scale[:, None, :, None]).clamp_(-FP8_MAX, FP8_MAX)
     eight = quantized.to(torch.float8_e4m3fn).view(padded.shape)
     return eight[:rows, :columns].contiguous(), scale
@@ -88,13 +103,15 @@ def from_fp8(weight: Tensor, scale: Tensor, dtype: torch.dtype = torch.bfloat16)
 
 
 def from_int4(
-    packed: Tensor, scale: Tensor, columns: int, dtype: torch.dtype = torch.bfloat16
+    packed: Tensor, scale: Tensor, columns: int, group: int, dtype: torch.dtype = torch.bfloat16
 ) -> Tensor:
-    """Return the values of rows; ``columns`` is the width of the weight."""
+    """Return the values of rows; ``columns`` is the width of the weight.
+
+    ``group``: how many columns share a factor; those of the last may be fewer.
+    """
     shifts = torch.arange(0, 32, 4, dtype=torch.int32)
     four = (packed.unsqueeze(-1) >> shifts) & 0xF
     values = four.flatten(1)[:, :columns].float() - 8
-    group = -(-columns // scale.shape[1])
     wide = scale.float().repeat_interleave(group, 1)[:, :columns]
     return (values * wide).to(dtype)
 
@@ -109,10 +126,10 @@ def fp8_rows(reader: HfReader, name: str) -> Iterator[Tensor]:
         yield from_fp8(reader.rows(name, begin, end), part)
 
 
-def int4_rows(reader: HfReader, name: str, columns: int) -> Iterator[Tensor]:
+def int4_rows(reader: HfReader, name: str, columns: int, group: int) -> Iterator[Tensor]:
     """Yield the values of a weight in 4 bits, some rows at a time."""
     rows = reader.shape(name + PACKED)[0]
     for begin in range(0, rows, ROWS):
         end = min(begin + ROWS, rows)
         packed = reader.rows(name + PACKED, begin, end)
-        yield from_int4(packed, reader.rows(name + SCALE, begin, end), columns)
+        yield from_int4(packed, reader.rows(name + SCALE, begin, end), columns, group)
