@@ -300,6 +300,19 @@ def test_wrong_command_lines_are_one_line(source, tmp_path, capsys):
     assert "not a directory" in refused(capsys, "inspect", tmp_path / "nowhere")
 
 
+def test_what_the_system_refuses_is_one_line(source, tmp_path, capsys):
+    nameless = tmp_path / ("x" * 300)
+    for command in (
+        ("inspect", nameless),
+        ("hf-to-dist", "--hf", nameless, "--out", tmp_path / "o"),
+        ("hf-to-dist", "--hf", source, "--out", nameless),
+        ("dist-to-hf", "--dist", nameless, "--hf-config", source, "--out", tmp_path / "o"),
+    ):
+        assert "File name too long" in refused(capsys, *command)
+    assert torchrun.main(["--hf-checkpoint", str(nameless), "--save", str(tmp_path)], {}) == 1
+    assert "File name too long" in capsys.readouterr().err
+
+
 def test_the_upstream_command_line_writes_the_same(source, tmp_path, capsys):
     expected = hf_to_dist(source, tmp_path / "dist", Layout(2, 2, 1))
     architecture = "--swiglu --num-layers 2 --hidden-size 64 --disable-bias-linear"

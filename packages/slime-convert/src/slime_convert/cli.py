@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = _parser().parse_args(arguments)
         run: Callable[[argparse.Namespace], Lines] = given.run
         lines = run(given)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         text = " ".join(str(error).split("\n"))
         sys.stderr.write(f"slime-convert: {text}\n")
         return 1

@@ -28,7 +28,7 @@ def main(
         given = presets.read_flags(sys.argv[1:] if arguments is None else arguments)
         if int(environment.get("RANK", "0")) == 0:
             _convert(given)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         sys.stderr.write(f"convert_hf_to_torch_dist: {error}\n")
         return 1
     return 0

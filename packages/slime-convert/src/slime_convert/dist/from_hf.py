@@ -53,8 +53,8 @@ def write_dist(
     reader.check_bytes()
     _check_types(reader, model.table)
     _check_layout(model, layout)
-    _check_target(out)
     with _errors_of(out):
+        _check_target(out)
         check_room(out, size_of(reader, model.table))
         with staged(out, RELEASE) as directory, DistWriter(directory) as writer:
             _write_tensors(writer, reader, model, layout, progress)
