@@ -136,6 +136,15 @@ def test_a_column_that_is_not_there_is_named(line, capsys):
     assert "no key 'question'; the row has ['label', 'prompt']: choose with --input-key" in told
 
 
+def test_prompts_without_labels_are_told_before_anything_starts(line, tmp_path, capsys):
+    (tmp_path / "bare.jsonl").write_text('{"prompt": "1+1="}\n')
+    words = [*line, "--eval-prompt-data", "bare", f"{tmp_path}/bare.jsonl", "--rm-type", "math"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert f"--eval-prompt-data {tmp_path}/bare.jsonl: the first prompt has no label" in told
+    assert "--prompt-data" not in told.replace("--eval-prompt-data", "")
+
+
 def test_a_dump_tells_the_columns_that_are_read(line, capsys):
     assert main([*line, "--dump-config"]) == 0
     told = capsys.readouterr().out

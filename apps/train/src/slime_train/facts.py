@@ -1,7 +1,7 @@
 """What resolving a configuration needs to know of the machine and of files; gathered once."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from slime_core.config.data import DataConfig
 from slime_core.config.draft import Facts
 from slime_core.config.eval_sets import dataset_paths
 from slime_core.config.yaml_file import load_yaml
-from slime_core.errors import CheckpointError, ConfigError, DataError
+from slime_core.data.first_look import FirstLook, first_look
+from slime_core.data.prompts import columns_found
+from slime_core.data.rows import epoch_len
+from slime_core.errors import CheckpointError, ConfigError
 from slime_core.this_machine import available_memory, visible_gpus
 
 from slime_train.runtime.env import ray_address
@@ -21,17 +24,14 @@ from slime_train.sources import RawConfig
 
 def gather(raw: RawConfig) -> Facts:
     """Look at the devices, the model's config.json and the first rows of the prompt files."""
-    from slime_core.data.prompts import columns_found
-    from slime_core.data.rows import epoch_len
-
     problems: list[str] = []
     hf_config, megatron_args = _model(raw, problems)
     prompts: tuple[str, ...] = raw.value("prompt_data", ())
-    for path in prompts:
-        _look_into("--prompt-data", path, raw, problems)
-    for _, path in raw.value("eval_prompt_data", ()):
-        _look_into("--eval-prompt-data", path, raw, problems)
     eval_file = _eval_file(raw, problems)
+    looks = [
+        (flag, path, _look(path, row, flag, raw)) for flag, path, row in _files(raw, eval_file)
+    ]
+    problems += [f"{flag} {look.problem}" for flag, _, look in looks if look.problem]
     counted = raw.value("num_epoch") is not None and not problems
     data = _columns(raw, {}, evaluation=False)
     return Facts(
@@ -43,6 +43,7 @@ def gather(raw: RawConfig) -> Facts:
         now=datetime.now(),
         num_prompts=sum(map(epoch_len, prompts)) if counted else None,
         prompt_columns=columns_found(data, prompts) if prompts and not problems else {},
+        unlabelled=tuple(f"{flag} {path}" for flag, path, look in looks if not look.gradable),
         eval_file=eval_file,
         tensorboard_dir=os.environ.get("TENSORBOARD_DIR"),
         problems=tuple(problems),
@@ -64,46 +65,36 @@ def _model(raw: RawConfig, problems: list[str]) -> tuple[Mapping[str, Any], Mapp
 
 
 def _eval_file(raw: RawConfig, problems: list[str]) -> Mapping[str, Any] | None:
-    """What --eval-config holds, its sets looked into."""
+    """What --eval-config holds."""
     path = raw.value("eval_config")
     if path is None:
         return None
     try:
-        content = load_yaml("--eval-config", Path(path))
+        return load_yaml("--eval-config", Path(path))
     except ConfigError as error:
         problems.append(str(error))
         return None
-    for data, row in dataset_paths(content):
-        _look_into("--eval-config", data, raw, problems, row)
-    return content
 
 
-def _look_into(
-    flag: str,
-    path: str,
-    raw: RawConfig,
-    problems: list[str],
-    row: Mapping[str, Any] | None = None,
-) -> None:
-    """Read the first prompt of a file, so that a wrong name or column costs a second."""
-    from slime_core.data.file_slice import parse
-    from slime_core.data.pairs import read_pairs
-    from slime_core.data.prompts import read_prompts
+def _files(
+    raw: RawConfig, eval_file: Mapping[str, Any] | None
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(flag, path, what --eval-config says of it) of every file of prompts."""
+    for path in raw.value("prompt_data", ()):
+        yield "--prompt-data", path, {}
+    for _, path in raw.value("eval_prompt_data", ()):
+        yield "--eval-prompt-data", path, {}
+    for path, row in dataset_paths(eval_file or {}):
+        yield "--eval-config", path, row
 
-    data = _columns(raw, row or {}, evaluation=flag.startswith("--eval"))
-    try:
-        if not parse(path).path.exists():
-            problems.append(f"{flag} {path}: there is no such file; give a .jsonl or .parquet file")
-            return
-        prompts = read_prompts(data, sources=(path,))
-        if raw.value("loss_type") in PAIR_LOSSES:
-            names = ("chosen_key", "rejected_key")
-            given = {name: raw.value(name) for name in names if raw.value(name) is not None}
-            prompts = read_pairs(data, PreferenceConfig(**given), sources=(path,))
-        if next(prompts, None) is None:
-            problems.append(f"{flag} {path}: has no rows")
-    except DataError as error:
-        problems.append(f"{flag} {error}")
+
+def _look(path: str, row: Mapping[str, Any], flag: str, raw: RawConfig) -> FirstLook:
+    data, preference = _columns(raw, row, evaluation=flag.startswith("--eval")), None
+    if raw.value("loss_type") in PAIR_LOSSES:
+        names = ("chosen_key", "rejected_key")
+        given = {name: raw.value(name) for name in names if raw.value(name) is not None}
+        preference = PreferenceConfig(**given)
+    return first_look(path, data, preference)
 
 
 def _columns(raw: RawConfig, row: Mapping[str, Any], *, evaluation: bool) -> DataConfig:

@@ -24,6 +24,8 @@ RM_TYPES = (
     "judge",
 )
 """Built-in rewards."""
+COMPARING = ("math", "deepscaler", "dapo", "f1", "exact_match")
+"""Those of them that compare a response with its label, so that there has to be one."""
 
 FailurePolicy = Literal["drop-sample", "drop-group", "retry", "score"]
 

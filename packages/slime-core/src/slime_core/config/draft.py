@@ -91,6 +91,8 @@ class Facts:
     """Rows of --prompt-data, counted only where --num-epoch asks for them."""
     prompt_columns: Mapping[str, str] = field(default_factory=dict[str, str])
     """``input_key``, ``label_key`` -> the columns of --prompt-data that are read."""
+    unlabelled: tuple[str, ...] = ()
+    """Flag and path of every file of prompts whose first one comes without a label."""
     eval_file: Mapping[str, Any] | None = None
     """What --eval-config holds."""
     tensorboard_dir: str | None = None

@@ -1,0 +1,93 @@
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from slime_core.config.draft import DEFAULT, Draft, Facts
+from slime_rewards import graders
+from slime_rewards.config import COMPARING
+from slime_rewards.rules import labels
+
+UNLABELLED = Facts(unlabelled=("--prompt-data p.jsonl", "--eval-config e.jsonl"))
+SETTINGS = {
+    "custom_rm_path": None,
+    "rollout_function_path": None,
+    "custom_generate_function_path": None,
+    "rollout_sample_hook_path": (),
+    "data_source_path": None,
+    "eval_function_path": None,
+    "debug_train_only": False,
+    "loss_type": "policy_loss",
+    "num_rollout": 3,
+    "prompt_data": ("p.jsonl",),
+    "rm_type": "math",
+    "eval_datasets": (),
+}
+
+
+@dataclass
+class EvalSet:
+    path: str = "e.jsonl"
+    rm_type: str | None = None
+    custom_rm_path: str | None = None
+    custom_generate_function_path: str | None = None
+    metadata_overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def problems(**changes: Any) -> list[str]:
+    draft = Draft()
+    for name, value in {**SETTINGS, **changes}.items():
+        draft.own.put(name, value, "command line" if name in changes else DEFAULT)
+    labels(draft, UNLABELLED)
+    return draft.problems
+
+
+def test_prompts_without_labels_are_refused_where_labels_are_compared_with() -> None:
+    (told,) = problems()
+    assert told == (
+        "--prompt-data p.jsonl: the first prompt has no label, and responses are scored by default "
+        "by math, which compares them with one: name the labels' column with --label-key, or give "
+        "an --rm-type or a --custom-rm-path that needs none"
+    )
+    (told,) = problems(rm_type="boxed_dapo")
+    assert "are scored by boxed_dapo, which" in told
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rm_type": "ifbench"},
+        {"rm_type": None},
+        {"custom_rm_path": "mine.py:score"},
+        {"custom_generate_function_path": "mine.py:agent"},
+        {"data_source_path": "mine.Source"},
+        {"loss_type": "sft_loss"},
+        {"debug_train_only": True},
+        {"num_rollout": 0},
+        {"prompt_data": ("labelled.jsonl",)},
+    ],
+    ids=str,
+)
+def test_prompts_that_nothing_compares_need_no_labels(changes: dict[str, Any]) -> None:
+    assert problems(**changes) == []
+
+
+def test_an_evaluation_set_is_judged_by_its_own_reward() -> None:
+    fine = {"rm_type": "gpqa"}
+    assert problems(**fine, eval_datasets=(EvalSet(),)) == []
+    (told,) = problems(**fine, eval_datasets=(EvalSet(rm_type="f1"),))
+    assert told.startswith("--eval-config e.jsonl: the first prompt has no label")
+    assert "its label_key" in told
+    assert problems(**fine, eval_datasets=(EvalSet(rm_type="f1", custom_rm_path="m.py:f"),)) == []
+
+
+def test_those_that_compare_are_those_that_refuse_to_grade_without_a_label() -> None:
+    refusing = set()
+    for name in graders.NAMES:
+        try:
+            graders.find(name)("4", None, {"tests": ["assert True"], "correct_letter": "A"})
+        except ValueError as error:
+            if "no label to compare with" in str(error):
+                refusing.add(name)
+        except Exception:
+            continue
+    assert refusing == set(COMPARING)
