@@ -1,5 +1,7 @@
 """Settings of SGLang that an engine of a run cannot have."""
 
+import socket
+
 import pytest
 from slime_core.config.draft import Facts
 from slime_core.errors import ConfigErrors
@@ -18,3 +20,19 @@ def test_ranks_that_would_hear_of_new_weights_one_by_one_are_refused(flag: str) 
     told = f"--sglang-{flag.split()[0]}: the ranks of an engine would hear"
     with pytest.raises(ConfigErrors, match=told):
         resolve(raw, Facts(megatron_args=ARCHITECTURE, num_gpus=4))
+
+
+@pytest.mark.parametrize("flag", ["--sglang-router-port", "--router-prometheus-port"])
+def test_a_port_that_somebody_listens_on_is_refused_before_anything_starts(flag: str) -> None:
+    with socket.socket() as somebody:
+        somebody.bind(("127.0.0.1", 0))
+        somebody.listen()
+        port = somebody.getsockname()[1]
+        raw = read_sources(f"{BASE} {flag} {port}".split())
+        facts = Facts(megatron_args=ARCHITECTURE)
+        told = f"{flag} {port}: the port cannot be used .* in use.*; give another one, or leave"
+        with pytest.raises(ConfigErrors, match=told):
+            resolve(raw, facts)
+        resolve(raw, Facts(megatron_args=ARCHITECTURE, in_cluster=True))  # perhaps not there
+        resolve(read_sources(f"{BASE} {flag} {port} --dump-config".split()), facts)
+    resolve(raw, facts)

@@ -5,6 +5,12 @@ from types import MappingProxyType
 from typing import Any
 
 from slime_core.config.draft import Draft, Facts
+from slime_core.config.rules.cluster import engines_needed
+from slime_core.errors import ConfigError
+
+from slime_sglang.ports import require_free
+
+_HERE = "127.0.0.1"
 
 APART: Mapping[str, Any] = MappingProxyType(
     {"enable_dp_attention_local_control_broadcast": False, "dwdp_size": 1, "max_ep_size": None}
@@ -25,6 +31,27 @@ def router_address(draft: Draft, facts: Facts) -> None:
     """A router that already runs has an address and a port."""
     if draft["sglang_router_ip"] is not None and draft["sglang_router_port"] is None:
         draft.problem("--sglang-router-ip needs --sglang-router-port")
+
+
+def router_ports(draft: Draft, facts: Facts) -> None:
+    """Ports that were asked for are free, where it is known that the router will be here."""
+    elsewhere = facts.in_cluster or draft["sglang_router_ip"] is not None
+    if elsewhere or draft["dump_config"] or not engines_needed(draft):
+        return
+    router = draft.router.values
+    asked = {
+        "--sglang-router-port": (draft["sglang_router_port"], _HERE),
+        "--router-prometheus-port": (
+            router.get("prometheus_port"),
+            router.get("prometheus_host") or _HERE,
+        ),
+    }
+    for flag, (port, host) in asked.items():
+        if port is not None:
+            try:
+                require_free(port, flag, host)
+            except ConfigError as error:
+                draft.problem(str(error))
 
 
 def external_engines(draft: Draft, facts: Facts) -> None:
@@ -113,6 +140,7 @@ def context_length(draft: Draft, facts: Facts) -> None:
 RULES = (
     router_timeout,
     router_address,
+    router_ports,
     external_engines,
     own_gpus,
     one_word_for_all,
