@@ -18,6 +18,7 @@ from slime_convert.dist import Layout, hf_to_dist
 from slime_core.staging import TRACKER, latest
 from slime_testing.checkpoints import change, hf_tensors, in_shards, same_bytes
 from slime_testing.tiny import make_qwen3
+from slime_testing.tiny_families import make_family
 
 CLI = [sys.executable, "-m", "slime_convert"]
 
@@ -341,6 +342,16 @@ def test_a_preset_of_another_model_is_an_error_with_both_values(source, tmp_path
     assert torchrun.main(given[:2], {}) == 1
     assert "--save is missing" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_layers_with_experts_may_be_given_by_a_number_or_one_by_one(tmp_path, capsys):
+    source = make_family(tmp_path / "hf", "qwen3_moe")  # both layers have experts
+    given = ["--hf-checkpoint", str(source), "--save", str(tmp_path / "saved"), "--moe-layer-freq"]
+    for same in (["1"], ["[1,", "1]"], ["[1]*2"]):
+        assert torchrun.main([*given, *same], {}) == 0
+    for other in (["2"], ["[0,", "1]"], ["[1]*3"]):
+        assert torchrun.main([*given, *other], {}) == 1
+        assert "config.json says moe_layer_freq = 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow

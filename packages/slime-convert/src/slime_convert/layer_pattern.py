@@ -17,6 +17,18 @@ def read_pattern(value: Any) -> Any:
         return value
 
 
+def written_out(value: Any, num_layers: int) -> Any:
+    """Return a pattern as a list with one number per layer: N stands for every N-th one.
+
+    Anything that is neither a number nor a list is returned as it is.
+    """
+    pattern = read_pattern(value)
+    number = int(pattern) if isinstance(pattern, str) and pattern.isdecimal() else pattern
+    if isinstance(number, int) and number > 0:
+        return [int(layer % number == 0) for layer in range(num_layers)]
+    return pattern
+
+
 def _value(node: ast.AST) -> Any:
     match node:
         case ast.Constant(value=int(number)):

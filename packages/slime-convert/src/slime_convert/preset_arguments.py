@@ -8,11 +8,8 @@ from typing import Any
 
 from slime_core.errors import CheckpointError
 
-from slime_convert.layer_pattern import read_pattern
-from slime_convert.presets import (
-    FLAGS,
-    NEGATED,
-)
+from slime_convert.layer_pattern import written_out
+from slime_convert.presets import FLAGS, NEGATED
 
 type Given = dict[str, str | None]
 """Flag -> value; None for a flag that stands alone."""
@@ -48,7 +45,7 @@ def contradictions(given: Given, arguments: Mapping[str, Any]) -> list[str]:
         else:
             ours = arguments.get(dest)
             wanted = _read(text, ours)
-        if wanted != _plain(ours):
+        if not _same(dest, wanted, ours, arguments):
             found.append(f"{flag} is {_said(text)} and config.json says {dest} = {ours!r}")
     return found
 
@@ -63,7 +60,7 @@ def _said(text: str | None) -> str:
 
 
 def _read(text: str, ours: Any) -> Any:
-    """The value as what it is compared with; numbers by value, patterns of layers by content."""
+    """The value as the type of what it is compared with, if it can be."""
     try:
         if isinstance(ours, bool):
             return {"true": True, "false": False}.get(text.lower(), text)
@@ -71,10 +68,12 @@ def _read(text: str, ours: Any) -> Any:
             return float(text)
     except ValueError:
         return text
-    return _plain(text)
+    return text
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    return read_pattern(value)
+def _same(dest: str, wanted: Any, ours: Any, arguments: Mapping[str, Any]) -> bool:
+    """Equality; of patterns of layers, that of what they stand for."""
+    if dest == "moe_layer_freq" and isinstance(wanted, str):
+        layers = int(arguments["num_layers"])
+        return written_out(wanted, layers) == written_out(ours, layers)
+    return wanted == ours

@@ -19,10 +19,11 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from slime_convert.dist.pickled import Saved, StorageInfo, locate, read_metadata
 from slime_convert.dist.places import Place
-from slime_convert.dist.writer import COMMON, CONFIG, METADATA
+from slime_convert.dist.writer import CONFIG, METADATA
 from slime_convert.finite import all_finite
 from slime_convert.hf.reader import read_into
 from slime_convert.memory import POOL
+from slime_convert.saved_model import COMMON
 
 MODEL = ("decoder.", "embedding.", "output_layer.", "mtp.")
 """How the tensors of a model are called, and those of an optimizer are not."""

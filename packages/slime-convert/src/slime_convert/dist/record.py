@@ -6,6 +6,7 @@ from typing import Any
 
 from slime_convert.dist.chunks import Layout
 from slime_convert.families import Family
+from slime_convert.saved_model import architecture
 
 _CONTENT = {
     "distrib_optim_sharding_type": "fully_reshardable",
@@ -38,22 +39,3 @@ def common(family: Family, arguments: Mapping[str, Any], layout: Layout) -> dict
         },
         "content_metadata": dict(_CONTENT),
     }
-
-
-def architecture(family: Family, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that tensors depend on, or how they are computed with."""
-    values = {"model_type": family.model_type, **arguments}
-    values.pop("max_position_embeddings", None)
-    return values
-
-
-def differences(
-    saved: Mapping[str, Any], family: Family, arguments: Mapping[str, Any]
-) -> list[str]:
-    """Return in what the checkpoint's model differs; nothing where it does not say."""
-    theirs: Mapping[str, Any] = saved.get("slime", {}).get("architecture", {})
-    return [
-        f"{name} is {theirs.get(name)!r} there and {value!r} here"
-        for name, value in architecture(family, arguments).items()
-        if theirs and theirs.get(name) != value
-    ]

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from slime_convert import transforms
 from slime_convert.disk import check_room
-from slime_convert.dist import record
 from slime_convert.dist.model import Model
 from slime_convert.dist.places import Place
 from slime_convert.dist.reader import MODEL, DistReader
@@ -25,6 +24,7 @@ from slime_convert.hf.writer import GIB
 from slime_convert.prefetch import prefetch
 from slime_convert.progress import Progress, quiet
 from slime_convert.rules import Parameter, Split, Transform
+from slime_convert.saved_model import differences
 
 WHOLE_BYTES = 128 << 20
 """Parameters up to this size are taken apart in memory, larger ones row by row."""
@@ -71,7 +71,7 @@ def size_in(checkpoint: Path, model: Model) -> int:
 
 def check(reader: DistReader, model: Model) -> None:
     """Raise one ``CheckpointError`` for all that is missing, misshapen or of another model."""
-    problems = record.differences(reader.common(), model.family, model.arguments)
+    problems = differences(reader.common(), model.family, model.arguments)
     if problems:
         raise CheckpointError(
             f"{reader.directory} is a checkpoint of another model than config.json describes: "

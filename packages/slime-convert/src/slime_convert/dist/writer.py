@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Self
 
 import torch
 from slime_core.errors import CheckpointError
+from slime_convert.saved_model import COMMON
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import (
     CURRENT_DCP_VERSION,
@@ -37,8 +38,6 @@ FILE_BYTES = 5 << 30
 """When a rank's file is followed by a second one."""
 METADATA = _metadata_fn
 CONFIG = "metadata.json"
-COMMON = "common_state/shard_0_1"
-"""Megatron's name for all that is no tensor."""
 _CONFIG = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 
 
