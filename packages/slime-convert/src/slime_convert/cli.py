@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     command("list", list_families, "list the model families and presets")
     one = command("inspect", _inspect, "say what a directory is, and whether it is whole")
     one.add_argument("directory", type=Path)
-    _pickle(one)
+    _add_allow_pickle(one)
 
     one = command("hf-to-dist", _hf_to_dist, "convert Hugging Face weights to torch_dist")
     one.add_argument("--hf", type=Path, required=True, help="directory with config.json")
@@ -175,29 +175,29 @@ def _parser() -> argparse.ArgumentParser:
         ("--make-vocab-size-divisible-by", 128),
     ):
         one.add_argument(flag, type=int, default=default, help="any can be loaded with any other")
-    _pickle(one)
+    _add_allow_pickle(one)
 
     one = command("dist-to-hf", _dist_to_hf, "convert a torch_dist checkpoint to Hugging Face")
-    _dist(one)
+    _add_dist(one)
     one.add_argument("--hf-config", type=Path, required=True, help="config.json and tokenizer")
     one.add_argument("--out", type=Path, required=True)
-    _shards(one)
+    _add_max_shard_size(one)
 
     one = command("verify", _verify, "compare a torch_dist checkpoint with Hugging Face weights")
     one.add_argument("--hf", type=Path, required=True)
-    _dist(one)
+    _add_dist(one)
     one.add_argument("--logits", action="store_true", help="compute with both, by transformers")
-    _pickle(one)
+    _add_allow_pickle(one)
 
     one = command("cast", _cast, "write Hugging Face weights in another precision")
     one.add_argument("--hf", type=Path, required=True)
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--dtype", choices=("bf16", "fp8"), required=True)
-    _shards(one)
+    _add_max_shard_size(one)
     return parser
 
 
-def _pickle(parser: argparse.ArgumentParser) -> None:
+def _add_allow_pickle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
@@ -205,14 +205,14 @@ def _pickle(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _dist(parser: argparse.ArgumentParser) -> None:
+def _add_dist(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dist", type=Path, required=True, help="what --save wrote, or one checkpoint in it"
     )
     parser.add_argument("--step", type=int, help="which iteration, if not the newest")
 
 
-def _shards(parser: argparse.ArgumentParser) -> None:
+def _add_max_shard_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-shard-size", type=_size, default=5 * 10**9, help="of one file: 5GB, 500MB, 2GiB"
     )

@@ -10,7 +10,7 @@ from typing import Any
 from slime_core.errors import CheckpointError
 
 from slime_convert import quantized
-from slime_convert.dist.reader import MODEL, OPTIMIZER, DistReader, checkpoint_in
+from slime_convert.dist.reader import MODEL_PREFIXES, OPTIMIZER_PREFIXES, DistReader, checkpoint_in
 from slime_convert.families import find, read_config
 from slime_convert.hf.dtypes import DTYPES
 from slime_convert.hf.pickled import open_checkpoint
@@ -58,8 +58,8 @@ def _hugging_face(directory: Path, *, allow_pickle: bool) -> list[str]:
 def _megatron(directory: Path) -> list[str]:
     with DistReader(directory) as reader:
         common = reader.common()
-        keys = [key for key in reader.keys if key.startswith(MODEL)]
-        others = [key for key in reader.keys if key.startswith(OPTIMIZER)]
+        keys = [key for key in reader.keys if key.startswith(MODEL_PREFIXES)]
+        others = [key for key in reader.keys if key.startswith(OPTIMIZER_PREFIXES)]
         dtypes = Counter(DTYPES.get(reader.dtype(key), str(reader.dtype(key))) for key in keys)
         parameters = sum(prod(reader.shape(key)) for key in keys)
         size = sum(prod(reader.shape(k)) * reader.dtype(k).itemsize for k in reader.keys)

@@ -312,6 +312,8 @@ _GLM_AIR = _glm4_moe(
     routed_scaling_factor=1.0,
 )
 
+# Numbers in a row: layers, hidden size, size of the MLP, query heads; then key-value heads of qwen2
+# and the size of one expert of qwen3_moe.
 PRESETS: Mapping[str, HfConfig] = {
     "qwen2.5-0.5B": _qwen2(24, 896, 4864, 14, 2, tied=True),
     "qwen2.5-1.5B": _qwen2(28, 1536, 8960, 12, 2, tied=True),

@@ -33,8 +33,9 @@ FP8_CONFIG = {
 }
 SCALE_INV = "_scale_inv"
 PACKED, SCALE, SHAPE = "_packed", "_scale", "_shape"
+"""Behind the name of a weight: the names of the tensors that it is kept as."""
 ROWS = 32 * BLOCK
-"""Rows at a time."""
+"""Of a weight, in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from slime_convert.dist.reader import DistReader
 from slime_convert.dist.to_hf import check, hf_tensors
 from slime_convert.hf import HfReader
 from slime_convert.hf.dtypes import DTYPES
+from slime_convert.hf.stream import TensorStream
 from slime_convert.progress import Progress, quiet
 from slime_convert.rules import Parameter, Split
 
@@ -51,18 +52,15 @@ def verify(reader: HfReader, checkpoint: Path, *, progress: Progress = quiet) ->
     with DistReader(checkpoint) as dist:
         check(dist, model)
         for name, tensor in hf_tensors(dist, model):
-            blocks = [tensor] if isinstance(tensor, Tensor) else tensor.blocks()
-            begin, same = 0, reader.dtype(name) == DTYPES[tensor.dtype]
-            for block in blocks:
-                end = begin + (len(block) if block.ndim else 1)
-                same = same and _bytes_equal(block, reader.rows(name, begin, end))
-                begin = end
-                progress(block.nbytes)
-            if not same:
-                found.problems.append(_difference(reader, name, DTYPES[tensor.dtype]))
+            dtype = DTYPES[tensor.dtype]
+            if reader.dtype(name) != dtype:
+                found.problems.append(f"{name} {dtype} instead of {reader.dtype(name)}")
+            elif not _same_values(reader, name, tensor):
+                found.problems.append(f"{name} in its values")
             found.tensors += 1
             found.num_bytes += tensor.nbytes
-            found.dtypes[DTYPES[tensor.dtype]] += 1
+            found.dtypes[dtype] += 1
+            progress(tensor.nbytes)
         for parameter in model.table.exported:
             if parameter.split is Split.VOCAB:
                 found.notes += _padding(dist, model, parameter)
@@ -77,10 +75,14 @@ def verify(reader: HfReader, checkpoint: Path, *, progress: Progress = quiet) ->
     return found
 
 
-def _difference(reader: HfReader, name: str, dtype: str) -> str:
-    theirs = reader.dtype(name)
-    what = "in its values" if dtype == theirs else f"{dtype} instead of {theirs}"
-    return f"{name} {what}"
+def _same_values(reader: HfReader, name: str, tensor: Tensor | TensorStream) -> bool:
+    begin = 0
+    for block in (tensor,) if isinstance(tensor, Tensor) else tensor.blocks():
+        end = begin + (len(block) if block.ndim else 1)
+        if not _bytes_equal(block, reader.rows(name, begin, end)):
+            return False
+        begin = end
+    return True
 
 
 def _padding(dist: DistReader, model: Model, parameter: Parameter) -> list[str]:

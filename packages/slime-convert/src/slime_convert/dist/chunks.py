@@ -65,15 +65,15 @@ def cut(parameter: Parameter, layout: Layout, itemsize: int) -> Iterator[list[Ch
     rows = layout.stored_shape(parameter)[0]
     row_bytes = max(1, itemsize * _numel(parameter.shape[1:]))
     unit = row_unit(parameter)
+    step = max(unit, CHUNK_BYTES // row_bytes // unit * unit)
     columns = _columns(parameter, layout.tensor)
     for rank, begin, end in _row_ranges(parameter, rows, layout.tensor):
-        step = max(unit, CHUNK_BYTES // row_bytes // unit * unit)
         for first in range(begin, end, step):
             last = min(first + step, end)
-            yield [
-                Chunk(rank if columns == [None] else index, first, last, bounds)
-                for index, bounds in enumerate(columns)
-            ]
+            if columns:
+                yield [Chunk(rank, first, last, part) for rank, part in enumerate(columns)]
+            else:
+                yield [Chunk(rank, first, last)]
 
 
 def row_unit(parameter: Parameter) -> int:
@@ -142,13 +142,14 @@ def _groups(reader: HfReader, parameter: Parameter, begin: int, end: int) -> Ten
 
 
 def _row_ranges(parameter: Parameter, rows: int, tp: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (rank, begin, end) for the rows that each rank holds without a gap."""
-    if parameter.expert or parameter.split in (Split.REPLICATED, Split.ROW):
-        # Experts are spread over ranks one by one more often than each over all ranks.
-        halves = 2 if parameter.split is Split.GATED else 1
+    """Yield (rank, begin, end) for the rows that each rank holds without a gap.
+
+    All rows are for rank 0 where rows are not what is split, and where a rank would begin within a
+    row unit.
+    """
+    halves = 2 if parameter.split is Split.GATED else 1
+    if _is_whole(parameter) or parameter.split is Split.ROW:
         tp = 1
-    else:
-        halves = 2 if parameter.split is Split.GATED else 1
     _check_divides(parameter, rows // halves, tp, "rows")
     size = rows // halves // tp
     if size % row_unit(parameter):  # fewer query groups than ranks
@@ -159,13 +160,19 @@ def _row_ranges(parameter: Parameter, rows: int, tp: int) -> Iterator[tuple[int,
             yield rank, begin, begin + size
 
 
-def _columns(parameter: Parameter, tp: int) -> list[tuple[int, int] | None]:
-    if parameter.split is not Split.ROW or parameter.expert or tp == 1:
-        return [None]
+def _columns(parameter: Parameter, tp: int) -> list[tuple[int, int]]:
+    """Return from where to where the columns of each rank are; nothing if columns are not split."""
+    if parameter.split is not Split.ROW or _is_whole(parameter) or tp == 1:
+        return []
     columns = parameter.shape[1]
     _check_divides(parameter, columns, tp, "columns")
     size = columns // tp
     return [(rank * size, (rank + 1) * size) for rank in range(tp)]
+
+
+def _is_whole(parameter: Parameter) -> bool:
+    """Whether it is not cut: ranks have experts of their own more often than parts of each."""
+    return parameter.expert or parameter.split is Split.REPLICATED
 
 
 def _check_divides(parameter: Parameter, size: int, tp: int, what: str) -> None:

@@ -27,7 +27,7 @@ _FUSED_NORMS = {
     "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
 }
 """Norms are stored under the name they have where they are fused with the linear layer behind."""
-_IN_LAYER = re.compile(r"^((?:decoder\.layers\.(?:\d+\.)?))(.*)$")
+_IN_LAYER = re.compile(r"^(decoder\.layers\.(?:\d+\.)?)(.*)$")
 
 
 @dataclass(frozen=True, slots=True)

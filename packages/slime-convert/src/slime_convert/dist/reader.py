@@ -25,9 +25,9 @@ from slime_convert.hf.reader import read_into
 from slime_convert.memory import POOL
 from slime_convert.saved_model import COMMON
 
-MODEL = ("decoder.", "embedding.", "output_layer.", "mtp.")
-"""How the tensors of a model are called, and those of an optimizer are not."""
-OPTIMIZER = ("optimizer.", "chained_")
+MODEL_PREFIXES = ("decoder.", "embedding.", "output_layer.", "mtp.")
+"""How the names of a model's tensors begin, and those of an optimizer's do not."""
+OPTIMIZER_PREFIXES = ("optimizer.", "chained_")
 
 
 def checkpoint_in(directory: Path, step: int | None = None) -> Path:

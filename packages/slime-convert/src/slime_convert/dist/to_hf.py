@@ -16,7 +16,7 @@ from slime_convert import transforms
 from slime_convert.disk import check_room
 from slime_convert.dist.model import Model
 from slime_convert.dist.places import Place
-from slime_convert.dist.reader import MODEL, DistReader
+from slime_convert.dist.reader import MODEL_PREFIXES, DistReader
 from slime_convert.hf import write_hf
 from slime_convert.hf.carried import CarriedTensors
 from slime_convert.hf.stream import BLOCK_BYTES, NamedTensor, TensorStream, reported
@@ -87,7 +87,7 @@ def check(reader: DistReader, model: Model) -> None:
         }
     )
     expected = {where.key for _, where in places}
-    unknown = [key for key in reader.keys if key.startswith(MODEL) and key not in expected]
+    unknown = [key for key in reader.keys if key.startswith(MODEL_PREFIXES) and key not in expected]
     found = {"missing": missing, "of another shape": misshapen, "unknown to the model": unknown}
     texts = [f"{what}: {', '.join(keys[:5])}" for what, keys in found.items() if keys]
     if texts:

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, Self
 
 import torch
 from slime_core.errors import CheckpointError
-from slime_convert.saved_model import COMMON
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import (
     CURRENT_DCP_VERSION,
@@ -34,11 +33,13 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from slime_convert.saved_model import COMMON
+
 FILE_BYTES = 5 << 30
 """When a rank's file is followed by a second one."""
 METADATA = _metadata_fn
 CONFIG = "metadata.json"
-_CONFIG = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
+_FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 
 
 class DistWriter:
@@ -112,7 +113,7 @@ class DistWriter:
             version=CURRENT_DCP_VERSION,
         )
         (self.directory / METADATA).write_bytes(pickle.dumps(metadata))
-        (self.directory / CONFIG).write_text(json.dumps(_CONFIG))
+        (self.directory / CONFIG).write_text(json.dumps(_FORMAT))
 
     def _file(self, rank: int) -> "_File":
         file = self._files.get(rank)

@@ -46,23 +46,23 @@ class PickledReader(HfReader):
         self._handles: dict[Path, Any] = {}
         self._streams = {}
         self._headers = {}
-        self._files = {}
+        self._file_of = {}
         self._tensors: dict[Path, dict[str, Tensor]] = {}
         self._entries = {}
         for path in _listed(self.directory):
             for name, tensor in self._load(path).items():
-                if name in self._files:
-                    raise CheckpointError(f"{path} and {self._files[name]} both hold `{name}`")
-                self._files[name] = path
+                if name in self._file_of:
+                    raise CheckpointError(f"{path} and {self._file_of[name]} both hold `{name}`")
+                self._file_of[name] = path
                 self._entries[name] = _entry(path, name, tensor)
 
     def get(self, name: str, *index: slice) -> Tensor:
         """Return a tensor, or the slice of it."""
         self._entry(name)
-        tensor = self._load(self._files[name])[name][index]
+        tensor = self._load(self._file_of[name])[name][index]
         if self._check_finite and not all_finite(tensor):
             raise CheckpointError(
-                f"`{name}` in {self._files[name]} holds values that are NaN or infinite"
+                f"`{name}` in {self._file_of[name]} holds values that are NaN or infinite"
             )
         return tensor
 

@@ -36,9 +36,9 @@ class HfReader:
         self._check_finite = check_finite
         self._handles: dict[Path, Any] = {}
         self._streams: dict[Path, BinaryIO] = {}
-        self._files = _locate(self.directory)
-        self._headers = {path: read_header(path) for path in sorted(set(self._files.values()))}
-        self._entries = _entries(self._files, self._headers, self.directory)
+        self._file_of = _locate(self.directory)
+        self._headers = {path: read_header(path) for path in sorted(set(self._file_of.values()))}
+        self._entries = _entries(self._file_of, self._headers, self.directory)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +76,7 @@ class HfReader:
         dtype = TORCH_DTYPES.get(self.dtype(name))
         if dtype is None:
             raise CheckpointError(
-                f"`{name}` in {self._files[name]} is {self.dtype(name)}: tensors of this type "
+                f"`{name}` in {self._file_of[name]} is {self.dtype(name)}: tensors of this type "
                 "are not read"
             )
         return dtype
@@ -89,7 +89,7 @@ class HfReader:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files the tensors are in."""
-        return tuple(sorted(set(self._files.values())))
+        return tuple(sorted(set(self._file_of.values())))
 
     @property
     def num_files(self) -> int:
@@ -99,7 +99,7 @@ class HfReader:
     def get(self, name: str, *index: slice) -> Tensor:
         """Return a tensor, or the slice of it: ``get(name, slice(0, 8))`` reads 8 rows."""
         self._entry(name)
-        path = self._files[name]
+        path = self._file_of[name]
         try:
             handle = self._open(path)
             tensor: Tensor = handle.get_slice(name)[index] if index else handle.get_tensor(name)
@@ -113,7 +113,7 @@ class HfReader:
         For reading much of a large checkpoint: what is mapped counts as memory in use until the
         file is closed. A tensor without dimensions is one row.
         """
-        entry, path, dtype = self._entry(name), self._files[name], self.torch_dtype(name)
+        entry, path, dtype = self._entry(name), self._file_of[name], self.torch_dtype(name)
         tensor = POOL.empty((end - begin, *entry.shape[1:]), dtype)
         if not entry.shape:
             tensor = tensor[0]
@@ -130,7 +130,7 @@ class HfReader:
     def _checked(self, name: str, tensor: Tensor) -> Tensor:
         if self._check_finite and not all_finite(tensor):
             raise CheckpointError(
-                f"`{name}` in {self._files[name]} holds values that are NaN or infinite"
+                f"`{name}` in {self._file_of[name]} holds values that are NaN or infinite"
             )
         return tensor
 
@@ -146,7 +146,7 @@ class HfReader:
             f"{name} in {path.name}"
             for path, header in self._headers.items()
             for name in header.entries
-            if self._files.get(name) != path
+            if self._file_of.get(name) != path
         ]
         if unlisted:
             raise CheckpointError(f"{index} does not list {_some(unlisted)}")
