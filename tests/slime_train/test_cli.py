@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from slime_convert.dist import hf_to_dist
 from slime_core.hook_forms import FIELDS
+from slime_testing.tiny import make_qwen3
 from slime_train.cli import main
 from slime_train.facts import gather
 from slime_train.resolve import resolve
@@ -143,6 +145,14 @@ def test_prompts_without_labels_are_told_before_anything_starts(line, tmp_path, 
     told = capsys.readouterr().err
     assert f"--eval-prompt-data {tmp_path}/bare.jsonl: the first prompt has no label" in told
     assert "--prompt-data" not in told.replace("--eval-prompt-data", "")
+
+
+def test_a_checkpoint_of_another_model_is_told_before_anything_starts(line, tmp_path, capsys):
+    hf_to_dist(make_qwen3(tmp_path / "other", layers=3), tmp_path / "checkpoints")
+    assert main([*line, "--load", f"{tmp_path}/checkpoints"]) == 2
+    told = capsys.readouterr().err
+    assert f"--load {tmp_path}/checkpoints: release is a checkpoint of another model" in told
+    assert "num_layers is 3 there and 2 here" in told
 
 
 def test_a_dump_tells_the_columns_that_are_read(line, capsys):

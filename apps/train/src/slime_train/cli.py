@@ -44,6 +44,7 @@ _HELPS = {
 
 
 def _configured(words: Sequence[str]) -> int:
+    from slime_train.actor_critic import CRITIC
     from slime_train.facts import gather
     from slime_train.resolve import resolve
     from slime_train.roles import split_roles
@@ -52,7 +53,7 @@ def _configured(words: Sequence[str]) -> int:
 
     raw = read_sources(words)
     critic = split_roles(raw)[1] if raw.value("megatron_config_path") else None
-    resolved = resolve(raw, gather(raw), critic and gather(critic), also=problems)
+    resolved = resolve(raw, gather(raw), critic and gather(critic, CRITIC), also=problems)
     for notice in resolved.notices:
         sys.stderr.write(f"slime-train: note: {notice}\n")
     if raw.value("dump_config"):

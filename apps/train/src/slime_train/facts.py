@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slime_convert.families import find, read_config
+from slime_convert.saved_model import of_other_models
 from slime_core.config.algorithm import PAIR_LOSSES, PreferenceConfig
 from slime_core.config.data import DataConfig
 from slime_core.config.draft import Facts
@@ -22,10 +23,13 @@ from slime_train.runtime.env import ray_address
 from slime_train.sources import RawConfig
 
 
-def gather(raw: RawConfig) -> Facts:
-    """Look at the devices, the model's config.json and the first rows of the prompt files."""
+def gather(raw: RawConfig, part: str = "") -> Facts:
+    """Look at the devices, the model's config.json and the first rows of the prompt files.
+
+    ``part``: where in a checkpoint of several models this one is.
+    """
     problems: list[str] = []
-    hf_config, megatron_args = _model(raw, problems)
+    hf_config, megatron_args = _model(raw, part, problems)
     prompts: tuple[str, ...] = raw.value("prompt_data", ())
     eval_file = _eval_file(raw, problems)
     looks = [
@@ -50,7 +54,9 @@ def gather(raw: RawConfig) -> Facts:
     )
 
 
-def _model(raw: RawConfig, problems: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _model(
+    raw: RawConfig, part: str, problems: list[str]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     directory = raw.value("hf_checkpoint")
     if directory is None:
         return {}, {}
@@ -58,10 +64,15 @@ def _model(raw: RawConfig, problems: list[str]) -> tuple[Mapping[str, Any], Mapp
         config = dict(read_config(directory))
         if name := raw.value("model_name"):
             config["model_type"] = name
-        return config, find(config).megatron_args(config)
+        family = find(config)
+        arguments = family.megatron_args(config)
     except CheckpointError as error:
         problems.append(f"--hf-checkpoint {directory}: {error}")
         return {}, {}
+    steps = {"save": None, "load": raw.value("ckpt_step")}
+    saved = {f"--{name}": (raw.value(name), step) for name, step in steps.items()}
+    problems += of_other_models(saved, family, arguments, part=part)
+    return config, arguments
 
 
 def _eval_file(raw: RawConfig, problems: list[str]) -> Mapping[str, Any] | None:
