@@ -110,5 +110,4 @@ def make_payload(
     """What global rank ``rank`` is sent."""
     steps = plan(batch, layout, config, whole_rollouts=whole_rollouts)
     dp_rank = rank // (layout.tp * layout.cp) % layout.dp
-    rows = steps.rows(dp_rank)
-    return RankPayload(batch.select(rows), steps.for_rank(dp_rank), rows)
+    return RankPayload.of_rank(dp_rank, batch, steps)

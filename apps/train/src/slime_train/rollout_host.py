@@ -84,10 +84,12 @@ class RolloutHost:
             max_token_staleness=self._config.off_policy.max_token_staleness,
             num_wasted=metrics.get("rollout/num_wasted_tokens"),
         )
+        ranks = range(self._config.megatron.layout.dp)
+        payloads = [RankPayload.of_rank(rank, batch, steps) for rank in ranks]
         log = self._functions.log
         if log is not None and log(iteration, samples_of(groups), dict(metrics), seconds):
-            return self._payloads(batch, steps), {}
-        return self._payloads(batch, steps), {**described, **metrics}
+            return payloads, {}
+        return payloads, {**described, **metrics}
 
     def _collate(self, groups: Sequence[SampleGroup], version: int) -> TrainBatch:
         if self._functions.convert is not None:
@@ -136,13 +138,6 @@ class RolloutHost:
     def stop(self) -> None:
         """End the engines."""
         self._producer.stop()
-
-    def _payloads(self, batch: TrainBatch, steps: StepPlan) -> list[RankPayload]:
-        payloads: list[RankPayload] = []
-        for rank in range(self._config.megatron.layout.dp):
-            rows = steps.rows(rank)
-            payloads.append(RankPayload(batch.select(rows), steps.for_rank(rank), rows))
-        return payloads
 
     def _describe(
         self, groups: Sequence[SampleGroup], batch: TrainBatch, steps: StepPlan, seconds: float

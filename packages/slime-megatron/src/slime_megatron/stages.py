@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from slime_core.batch import Ragged, TrainBatch
 from slime_core.losses.aggregate import step_divisor
-from slime_core.schedule.plan import RankStep
+from slime_core.schedule.plan import RankStep, StepPlan
 from torch import Tensor
 
 from slime_megatron.microbatch_loss import LOG_PROBS, MicrobatchLoss, cut
@@ -35,6 +35,12 @@ class RankPayload:
     rows: tuple[int, ...] = ()
     """Where those rows stand in the iteration's whole batch; needed where two trainers exchange
     vectors of samples."""
+
+    @classmethod
+    def of_rank(cls, dp_rank: int, batch: TrainBatch, steps: StepPlan) -> "RankPayload":
+        """This rank's part of an iteration."""
+        rows = steps.rows(dp_rank)
+        return cls(batch.select(rows), steps.for_rank(dp_rank), rows)
 
     def pick(self, vectors: SampleVectors) -> Ragged:
         """Its own rows of vectors that another trainer computed."""
