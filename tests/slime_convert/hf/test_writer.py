@@ -94,6 +94,15 @@ def test_every_kind_of_tensor_survives(tmp_path):
     assert (target / "config.json").read_text() == (source / "config.json").read_text()
 
 
+def test_a_few_tensors_of_another_type_do_not_decide_what_config_json_says(tmp_path):
+    source, target = make_qwen3(tmp_path / "source", torch_dtype="float32"), tmp_path / "target"
+    weight, bias = torch.zeros(8, dtype=torch.bfloat16), torch.zeros(3)
+    write_hf(target, [("mlp.gate.e_score_correction_bias", bias), ("w", weight)], source=source)
+    assert json.loads((target / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    write_hf(target, [("bias", torch.zeros(4)), ("w", weight)], source=source)  # as many bytes
+    assert json.loads((target / "config.json").read_text())["torch_dtype"] == "float32"
+
+
 def test_a_buffer_may_be_filled_again_for_the_next_tensor(tmp_path):
     source, target = make_qwen3(tmp_path / "source"), tmp_path / "target"
     buffer = torch.empty(3)
@@ -132,6 +141,23 @@ def test_a_directory_inside_an_earlier_result_is_not_deleted_with_it(tmp_path):
         write_hf(target, [("b", torch.ones(1))], source=source)
     assert kept.read_text() == "of the user"
     assert load_file(target / "model.safetensors") == {"a": torch.zeros(1)}
+
+
+def test_an_earlier_result_is_still_there_if_it_cannot_be_replaced(tmp_path, monkeypatch):
+    source, target = make_qwen3(tmp_path / "source"), tmp_path / "target"
+    write_hf(target, [("a", torch.zeros(1))], source=source)
+    rename = Path.rename
+
+    def refuse(path, new):
+        if path.name == ".target.incomplete":
+            raise OSError(5, "Input/output error")
+        return rename(path, new)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        write_hf(target, [("b", torch.ones(1))], source=source)
+    assert load_file(target / "model.safetensors") == {"a": torch.zeros(1)}
+    assert siblings(target) == ["source", "target"]
 
 
 def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path):

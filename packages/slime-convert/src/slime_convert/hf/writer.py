@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,7 @@ def write_hf(
 ) -> Path:
     """Write a checkpoint of ``tensors`` and return its directory.
 
-    config.json (its dtype set to what was written), tokenizer and further assets are copied from
+    config.json (its dtype set to that of most of the bytes), tokenizer and further assets come from
     ``source``, which itself is never written to. A directory written by an earlier call is
     replaced, any other one that is not empty is refused, and so is one that holds directories;
     of a link, what it leads to is replaced. ``expected``: all names that must come; one missing is
@@ -65,7 +66,7 @@ def write_hf(
                 for name, tensor in tensors:
                     shards.add(name, tensor)
             _check_names(directory, shards.file_of, expected)
-            _copy_assets(source, staging, shards.dtypes, config_changes or {})
+            _copy_assets(source, staging, shards.main_dtype, config_changes or {})
             _name_files(staging, shards)
             sync(staging)
             _replace(staging, final)
@@ -82,9 +83,8 @@ class _Shards:
     directory: Path
     max_bytes: int
     file_of: dict[str, int] = field(default_factory=dict[str, int])
-    dtypes: set[torch.dtype] = field(default_factory=set[torch.dtype])
+    bytes_of: Counter[torch.dtype] = field(default_factory=Counter[torch.dtype])
     num_files: int = 0
-    num_bytes: int = 0
     _file: BinaryIO | None = None
     _entries: dict[str, Entry] = field(default_factory=dict[str, Entry])
     _header_bytes: int = 0
@@ -102,6 +102,15 @@ class _Shards:
             self._file.close()
         else:
             self._finish()
+
+    @property
+    def num_bytes(self) -> int:
+        return self.bytes_of.total()
+
+    @property
+    def main_dtype(self) -> torch.dtype | None:
+        """That of more than half of the bytes: some models keep a few tensors in float32."""
+        return next((t for t, size in self.bytes_of.items() if 2 * size > self.num_bytes), None)
 
     def path(self, number: int) -> Path:
         return self.directory / f"{number}.part"
@@ -123,8 +132,7 @@ class _Shards:
         self._entries[name] = Entry(DTYPES[tensor.dtype], tuple(tensor.shape), begin, begin + size)
         self._header_bytes += header
         self.file_of[name] = self.num_files
-        self.dtypes.add(tensor.dtype)
-        self.num_bytes += size
+        self.bytes_of[tensor.dtype] += size
 
     def _room(self, size: int, header: int) -> BinaryIO:
         """Return the open file if it has room for the tensor, else a new one."""
@@ -170,25 +178,25 @@ def _name_files(staging: Path, shards: _Shards) -> None:
 
 
 def _copy_assets(
-    source: Path, staging: Path, dtypes: set[torch.dtype], changes: Mapping[str, Any]
+    source: Path, staging: Path, dtype: torch.dtype | None, changes: Mapping[str, Any]
 ) -> None:
     for path in sorted(source.iterdir()):
         wanted = path.suffix in ASSET_SUFFIXES or path.name.startswith("LICENSE")
         if not wanted or not path.is_file() or path.name.endswith(".index.json"):
             continue
         if path.name == "config.json":
-            _write_text(staging / path.name, _changed(path, dtypes, changes))
+            _write_text(staging / path.name, _changed(path, dtype, changes))
         else:
             shutil.copyfile(path, staging / path.name)
             with (staging / path.name).open("rb+") as file:
                 _flush(file)
 
 
-def _changed(path: Path, dtypes: set[torch.dtype], changes: Mapping[str, Any]) -> str:
+def _changed(path: Path, dtype: torch.dtype | None, changes: Mapping[str, Any]) -> str:
     """Return config.json saying the dtype that was written: loaders cast to what it says."""
     text = path.read_text(encoding="utf-8")
     values: dict[str, Any] = json.loads(text)
-    written = str(next(iter(dtypes))).removeprefix("torch.") if len(dtypes) == 1 else None
+    written = None if dtype is None else str(dtype).removeprefix("torch.")
     changed = {
         key: written
         for key in ("dtype", "torch_dtype")
@@ -255,7 +263,12 @@ def _replace(staging: Path, directory: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if directory.is_dir():
         directory.rename(old)
-    staging.rename(directory)
+    try:
+        staging.rename(directory)
+    except BaseException:
+        if old.is_dir():
+            old.rename(directory)
+        raise
     sync(directory.parent)
     shutil.rmtree(old, ignore_errors=True)
 
