@@ -10,7 +10,7 @@ The same as ``slime-convert hf-to-dist``: no GPU is needed and one process does 
 
 import sys
 
-from slime_convert.torchrun import main
+from slime_convert.upstream_converter import main
 
 if __name__ == "__main__":
     sys.exit(main())

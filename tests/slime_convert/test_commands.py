@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from slime_convert import cli, torchrun
+from slime_convert import cli, upstream_converter
 from slime_convert.dist import Layout, hf_to_dist
 from slime_core.staging import TRACKER, latest
 from slime_testing.checkpoints import change, hf_tensors, in_shards, same_bytes
@@ -310,7 +310,10 @@ def test_what_the_system_refuses_is_one_line(source, tmp_path, capsys):
         ("dist-to-hf", "--dist", nameless, "--hf-config", source, "--out", tmp_path / "o"),
     ):
         assert "File name too long" in refused(capsys, *command)
-    assert torchrun.main(["--hf-checkpoint", str(nameless), "--save", str(tmp_path)], {}) == 1
+    assert (
+        upstream_converter.main(["--hf-checkpoint", str(nameless), "--save", str(tmp_path)], {})
+        == 1
+    )
     assert "File name too long" in capsys.readouterr().err
 
 
@@ -321,9 +324,9 @@ def test_the_upstream_command_line_writes_the_same(source, tmp_path, capsys):
     more = "--norm-epsilon 1e-6 --make-vocab-size-divisible-by 1 --no-rope-fusion"
     line = f"{architecture} {sizes} {more}".split()
     given = [*line, "--hf-checkpoint", str(source), "--save", str(tmp_path / "saved"), " "]
-    assert torchrun.main(given, {"RANK": "1"}) == 0
+    assert upstream_converter.main(given, {"RANK": "1"}) == 0
     assert not (tmp_path / "saved").exists()
-    assert torchrun.main(given, {"RANK": "0"}) == 0
+    assert upstream_converter.main(given, {"RANK": "0"}) == 0
     captured = capsys.readouterr()
     assert captured.err == "not about the architecture, ignored: --no-rope-fusion\n"
     found = latest(tmp_path / "saved")
@@ -335,11 +338,11 @@ def test_the_upstream_command_line_writes_the_same(source, tmp_path, capsys):
 def test_a_preset_of_another_model_is_an_error_with_both_values(source, tmp_path, capsys):
     out = tmp_path / "saved"
     given = ["--hf-checkpoint", str(source), "--save", str(out)]
-    assert torchrun.main([*given, "--num-layers", "3", "--add-qkv-bias"], {}) == 1
+    assert upstream_converter.main([*given, "--num-layers", "3", "--add-qkv-bias"], {}) == 1
     said = capsys.readouterr().err
     assert "--num-layers is 3 and config.json says num_layers = 2" in said
     assert "--add-qkv-bias is given and config.json says add_qkv_bias = False" in said
-    assert torchrun.main(given[:2], {}) == 1
+    assert upstream_converter.main(given[:2], {}) == 1
     assert "--save is missing" in capsys.readouterr().err
     assert not out.exists()
 
@@ -348,9 +351,9 @@ def test_layers_with_experts_may_be_given_by_a_number_or_one_by_one(tmp_path, ca
     source = make_family(tmp_path / "hf", "qwen3_moe")  # both layers have experts
     given = ["--hf-checkpoint", str(source), "--save", str(tmp_path / "saved"), "--moe-layer-freq"]
     for same in (["1"], ["[1,", "1]"], ["[1]*2"]):
-        assert torchrun.main([*given, *same], {}) == 0
+        assert upstream_converter.main([*given, *same], {}) == 0
     for other in (["2"], ["[0,", "1]"], ["[1]*3"]):
-        assert torchrun.main([*given, *other], {}) == 1
+        assert upstream_converter.main([*given, *other], {}) == 1
         assert "config.json says moe_layer_freq = 1" in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
-"""``tools/convert_hf_to_torch_dist.py``: conversion with the command line of a training script.
+"""``tools/convert_hf_to_torch_dist.py``: conversion with the command line of upstream's script.
 
-Nothing is computed in parallel: rank 0 writes, the others have nothing to do.
+Upstream starts one process per GPU with torchrun. Here nothing is computed in parallel: rank 0
+writes, the others have nothing to do.
 """
 
 import os
