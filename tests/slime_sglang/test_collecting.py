@@ -272,3 +272,22 @@ def test_tokens_of_groups_that_are_dropped_or_begun_again_are_wasted() -> None:
         )
         assert indices(collected.groups) == [1, 2, 3, 4]
         assert collected.metrics["rollout/num_wasted_tokens"] == wasted
+
+
+def test_samples_beside_one_that_fails_are_not_left_running() -> None:
+    async def first_fails(sample: Sample) -> Sample:
+        if sample.index == 0:
+            raise EngineError("engine_0 ended with exit code 9")
+        await asyncio.sleep(60)
+        return sample
+
+    async def scenario() -> None:
+        worker, spec = (
+            GroupWorker(first_fails, index_reward),
+            CollectSpec(iteration=0, num_groups=2, num_groups_at_once=2),
+        )
+        with pytest.raises(EngineError, match="exit code 9"):
+            await collect(make_source(), worker, Desk(), spec)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(scenario())

@@ -18,6 +18,7 @@ from slime_sglang.collecting import Abortable
 from slime_sglang.groups import GroupWorker
 from slime_sglang.running_statistics import ShowProgress, running_statistics
 from slime_sglang.sampling_params import Sampling
+from slime_sglang.together import end
 
 _CHECK_S = 1.0
 _COLUMNS = (
@@ -141,9 +142,7 @@ async def _answer(
                 so_far = [sample for group in finished for sample in group.samples]
                 show(len(finished), len(groups), running_statistics(so_far, began))
     except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         raise
     # waits: all are done
     return [sample for task in tasks for sample in task.result().samples]

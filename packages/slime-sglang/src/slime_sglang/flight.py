@@ -12,6 +12,8 @@ from slime_core.data.plain_samples import group_from_plain, plain_group
 from slime_core.interfaces import PromptSource
 from slime_core.types import SampleGroup
 
+from slime_sglang.together import end
+
 _KEY = "in_flight"
 
 Task = asyncio.Task[SampleGroup]
@@ -46,9 +48,7 @@ class Flight:
 
     async def cancel(self) -> None:
         """End all of them."""
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await end(self.tasks)
 
     def state_dict(self) -> dict[str, Any]:
         """What to begin again; empty where nothing is in flight."""

@@ -1,6 +1,5 @@
 """Finish one group: generate its samples at once, run the hooks, score them."""
 
-import asyncio
 import copy
 import statistics
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from slime_core.scores import is_broken, reward_value
 from slime_core.types import Sample, SampleGroup, Status
 
 from slime_sglang.teacher import Teach
+from slime_sglang.together import both, together
 from slime_sglang.transcript import complete_versions
 
 _UNFINISHED = (Status.ABORTED, Status.PENDING)
@@ -66,9 +66,7 @@ class GroupWorker:
         if self._greedy is not None and group.baseline is None:
             pending = copy.deepcopy(restarted(group).samples[0])
         answers = (self._one(s, self._generate, iteration, evaluation) for s in group.samples)
-        greedy, parts = await asyncio.gather(
-            self._answer_greedily(pending, iteration), asyncio.gather(*answers)
-        )
+        greedy, parts = await both(self._answer_greedily(pending, iteration), together(*answers))
         samples = tuple(sample for part in parts for sample in part)
         baseline = group.baseline if greedy.reward is None else greedy.reward
         if greedy.problem is not None and not any(s.status in _UNFINISHED for s in samples):
@@ -76,7 +74,7 @@ class GroupWorker:
         finished = SampleGroup(group.group_index, samples, baseline)
         if self.is_unfinished(finished):
             return finished
-        await asyncio.gather(self._score(samples), self._teach(samples))
+        await both(self._score(samples), self._teach(samples))
         return finished
 
     def is_unfinished(self, group: SampleGroup) -> bool:

@@ -13,6 +13,7 @@ from slime_core.scores import is_broken
 from slime_core.types import Sample
 
 from slime_sglang.client import message_of
+from slime_sglang.together import together
 
 Teach = Callable[[Sequence[Sample]], Awaitable[None]]
 """Sets ``teacher_log_probs`` of every sample that can be learnt from."""
@@ -66,7 +67,7 @@ class Teacher:
         waiting = [s for s in samples if s.teacher_log_probs is None and not is_broken(s)]
         if waiting:
             await self._check_vocabulary(max(waiting, key=_largest))
-        await asyncio.gather(*(self._judge(sample) for sample in waiting))
+        await together(*(self._judge(sample) for sample in waiting))
 
     async def close(self) -> None:
         """Drop the connections."""
