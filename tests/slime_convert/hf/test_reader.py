@@ -131,6 +131,12 @@ def test_a_file_that_is_cut_short_is_named(tmp_path, kept):
     refused(tmp_path, "cut short|not written or downloaded completely")
 
 
+def test_a_clone_without_its_large_files_says_how_to_fetch_them(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\nsize 123456789\n"
+    (make_qwen3(tmp_path) / "model.safetensors").write_text(pointer)
+    refused(tmp_path, "model.safetensors is a pointer to a file in Git LFS: .*`git lfs pull`")
+
+
 def test_a_file_with_bytes_behind_its_tensors_is_refused(tmp_path):
     path = make_qwen3(tmp_path) / "model.safetensors"
     path.write_bytes(path.read_bytes() + b"\0")
@@ -143,6 +149,8 @@ def test_a_file_with_bytes_behind_its_tensors_is_refused(tmp_path):
         {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]},
         {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
         {"dtype": "F32", "shape": [2]},
+        {"dtype": "F32", "shape": [3], "data_offsets": ["0", "12"]},
+        {"dtype": ["F32"], "shape": [3], "data_offsets": [0, 12]},
         [],
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from slime_core.errors import CheckpointError
 
-from slime_convert.hf_config import refuse, require, rope
+from slime_convert.hf_config import number, refuse, require, require_sizes, rope
 from slime_convert.rules import (
     Condition,
     HfConfig,
@@ -23,6 +23,15 @@ from slime_convert.rules import (
 
 MEGATRON_LAYER = "decoder.layers.{i}"
 HF_LAYER = "model.layers.{i}"
+_SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "max_position_embeddings",
+)
 
 
 def is_tied(config: HfConfig, _index: Index) -> bool:
@@ -152,7 +161,7 @@ def dense_arguments(config: HfConfig, *, qkv_bias: bool = False) -> dict[str, An
         "add_qkv_bias": qkv_bias,
         "swiglu": True,
         "normalization": "RMSNorm",
-        "layernorm_epsilon": float(config["rms_norm_eps"]),
+        "layernorm_epsilon": float(number("rms_norm_eps", config["rms_norm_eps"])),
         "position_embedding_type": "rope",
         "rotary_base": rope(config).theta,
         "rotary_percent": 1.0,
@@ -164,17 +173,8 @@ def dense_arguments(config: HfConfig, *, qkv_bias: bool = False) -> dict[str, An
 
 def check_dense(config: HfConfig, *, qkv_bias: bool = False) -> None:
     """Raise ``CheckpointError`` for a config.json that ``dense_arguments`` would misread."""
-    require(
-        config,
-        "num_hidden_layers",
-        "hidden_size",
-        "intermediate_size",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "rms_norm_eps",
-        "vocab_size",
-        "max_position_embeddings",
-    )
+    require(config, *_SIZES, "rms_norm_eps")
+    require_sizes(config, *_SIZES)
     unbuilt = "models with it cannot be trained yet"
     refuse(config, "hidden_act", allowed=("silu",), reason="only silu (SwiGLU) is implemented")
     biases = (True, False, None) if qkv_bias else (False, None)

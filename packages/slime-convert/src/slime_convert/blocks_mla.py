@@ -11,7 +11,7 @@ from slime_core.errors import CheckpointError
 
 from slime_convert import blocks
 from slime_convert.blocks import HF_LAYER, MEGATRON_LAYER
-from slime_convert.hf_config import Rope, refuse, require, rope
+from slime_convert.hf_config import Rope, refuse, require_sizes, rope
 from slime_convert.rules import HfConfig, Index, Rule, Split, always, hf
 
 
@@ -79,7 +79,7 @@ def dims(config: HfConfig) -> dict[str, int]:
 
 def arguments(config: HfConfig) -> dict[str, Any]:
     """Return the Megatron arguments of a decoder with multi-latent attention and dense MLPs."""
-    require(config, "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    require_sizes(config, "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     if "q_lora_rank" not in config:
         raise CheckpointError(
             "config.json lacks q_lora_rank: null says that queries are not compressed"

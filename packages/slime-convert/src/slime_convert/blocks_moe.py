@@ -16,11 +16,13 @@ from typing import Any
 from slime_core.errors import CheckpointError
 
 from slime_convert.blocks import HF_LAYER, MEGATRON_LAYER, gated_mlp
-from slime_convert.hf_config import refuse, require
+from slime_convert.hf_config import refuse, require, require_sizes
 from slime_convert.rules import Condition, HfConfig, Index, Rule, hf
 
 _EXPERT = f"{MEGATRON_LAYER}.mlp.experts.local_experts.{{e}}"
 _HF_EXPERT = f"{HF_LAYER}.mlp.experts.{{e}}"
+
+_SIZES = ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size")
 
 TRAINED_WITHOUT_BALANCING = {
     "moe_router_load_balancing_type": "none",
@@ -104,14 +106,8 @@ def sigmoid_counts(config: HfConfig) -> dict[str, int]:
 
 def sigmoid_arguments(config: HfConfig) -> dict[str, Any]:
     """Return the Megatron arguments of the layers that ``sigmoid_rules`` describe."""
-    require(
-        config,
-        "n_routed_experts",
-        "num_experts_per_tok",
-        "moe_intermediate_size",
-        "first_k_dense_replace",
-        "routed_scaling_factor",
-    )
+    require(config, *_SIZES, "first_k_dense_replace", "routed_scaling_factor")
+    require_sizes(config, *_SIZES)
     refuse(config, "norm_topk_prob", allowed=(True,), reason="weights that do not sum to one")
     refuse(config, "scoring_func", allowed=("sigmoid", None), reason="only sigmoid is implemented")
     refuse(config, "topk_method", allowed=("noaux_tc", None), reason="only noaux_tc is implemented")
@@ -159,7 +155,7 @@ def softmax_arguments(config: HfConfig, num_experts: int, pattern: list[bool]) -
     ``pattern``: whether each layer has experts. With ``norm_topk_prob`` the softmax is taken over
     the chosen experts, which is the same as dividing by their sum.
     """
-    require(config, "num_experts_per_tok", "moe_intermediate_size")
+    require_sizes(config, "num_experts_per_tok", "moe_intermediate_size")
     require(config, "norm_topk_prob")  # implementations disagree about its default
     return experts_arguments(
         num_experts=num_experts,

@@ -40,6 +40,27 @@ def require(config: HfConfig, *keys: str) -> None:
         )
 
 
+def require_sizes(config: HfConfig, *keys: str) -> None:
+    """The same, for keys whose values must be whole numbers above 0."""
+    require(config, *keys)
+    wrong = [f"{key} = {config[key]!r}" for key in keys if not _is_size(config[key])]
+    if wrong:
+        raise CheckpointError(
+            f"config.json says {', '.join(wrong)}: whole numbers of at least 1 are needed"
+        )
+
+
+def number(key: str, value: Any) -> float:
+    """Return a value of config.json that must be a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"config.json says {key} = {value!r}: a number is needed")
+    return value
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def refuse(config: HfConfig, key: str, *, allowed: tuple[Any, ...], reason: str) -> None:
     """Raise ``CheckpointError`` when ``key`` is given and is none of the ``allowed`` values."""
     value = config.get(key, allowed[0])
@@ -74,7 +95,7 @@ def rope(config: HfConfig) -> Rope:
             f"config.json must give one base of the rotary embeddings, as rope_theta or as "
             f"rope_parameters.rope_theta, and {found}"
         )
-    theta: float = bases.pop()
+    theta = number("rope_theta", bases.pop())
     if theta != int(theta):
         raise CheckpointError(f"rope_theta is {theta!r}: Megatron's --rotary-base is an integer")
     old_kind = merged.pop("type", "default")

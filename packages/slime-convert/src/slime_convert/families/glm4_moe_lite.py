@@ -12,7 +12,7 @@ from typing import Any
 from slime_core.errors import CheckpointError
 
 from slime_convert.families import deepseek_v3
-from slime_convert.hf_config import require
+from slime_convert.hf_config import require_sizes
 from slime_convert.rules import Condition, HfConfig, Index
 
 
@@ -21,7 +21,7 @@ def as_deepseek(config: HfConfig) -> HfConfig:
 
     With neither, the first layer is dense, as in transformers.
     """
-    require(config, "num_hidden_layers")
+    require_sizes(config, "num_hidden_layers")
     kinds = config.get("mlp_layer_types")
     counted = config.get("first_k_dense_replace")
     if kinds is None:

@@ -4,13 +4,13 @@ from typing import Any
 
 from slime_convert import blocks
 from slime_convert.family import Family
-from slime_convert.hf_config import require
+from slime_convert.hf_config import require_sizes
 from slime_convert.rules import HfConfig, always
 
 
 def arguments(config: HfConfig) -> dict[str, Any]:
     """Return the Megatron arguments. ``head_dim`` is required: its default differs by engine."""
-    require(config, "head_dim")
+    require_sizes(config, "head_dim")
     blocks.refuse_scaled_rope(config)
     return blocks.dense_arguments(config) | {"qk_layernorm": True}
 

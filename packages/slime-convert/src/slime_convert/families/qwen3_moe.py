@@ -6,7 +6,7 @@ from slime_core.errors import CheckpointError
 
 from slime_convert import blocks, blocks_moe
 from slime_convert.family import Family
-from slime_convert.hf_config import require
+from slime_convert.hf_config import require_sizes
 from slime_convert.rules import HfConfig, Index, always
 
 
@@ -37,7 +37,7 @@ def is_dense(config: HfConfig, index: Index) -> bool:
 
 def arguments(config: HfConfig) -> dict[str, Any]:
     """Return the Megatron arguments."""
-    require(config, "head_dim", "num_hidden_layers")
+    require_sizes(config, "head_dim", "num_hidden_layers")
     blocks.refuse_scaled_rope(config)
     pattern = [has_experts(config, {"i": i}) for i in range(config["num_hidden_layers"])]
     return (

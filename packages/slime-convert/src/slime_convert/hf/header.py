@@ -9,6 +9,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from slime_core.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000
 METADATA = "__metadata__"
+_GIT_LFS = b"version https://git-lfs"
 BITS = {
     "BOOL": 8,
     "U8": 8,
@@ -66,6 +68,10 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+            if prefix == _GIT_LFS[:8] and file.read(len(_GIT_LFS) - 8) == _GIT_LFS[8:]:
+                raise CheckpointError(
+                    f"{path} is a pointer to a file in Git LFS: fetch that with `git lfs pull`"
+                )
             if length > min(size - 8, MAX_HEADER_BYTES):
                 raise CheckpointError(f"{path} is cut short or not a safetensors file")
             text = file.read(length)
@@ -91,13 +97,17 @@ def _parse(path: Path, text: bytes, start: int) -> Header:
     try:
         values: dict[str, Any] = json.loads(text)
         metadata: dict[str, str] = values.pop(METADATA, None) or {}
-        entries = {
-            name: Entry(value["dtype"], tuple(value["shape"]), *value["data_offsets"])
-            for name, value in values.items()
-        }
+        entries = {name: _entry(value) for name, value in values.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the header of {path} is damaged: {error}") from error
     return Header(entries, metadata, start)
+
+
+def _entry(value: Mapping[str, Any]) -> Entry:
+    begin, end = map(index, value["data_offsets"])
+    if not isinstance(value["dtype"], str):
+        raise TypeError(f"a type is {value['dtype']!r}")
+    return Entry(value["dtype"], tuple(map(index, value["shape"])), begin, end)
 
 
 def _check_extent(path: Path, header: Header, num_bytes: int) -> None:
