@@ -49,6 +49,15 @@ def test_a_bucket_is_described_as_sglang_asks_for_it() -> None:
     json.dumps(described)
 
 
+def test_digests_take_the_room_that_was_left_for_them_in_whole_steps_of_sixteen_bytes() -> None:
+    for count in range(1, 20):
+        told = {f"layer.{n}": tensor_digest(torch.tensor(n)) for n in range(count)}
+        encoded = digests.encode(told)
+        assert len(encoded) == digests.room_for(told)
+        assert len(encoded) % 16 == 0
+        assert digests.decode(encoded) == told
+
+
 def test_the_first_wrong_tensor_is_named() -> None:
     tensors = make_tensors()
     carried = digests.digests_of(tensors)

@@ -20,7 +20,7 @@ from torch import Tensor
 from slime_core.splitmix import GOLDEN, mix
 
 BLOCK = 1 << 14
-_DIGITS = 32
+DIGITS = 32
 _CHUNK = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Words at a time: what stays in a CPU's cache, what keeps a GPU busy."""
 
@@ -48,7 +48,7 @@ def finished(
 
 def _digits(rows: Int[Tensor, "tensors 2"]) -> list[str]:
     text = rows.cpu().numpy().view(np.uint64).astype(">u8").tobytes().hex()
-    return [text[at : at + _DIGITS] for at in range(0, len(text), _DIGITS)]
+    return [text[at : at + DIGITS] for at in range(0, len(text), DIGITS)]
 
 
 def _fingerprint(t: Tensor) -> Int[Tensor, " 2"]:

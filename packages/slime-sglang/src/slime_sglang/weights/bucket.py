@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slime_sglang.weights.digests import DIGESTS, NamedTensors, digests_of, encode, receipt
+from slime_sglang.weights.digests import (
+    DIGESTS,
+    NamedTensors,
+    begin_digests,
+    encode,
+    receipt,
+    room_for,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +63,19 @@ class Bucket:
 
 
 def pack(tensors: NamedTensors) -> Bucket:
-    """Copy ``tensors``, all on one device, into one bucket together with their digests."""
-    digests = digests_of(tensors)
+    """Copy ``tensors``, all on one device, into one bucket together with their digests.
+
+    A GPU copies while the host writes the digests down.
+    """
+    finish = begin_digests(tensors)
     ordered = sorted(tensors, key=lambda item: -item[1].element_size())
-    travelling = [*ordered, (DIGESTS, encode(digests).to(tensors[0][1].device))]
+    room = ordered[0][1].new_empty(room_for(name for name, _ in tensors), dtype=torch.uint8)
+    travelling = [*ordered, (DIGESTS, room)]
+    flat = torch.cat([_bytes(tensor) for _, tensor in travelling])
+    digests = finish()
+    flat[-len(room) :] = encode(digests)
     return Bucket(
-        flat=torch.cat([_bytes(tensor) for _, tensor in travelling]),
+        flat=flat,
         names=tuple(name for name, _ in travelling),
         dtypes=tuple(tensor.dtype for _, tensor in travelling),
         shapes=tuple(tensor.shape for _, tensor in travelling),

@@ -8,7 +8,7 @@ any order, so the digits are those of a CPU.
 # Triton reads the kernels' annotations itself, and knows none of Python's.
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,11 @@ def _add(where, totals, there):
 
 def tensor_digests(tensors: Sequence[Tensor]) -> list[str]:
     """As ``slime_core.digest.tensor_digests``, of tensors on one GPU."""
+    return start(tensors)()
+
+
+def start(tensors: Sequence[Tensor]) -> Callable[[], list[str]]:
+    """Begin; what comes back waits for the digests, and for nothing that is begun later."""
     device = tensors[0].device
     held = [tensor if _is_plain(tensor) else words_of(tensor) for tensor in tensors]
     num_bytes = np.array([tensor.nbytes for tensor in tensors], np.int64)
@@ -71,15 +76,37 @@ def tensor_digests(tensors: Sequence[Tensor]) -> list[str]:
     blocks = -(-sizes // BLOCK)
     programs = -(-blocks // _ROWS.value)
     firsts = np.cumsum(programs) - programs
-    table = torch.from_numpy(np.stack([[each.data_ptr() for each in held], sizes, firsts]))
-    owners = torch.from_numpy(np.repeat(np.arange(len(held), dtype=np.int32), programs))
+    table = np.stack([[each.data_ptr() for each in held], sizes, firsts])
+    owners = np.repeat(np.arange(len(held), dtype=np.int32), programs)
     sums = torch.zeros(len(held), 2, dtype=torch.int64, device=device)
-    arguments = (table.to(device), len(held), owners.to(device), keys(device), sums)
+    arguments = (_sent(table, device), len(held), _sent(owners, device), keys(device), sums)
     if len(owners):
         launch: Any = _add_blocks[(len(owners),)]
         with torch.cuda.device_of(sums):
             launch(*arguments, BLOCK, _STEP, num_warps=8)
-    return finished(sums, torch.from_numpy(num_bytes), torch.from_numpy(blocks))
+    here, arrived = sums.to("cpu", non_blocking=True), _mark(device)
+
+    def finish() -> list[str]:
+        arrived()
+        return finished(here, torch.from_numpy(num_bytes), torch.from_numpy(blocks))
+
+    return finish
+
+
+def _sent(array: Any, device: torch.device) -> Tensor:
+    """From pinned memory, so that the host does not wait for what the device has to do before."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _mark(device: torch.device) -> Callable[[], None]:
+    """Waits until the device has done what it was given so far."""
+    if device.type != "cuda":
+        return lambda: None
+    with torch.cuda.device(device):
+        return torch.cuda.current_stream().record_event().synchronize
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -7,36 +7,52 @@ over what it verified; the sender compares it with its own.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from slime_core.digest import tensor_digest, tensor_digests
+from slime_core.digest import DIGITS, tensor_digest, tensor_digests
 from slime_core.errors import WeightSyncError
 from torch import Tensor
 
 DIGESTS = "slime.digests"
 _RECEIPT = "slime-receipt"
+_ALIGNED = 16
 
 NamedTensors = Sequence[tuple[str, Tensor]]
 
 
 def digests_of(tensors: NamedTensors) -> dict[str, str]:
     """Name to fingerprint; waits for the device once."""
-    values = _all_digests([tensor for _, tensor in tensors])
-    return {name: value for (name, _), value in zip(tensors, values, strict=True)}
+    return begin_digests(tensors)()
 
 
-def _all_digests(tensors: Sequence[Tensor]) -> list[str]:
+def begin_digests(tensors: NamedTensors) -> Callable[[], dict[str, str]]:
+    """``digests_of`` once called; a GPU begins now, and is not kept from what it is given next."""
+    finish = _begin([tensor for _, tensor in tensors])
+    return lambda: {name: found for (name, _), found in zip(tensors, finish(), strict=True)}
+
+
+def _begin(tensors: Sequence[Tensor]) -> Callable[[], list[str]]:
     if tensors and all(tensor.is_cuda for tensor in tensors):
         from slime_sglang.weights import digest_kernel
 
-        return digest_kernel.tensor_digests(tensors)
-    return tensor_digests(tensors)
+        return digest_kernel.start(tensors)
+    return lambda: tensor_digests(tensors)
+
+
+def room_for(names: Iterable[str]) -> int:
+    """Bytes that the digests of tensors of these names will take."""
+    return len(encode(dict.fromkeys(names, "0" * DIGITS)))
 
 
 def encode(digests: Mapping[str, str]) -> Tensor:
-    """The uint8 tensor that travels as ``slime.digests``."""
-    return torch.frombuffer(bytearray(json.dumps(digests).encode()), dtype=torch.uint8)
+    """The uint8 tensor that travels as ``slime.digests``.
+
+    Filled up with spaces: where every piece has a multiple of 16 bytes, GPUs copy 16 at a time.
+    """
+    text = json.dumps(digests).encode()
+    whole = -(-len(text) // _ALIGNED) * _ALIGNED
+    return torch.frombuffer(bytearray(text.ljust(whole)), dtype=torch.uint8)
 
 
 def decode(tensor: Tensor) -> dict[str, str]:
