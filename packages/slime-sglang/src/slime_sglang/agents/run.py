@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from slime_core.types import Sample, Status
 
+from slime_sglang.agents.session import LateError
 from slime_sglang.generation import active
 
 Agent = Callable[[str, str, Sample], Awaitable[Any]]
@@ -52,7 +53,7 @@ async def run_agent(
     try:
         result = await session.watch(work, timeout_s or settings.timeout_s)
         _note(sample, result)
-    except TimeoutError:
+    except LateError:
         late = True
     finally:
         endpoints.close(key)

@@ -37,6 +37,10 @@ class AbortedError(BaseException):
     """The rollout has enough samples: ends an execution, past its ``except Exception``."""
 
 
+class LateError(TimeoutError):
+    """An execution was given a time and took longer; no timeout of its own making."""
+
+
 class RequestError(SlimeError, ValueError):
     """A request of an agent that cannot be answered; the message says what to change."""
 
@@ -115,7 +119,7 @@ class Session:
         Work that continues a sample by itself, without this session, is never ended.
 
         Raises:
-            TimeoutError: it took longer than ``timeout_s``.
+            LateError: it took longer than ``timeout_s``.
             AbortedError: the rollout ends without this sample.
         """
         task = asyncio.ensure_future(work)
@@ -124,7 +128,7 @@ class Session:
             waiting, first = [task, aborted], asyncio.FIRST_COMPLETED
             done, _ = await asyncio.wait(waiting, timeout=timeout_s, return_when=first)
             if not done:
-                raise TimeoutError(f"took more than {timeout_s} s")
+                raise LateError(f"took more than {timeout_s} s")
             if task not in done and (self.num_requests or timeout_s is not None):
                 raise AbortedError
             return await task
