@@ -14,6 +14,7 @@ import pytest
 from slime_core.errors import ConfigError
 from slime_core.types import Sample, Status
 from slime_sglang import run_agent
+from slime_sglang.agents import endpoints
 from slime_sglang.agents.run import AgentError
 from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.generation import Generation
@@ -313,6 +314,47 @@ def test_a_late_agent_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None
     sample, script, _ = worked(monkeypatch, agent, ["a"], timeout_s=0.5)
     assert trained(sample) == said(script)
     assert (sample.status, sample.metadata["agent"]) == (Status.TRUNCATED, "late")
+
+
+def test_a_timeout_of_the_agents_own_fails_its_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def agent(base_url: str, api_key: str, sample: Sample) -> None:
+        async with asyncio.timeout(0.01):  # for a tool, say
+            await asyncio.sleep(60)
+
+    sample, *_ = worked(monkeypatch, agent, [])
+    assert sample.status is Status.FAILED
+    assert sample.metadata["error"].endswith("_generate: TimeoutError: ")
+    assert "agent" not in sample.metadata
+
+
+def test_a_stream_that_nobody_reads_any_more_ends_its_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[str] = []
+    own = endpoints._ask
+
+    async def slow(*given: Any) -> Any:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("the request")
+            raise
+        return await own(*given)
+
+    async def agent(base_url: str, api_key: str, sample: Sample) -> float:
+        body = {"model": "any", "messages": [USER], "stream": True}
+        headers = {"Authorization": f"Bearer {api_key}"}
+        async with httpx.AsyncClient(timeout=0.2) as client:
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(f"{base_url}/chat/completions", json=body, headers=headers)
+        async with asyncio.timeout(30):
+            while not ended:
+                await asyncio.sleep(0.01)
+        return 1.0
+
+    monkeypatch.setattr(endpoints, "_ask", slow)
+    sample, *_ = worked(monkeypatch, agent, [])
+    assert (sample.reward, ended) == (1.0, ["the request"])
 
 
 def test_an_agent_whose_rollout_has_ended_leaves_its_sample_as_it_was(

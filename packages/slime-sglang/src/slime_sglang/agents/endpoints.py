@@ -186,6 +186,16 @@ def _refusal(session: Session, error: BaseException) -> tuple[int, str, str]:
 async def _stream(
     request: web.Request, answer: "asyncio.Future[Said]", chat: ChatRequest, api: Any
 ) -> web.StreamResponse:
+    """The turn as a stream; a client that goes away, whenever it does, ends its request."""
+    try:
+        return await _streamed(request, answer, chat, api)
+    finally:
+        answer.cancel()
+
+
+async def _streamed(
+    request: web.Request, answer: "asyncio.Future[Said]", chat: ChatRequest, api: Any
+) -> web.StreamResponse:
     """Comments until the turn is there, so that clients do not give up; then the turn."""
     done, _ = await asyncio.wait([answer], timeout=_PING_S)
     if done:
@@ -202,8 +212,6 @@ async def _stream(
         logger.warning("a streamed answer failed: %s", error)
         text = json.dumps(api.error(str(error), "api_error"))
         await response.write(f"event: error\ndata: {text}\n\n".encode())
-    finally:
-        answer.cancel()
     await response.write_eof()
     return response
 
