@@ -1,3 +1,4 @@
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import pytest
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
 from slime_sglang import generation
+from slime_sglang.generation import Generation
 from slime_testing.engine_stub import Server, answered, run
 
 
@@ -180,3 +182,27 @@ def test_requests_outlast_the_repair_of_an_engine(monkeypatch: pytest.MonkeyPatc
     assert sample.status is Status.COMPLETED
     assert len(server.bodies) == 6
     assert all(body == server.bodies[0] for body in server.bodies)
+
+
+def test_nothing_is_sent_again_once_the_rollout_has_enough() -> None:
+    server = Server(lambda body: (503, {"error": "no workers"}))
+
+    async def aborted_meanwhile(generation: Generation, sample: Sample) -> Any:
+        task = asyncio.create_task(generation(sample))
+        while not server.bodies or server.at_once:
+            await asyncio.sleep(0.005)
+        await generation.abort()  # while it waits to try again
+        return await task
+
+    (sample,) = run(server, make_samples(), call=aborted_meanwhile)
+    assert sample.status is Status.ABORTED
+    assert len(server.bodies) == 1
+
+
+def test_an_engine_that_aborts_all_it_is_asked_is_not_asked_for_ever() -> None:
+    def abort(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        meta = {"output_token_logprobs": [], "finish_reason": {"type": "abort"}}
+        return 200, {"text": "", "meta_info": meta}
+
+    with pytest.raises(EngineError, match=r"aborted sample 0 again and again for 0\.3 s"):
+        run(Server(abort), make_samples(), timeout_s=0.3)

@@ -24,7 +24,7 @@ from slime_sglang.agents.endpoints import Endpoints
 from slime_sglang.agents.reply import Reply
 from slime_sglang.agents.session import AbortedError, Backend, Session
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.continued import is_cut_off, joined, rest_of, with_versions
+from slime_sglang.continued import is_cut_off, joined, rest_of, token_ids, with_versions
 from slime_sglang.sampling_params import Sampling, sample_seed
 from slime_sglang.transcript import append, mask_earlier, prepare
 
@@ -263,6 +263,7 @@ class Generation:
         parts: list[dict[str, Any]] = []
         rest: Mapping[str, Any] | None = body
         skip: bool = body["sampling_params"].get("skip_special_tokens", False)
+        since = time.monotonic()
         while rest is not None:
             asked_at = None if self.spec.weight_update_mode == "abort" else self.version
             answer = await self._post(rest, sample)
@@ -271,7 +272,16 @@ class Generation:
             parts.append(with_versions(answer, asked_at))
             if not is_cut_off(answer) or self._aborting:
                 break
+            if token_ids(answer):
+                since = time.monotonic()
+            elif time.monotonic() - since > self.spec.timeout_s:
+                raise EngineError(
+                    f"{self.spec.router_url}/generate aborted sample {sample.index} again and "
+                    f"again for {self.spec.timeout_s:g} s without a token"
+                )
             await asyncio.sleep(_RETRY_S / 10)  # the engine is paused; it queues what comes
+            if self._aborting:
+                break
             rest = rest_of(rest, answer)
         return joined(parts, self._tokenizer, skip_special_tokens=skip)
 
@@ -287,6 +297,9 @@ class Generation:
             if problem:
                 await asyncio.sleep(_RETRY_S * max(1, failures))
                 self.check_alive()
+            if self._aborting:
+                sample.status = Status.ABORTED
+                return None
             try:
                 status, answer = await self._once(body, headers)
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
