@@ -11,7 +11,7 @@ from torch import Tensor
 from slime_convert.dist.model import Model
 from slime_convert.dist.reader import DistReader
 from slime_convert.dist.to_hf import check, hf_tensors
-from slime_convert.hf import HfReader
+from slime_convert.hf.checkpoint import Checkpoint
 from slime_convert.hf.dtypes import DTYPES
 from slime_convert.hf.stream import TensorStream
 from slime_convert.progress import Progress, quiet
@@ -39,7 +39,7 @@ class Findings:
         ]
 
 
-def verify(reader: HfReader, checkpoint: Path, *, progress: Progress = quiet) -> Findings:
+def verify(reader: Checkpoint, checkpoint: Path, *, progress: Progress = quiet) -> Findings:
     """Compare every tensor, as it would be written by ``dist_to_hf``, byte by byte.
 
     Raises:
@@ -75,7 +75,7 @@ def verify(reader: HfReader, checkpoint: Path, *, progress: Progress = quiet) ->
     return found
 
 
-def _same_values(reader: HfReader, name: str, tensor: Tensor | TensorStream) -> bool:
+def _same_values(reader: Checkpoint, name: str, tensor: Tensor | TensorStream) -> bool:
     begin = 0
     for block in (tensor,) if isinstance(tensor, Tensor) else tensor.blocks():
         end = begin + (len(block) if block.ndim else 1)
@@ -96,7 +96,7 @@ def _padding(dist: DistReader, model: Model, parameter: Parameter) -> list[str]:
     return [f"{where.key} has {stored - rows} rows beyond the vocabulary of {rows}: {values}"]
 
 
-def _left_out(reader: HfReader, model: Model, found: Findings) -> list[str]:
+def _left_out(reader: Checkpoint, model: Model, found: Findings) -> list[str]:
     """Tensors of the Hugging Face checkpoint that no parameter is made of."""
     expected = model.table.hf_tensors
     others = [name for name in reader.names if name not in expected]
@@ -116,7 +116,7 @@ def _left_out(reader: HfReader, model: Model, found: Findings) -> list[str]:
     return notes
 
 
-def _untied(reader: HfReader) -> list[str]:
+def _untied(reader: Checkpoint) -> list[str]:
     """A tied model's file may repeat the embedding, and nothing else, as the output layer."""
     table, rows = "model.embed_tokens.weight", reader.shape("model.embed_tokens.weight")[0]
     step = 1 << 14

@@ -11,7 +11,7 @@ import torch
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
-from slime_convert.hf import HfReader
+from slime_convert.hf.checkpoint import Checkpoint
 from slime_convert.rules import Parameter, Split, Transform
 from slime_convert.shards import padded_vocab_size
 from slime_convert.transforms import to_megatron
@@ -88,7 +88,7 @@ def row_unit(parameter: Parameter) -> int:
     return parameter.shape[0]
 
 
-def read(reader: HfReader, parameter: Parameter, begin: int, end: int) -> Tensor:
+def read(reader: Checkpoint, parameter: Parameter, begin: int, end: int) -> Tensor:
     """Return rows of the Megatron tensor, zeros where the vocabulary is padded.
 
     ``begin`` and ``end`` are multiples of ``row_unit``.
@@ -99,7 +99,7 @@ def read(reader: HfReader, parameter: Parameter, begin: int, end: int) -> Tensor
     return tensor
 
 
-def _read(reader: HfReader, parameter: Parameter, begin: int, end: int) -> Tensor:
+def _read(reader: Checkpoint, parameter: Parameter, begin: int, end: int) -> Tensor:
     if begin >= end:
         return reader.rows(parameter.hf[0].name, 0, 0)
     if parameter.transform is Transform.QKV:
@@ -111,7 +111,7 @@ def _read(reader: HfReader, parameter: Parameter, begin: int, end: int) -> Tenso
     return to_megatron(parameter, whole)[begin:end]
 
 
-def _stacked(reader: HfReader, parameter: Parameter, begin: int, end: int) -> Tensor:
+def _stacked(reader: Checkpoint, parameter: Parameter, begin: int, end: int) -> Tensor:
     parts: list[Tensor] = []
     offset = 0
     for tensor in parameter.hf:
@@ -122,7 +122,7 @@ def _stacked(reader: HfReader, parameter: Parameter, begin: int, end: int) -> Te
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _groups(reader: HfReader, parameter: Parameter, begin: int, end: int) -> Tensor:
+def _groups(reader: Checkpoint, parameter: Parameter, begin: int, end: int) -> Tensor:
     """The query groups from ``begin`` to ``end``: a parameter of fewer groups."""
     groups = parameter.num_query_groups
     units = [tensor.shape[0] // groups for tensor in parameter.hf]

@@ -20,6 +20,7 @@ from slime_convert.dist.model import Model
 from slime_convert.dist.places import Place
 from slime_convert.dist.writer import DistWriter
 from slime_convert.hf import HfReader
+from slime_convert.hf.checkpoint import Checkpoint
 from slime_convert.parameters import ParameterTable
 from slime_convert.prefetch import prefetch
 from slime_convert.progress import Progress, quiet
@@ -46,7 +47,7 @@ def hf_to_dist(
 
 
 def write_dist(
-    reader: HfReader, model: Model, out: Path, layout: Layout, *, progress: Progress = quiet
+    reader: Checkpoint, model: Model, out: Path, layout: Layout, *, progress: Progress = quiet
 ) -> Path:
     """Do the same with tensors that are open already."""
     reader.check(model.table)
@@ -62,12 +63,12 @@ def write_dist(
     return out / RELEASE
 
 
-def size_of(reader: HfReader, table: ParameterTable) -> int:
+def size_of(reader: Checkpoint, table: ParameterTable) -> int:
     """Return the bytes of all tensors that the model needs."""
     return sum(map(reader.nbytes, table.hf_tensors))
 
 
-def _check_types(reader: HfReader, table: ParameterTable) -> None:
+def _check_types(reader: Checkpoint, table: ParameterTable) -> None:
     problems = [
         f"{name} is {reader.dtype(name)}"
         for name in table.hf_tensors
@@ -137,7 +138,7 @@ class _Rows:
     values: Tensor
 
 
-def _read_tensors(reader: HfReader, model: Model, layout: Layout) -> Iterator[_Rows]:
+def _read_tensors(reader: Checkpoint, model: Model, layout: Layout) -> Iterator[_Rows]:
     for parameter in model.table.exported:
         where = model.place(parameter)
         itemsize = reader.torch_dtype(parameter.hf[0].name).itemsize
@@ -147,7 +148,7 @@ def _read_tensors(reader: HfReader, model: Model, layout: Layout) -> Iterator[_R
 
 
 def _write_tensors(
-    writer: DistWriter, reader: HfReader, model: Model, layout: Layout, progress: Progress
+    writer: DistWriter, reader: Checkpoint, model: Model, layout: Layout, progress: Progress
 ) -> None:
     with_state: set[str] = set()
     tensors = _read_tensors(reader, model, layout)

@@ -12,7 +12,7 @@ import torch
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
-from slime_convert.finite import all_finite
+from slime_convert.hf.checkpoint import Checkpoint
 from slime_convert.hf.dtypes import DTYPES
 from slime_convert.hf.header import Entry
 from slime_convert.hf.reader import INDEX, SINGLE, HfReader
@@ -23,7 +23,7 @@ SUFFIXES = (".bin", ".pt", ".pth")
 
 def open_checkpoint(
     directory: Path, *, check_finite: bool = False, allow_pickle: bool = False
-) -> HfReader:
+) -> Checkpoint:
     """Return a reader of the safetensors files, or of pickled ones where that is allowed."""
     pickled = _pickled_files(directory)
     safe = any((directory / name).is_file() for name in (SINGLE, INDEX))
@@ -37,34 +37,25 @@ def open_checkpoint(
     return PickledReader(directory, check_finite=check_finite)
 
 
-class PickledReader(HfReader):
-    """The same for pickled files, which stay mapped into memory while they are read."""
+class PickledReader(Checkpoint):
+    """A directory of pickled files, one of which is mapped into memory at a time."""
 
     def __init__(self, directory: Path | str, *, check_finite: bool = False) -> None:
-        self.directory = Path(directory)
-        self._check_finite = check_finite
-        self._handles: dict[Path, Any] = {}
-        self._streams = {}
-        self._headers = {}
-        self._file_of = {}
+        directory = Path(directory)
         self._tensors: dict[Path, dict[str, Tensor]] = {}
-        self._entries = {}
-        for path in _listed(self.directory):
+        file_of: dict[str, Path] = {}
+        entries: dict[str, Entry] = {}
+        for path in _listed(directory):
             for name, tensor in self._load(path).items():
-                if name in self._file_of:
-                    raise CheckpointError(f"{path} and {self._file_of[name]} both hold `{name}`")
-                self._file_of[name] = path
-                self._entries[name] = _entry(path, name, tensor)
+                if name in file_of:
+                    raise CheckpointError(f"{path} and {file_of[name]} both hold `{name}`")
+                file_of[name], entries[name] = path, _entry(path, name, tensor)
+        super().__init__(directory, file_of, entries, check_finite=check_finite)
 
     def get(self, name: str, *index: slice) -> Tensor:
         """Return a tensor, or the slice of it."""
         self._entry(name)
-        tensor = self._load(self._file_of[name])[name][index]
-        if self._check_finite and not all_finite(tensor):
-            raise CheckpointError(
-                f"`{name}` in {self._file_of[name]} holds values that are NaN or infinite"
-            )
-        return tensor
+        return self._checked(name, self._load(self._file_of[name])[name][index])
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:
         """Return a copy of rows of a tensor."""

@@ -2,29 +2,26 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
-from slime_convert.finite import all_finite
-from slime_convert.hf.dtypes import TORCH_DTYPES
+from slime_convert.hf.checkpoint import Checkpoint, some
 from slime_convert.hf.header import Entry, Header, read_header
 from slime_convert.memory import POOL
-from slime_convert.parameters import ParameterTable
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_SHOWN = 5
 
 
-class HfReader:
-    """An open checkpoint directory; a context manager, used by one process.
+class HfReader(Checkpoint):
+    """A directory of safetensors files.
 
     Opening reads the headers of all files and no tensor. Whatever is wrong with the directory is
     a ``CheckpointError`` naming the file or tensor: at opening for files, in ``check`` for tensors
@@ -32,19 +29,13 @@ class HfReader:
     """
 
     def __init__(self, directory: Path | str, *, check_finite: bool = False) -> None:
-        self.directory = Path(directory)
-        self._check_finite = check_finite
         self._handles: dict[Path, Any] = {}
         self._streams: dict[Path, BinaryIO] = {}
-        self._file_of = _locate(self.directory)
-        self._headers = {path: read_header(path) for path in sorted(set(self._file_of.values()))}
-        self._entries = _entries(self._file_of, self._headers, self.directory)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        directory = Path(directory)
+        file_of = _locate(directory)
+        self._headers = {path: read_header(path) for path in sorted(set(file_of.values()))}
+        entries = _entries(file_of, self._headers, directory)
+        super().__init__(directory, file_of, entries, check_finite=check_finite)
 
     def close(self) -> None:
         """Close all files; tensors already handed out stay valid."""
@@ -53,48 +44,6 @@ class HfReader:
             handle.__exit__(None, None, None)
         while self._streams:
             self._streams.popitem()[1].close()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all tensors, sorted."""
-        return tuple(sorted(self._entries))
-
-    def __contains__(self, name: str) -> bool:
-        """Whether there is a tensor of this name."""
-        return name in self._entries
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor without reading it."""
-        return self._entry(name).shape
-
-    def dtype(self, name: str) -> str:
-        """Return the type of a tensor as safetensors files spell it, such as "BF16"."""
-        return self._entry(name).dtype
-
-    def torch_dtype(self, name: str) -> torch.dtype:
-        """Return the type of a tensor as PyTorch calls it, or refuse one that is not known."""
-        dtype = TORCH_DTYPES.get(self.dtype(name))
-        if dtype is None:
-            raise CheckpointError(
-                f"`{name}` in {self._file_of[name]} is {self.dtype(name)}: tensors of this type "
-                "are not read"
-            )
-        return dtype
-
-    def nbytes(self, name: str) -> int:
-        """Return how many bytes a tensor takes."""
-        entry = self._entry(name)
-        return entry.end - entry.begin
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files the tensors are in."""
-        return tuple(sorted(set(self._file_of.values())))
-
-    @property
-    def num_files(self) -> int:
-        """How many files the tensors are in."""
-        return len(self.files)
 
     def get(self, name: str, *index: slice) -> Tensor:
         """Return a tensor, or the slice of it: ``get(name, slice(0, 8))`` reads 8 rows."""
@@ -127,13 +76,6 @@ class HfReader:
             raise CheckpointError(f"{path} was cut short while it was read")
         return self._checked(name, tensor)
 
-    def _checked(self, name: str, tensor: Tensor) -> Tensor:
-        if self._check_finite and not all_finite(tensor):
-            raise CheckpointError(
-                f"`{name}` in {self._file_of[name]} holds values that are NaN or infinite"
-            )
-        return tensor
-
     def check_bytes(self) -> None:
         """Raise ``CheckpointError`` unless index and files hold the same tensors and bytes.
 
@@ -149,7 +91,7 @@ class HfReader:
             if self._file_of.get(name) != path
         ]
         if unlisted:
-            raise CheckpointError(f"{index} does not list {_some(unlisted)}")
+            raise CheckpointError(f"{index} does not list {some(unlisted)}")
         values = json.loads(index.read_text(encoding="utf-8"))
         promised = (values.get("metadata") or {}).get("total_size")
         present = sum(map(self.nbytes, self._entries))
@@ -158,40 +100,6 @@ class HfReader:
                 f"{index} promises {promised} bytes of tensors (total_size) and its files hold "
                 f"{present}: the checkpoint is not the one the index was written for"
             )
-
-    def check(self, table: ParameterTable) -> None:
-        """Raise one ``CheckpointError`` for all tensors that are missing, misshapen or unknown."""
-        expected = table.hf_tensors
-        missing = [
-            name for name in expected if name not in self._entries and name not in table.optional
-        ]
-        misshapen = [
-            f"{name} {list(self.shape(name))} instead of {list(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in self._entries and self.shape(name) != tensor.shape
-        ]
-        unknown = [
-            name for name in self._entries if name not in expected and not table.ignores(name)
-        ]
-        problems = [
-            f"{what}: {_some(items)}"
-            for what, items in (
-                ("missing", missing),
-                ("of another shape", misshapen),
-                ("unknown to the model", unknown),
-            )
-            if items
-        ]
-        if problems:
-            raise CheckpointError(
-                f"the tensors in {self.directory} do not fit the {table.model_type} model of its "
-                f"config.json: {'; '.join(problems)}"
-            )
-
-    def _entry(self, name: str) -> Entry:
-        if name not in self._entries:
-            raise CheckpointError(f"{self.directory} holds no tensor `{name}`")
-        return self._entries[name]
 
     def _open(self, path: Path) -> Any:
         if path not in self._handles:
@@ -244,9 +152,7 @@ def _locate(directory: Path) -> dict[str, Path]:
         raise CheckpointError(_nothing_found(directory))
     absent = sorted({path.name for path in files.values() if not path.is_file()})
     if absent:
-        raise CheckpointError(
-            f"{directory / INDEX} names files that are not there: {_some(absent)}"
-        )
+        raise CheckpointError(f"{directory / INDEX} names files that are not there: {some(absent)}")
     return files
 
 
@@ -257,7 +163,7 @@ def _entries(
     if absent:
         raise CheckpointError(
             f"{directory / INDEX} promises tensors that its files do not hold: "
-            f"{_some(f'{name} in {files[name].name}' for name in absent)}"
+            f"{some(f'{name} in {files[name].name}' for name in absent)}"
         )
     return {name: headers[path].entries[name] for name, path in files.items()}
 
@@ -273,10 +179,3 @@ def _nothing_found(directory: Path) -> str:
     if any(directory.glob("*.safetensors")):
         return f"{directory} holds shards and no {INDEX} that lists them"
     return f"{directory} holds neither {SINGLE} nor {INDEX}"
-
-
-def _some(items: Iterable[str]) -> str:
-    """Return the first few items as text, and how many there are beyond."""
-    texts = list(items)
-    rest = len(texts) - _SHOWN
-    return ", ".join(texts[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from slime_convert.hf.reader import HfReader
+from slime_convert.hf.checkpoint import Checkpoint
 from slime_convert.progress import Progress
 
 BLOCK_BYTES = 64 << 20
@@ -31,7 +31,7 @@ class TensorStream:
 type NamedTensor = tuple[str, Tensor | TensorStream]
 
 
-def streamed(reader: HfReader, name: str, *, row_unit: int = 1) -> TensorStream:
+def streamed(reader: Checkpoint, name: str, *, row_unit: int = 1) -> TensorStream:
     """Return a tensor of a checkpoint, unread.
 
     ``row_unit``: every block but the last is a multiple of so many rows.
