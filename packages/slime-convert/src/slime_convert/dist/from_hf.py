@@ -52,7 +52,7 @@ def write_dist(
     """Do the same with tensors that are open already."""
     reader.check(model.table)
     reader.check_bytes()
-    _check_types(reader, model.table)
+    _check_types(reader, model)
     _check_layout(model, layout)
     with _errors_of(out):
         _check_target(out)
@@ -68,23 +68,34 @@ def size_of(reader: Checkpoint, table: ParameterTable) -> int:
     return sum(map(reader.nbytes, table.hf_tensors))
 
 
-def _check_types(reader: Checkpoint, table: ParameterTable) -> None:
+def _check_types(reader: Checkpoint, model: Model) -> None:
     problems = [
-        f"{name} is {reader.dtype(name)}"
-        for name in table.hf_tensors
+        f"{name} is {reader.dtype(name)}: only {', '.join(TRAINABLE)} can be trained"
+        for name in model.table.hf_tensors
         if reader.dtype(name) not in TRAINABLE
     ]
-    for parameter in table.exported:
-        types = {reader.dtype(tensor.name) for tensor in parameter.hf}
-        if len(types) > 1:
-            names = ", ".join(tensor.name for tensor in parameter.hf)
-            problems.append(f"{names}, which become one tensor, are {' and '.join(sorted(types))}")
+    problems += _mixed_types(reader, model)
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(
-            f"{reader.directory} holds tensors that cannot be trained ({', '.join(TRAINABLE)} "
-            f"can): {'; '.join(problems[:5])}{more}"
+            f"the types of tensors in {reader.directory} do not fit: "
+            f"{'; '.join(problems[:5])}{more}"
         )
+
+
+def _mixed_types(reader: Checkpoint, model: Model) -> list[str]:
+    """Tensors of several types that Megatron keeps in one: of all layers, or gate and up."""
+    first_of: dict[str, dict[str, str]] = {}
+    for parameter in model.table.exported:
+        found = first_of.setdefault(model.place(parameter).key, {})
+        for tensor in parameter.hf:
+            found.setdefault(reader.dtype(tensor.name), tensor.name)
+    return [
+        f"{' and '.join(f'{name} is {dtype}' for dtype, name in found.items())}: "
+        f"Megatron keeps them in `{key}`, of one type"
+        for key, found in first_of.items()
+        if len(found) > 1
+    ]
 
 
 def _check_layout(model: Model, layout: Layout) -> None:

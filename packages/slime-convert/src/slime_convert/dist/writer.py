@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import torch
-from slime_core.errors import CheckpointError
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import (
     CURRENT_DCP_VERSION,
@@ -85,11 +84,7 @@ class DistWriter:
             described = TensorStorageMetadata(properties, torch.Size(shape), [])
             self._described[key] = described
         assert isinstance(described, TensorStorageMetadata), key
-        if described.properties.dtype != tensor.dtype:
-            raise CheckpointError(
-                f"`{key}` is {tensor.dtype} at {list(offset)} and {described.properties.dtype} "
-                "before: Megatron keeps the layers of a model in one tensor of one type"
-            )
+        assert described.properties.dtype == tensor.dtype, key
         sizes = torch.Size(tensor.shape)
         described.chunks.append(ChunkStorageMetadata(torch.Size(offset), sizes))
         index = MetadataIndex(key, offset)
