@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
-from slime_sglang import generation
+from slime_sglang import engine_requests
 from slime_sglang.generation import Generation
 from slime_testing.engine_stub import Server, answered, run
 
@@ -104,7 +104,7 @@ def test_after_an_abort_nothing_new_starts() -> None:
 
 CUSTOM = """
 import asyncio
-from slime_sglang.generation import generate_single
+from slime_sglang import generate_single
 
 async def twice(args, sample, sampling_params):
     await generate_single(args, sample, {"max_new_tokens": 1, "temperature": args.second})
@@ -175,7 +175,7 @@ class _Fleet:
 
 
 def test_requests_outlast_the_repair_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "_RETRY_S", 0.01)
+    monkeypatch.setattr(engine_requests, "_RETRY_S", 0.01)
     replies = [(503, {"error": "no workers"})] * 5
     server = Server(lambda body: replies.pop() if replies else answered(body))
     (sample,) = run(server, [Sample(index=0, tokens=[1, 2])], fleet=_Fleet())

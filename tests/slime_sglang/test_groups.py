@@ -122,7 +122,7 @@ def test_greedy_requests_ask_for_temperature_0_and_evaluation_keeps_its_own() ->
 def test_custom_functions_answer_greedily_too(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "from slime_sglang.generation import generate_single\n\n"
+        "from slime_sglang import generate_single\n\n"
         "async def custom_generate(args, sample, sampling_params):\n"
         "    sample.metadata['asked'] = sampling_params['temperature']\n"
         "    return await generate_single(args, sample)\n"

@@ -12,7 +12,7 @@ from typing import Any, cast
 from slime_core.types import Sample, Status
 
 from slime_sglang.agents.session import LateError
-from slime_sglang.generation import active
+from slime_sglang.execution import active
 
 Agent = Callable[[str, str, Sample], Awaitable[Any]]
 """(base_url, api_key, sample) -> None, a reward (number or dictionary), or the answer (text)."""
@@ -44,14 +44,14 @@ async def run_agent(
         late (``timeout_s``, by default --agent-timeout-s) keeps what it has, as truncated.
     """
     execution = active()
-    session, settings = execution.session, execution.generation.spec.agents
-    endpoints = await execution.generation.endpoints()
+    session = execution.session
+    endpoints = await execution.endpoints()
     key = endpoints.open(session)
     address = endpoints.address(key)
     work = agent(address, key, sample) if callable(agent) else _command(agent, address, key, sample)
     late = False
     try:
-        result = await session.watch(work, timeout_s or settings.timeout_s)
+        result = await session.watch(work, timeout_s or execution.agents.timeout_s)
         _note(sample, result)
     except LateError:
         late = True
