@@ -8,7 +8,8 @@ from slime_core.config.cluster import ClusterConfig
 from slime_core.config.machines import machines
 from slime_core.errors import EngineError
 from slime_sglang.config import SGLangConfig
-from slime_sglang.engines import Engines, FleetSpec
+from slime_sglang.engines import Engines
+from slime_sglang.fleet_spec import FleetSpec
 from slime_sglang.parts import EnginePart
 from slime_sglang.server.launch import EngineSpec, Launch
 

@@ -7,7 +7,8 @@ import pytest
 from slime_core.errors import EngineError
 from slime_sglang import external
 from slime_sglang.config import SGLangConfig
-from slime_sglang.engines import Engines, FleetSpec
+from slime_sglang.engines import Engines
+from slime_sglang.fleet_spec import FleetSpec
 from slime_testing.engine_http import FakeEngine, serving
 
 USABLE = {"tp_size": 2, "dp_size": 1, "pp_size": 1, "internal_states": [{"slime_plugin": "0"}]}

@@ -19,7 +19,8 @@ from slime_core.errors import EngineError, WeightSyncError
 from slime_core.types import Sample, Status
 from slime_sglang.client import EngineClient
 from slime_sglang.config import SGLangConfig
-from slime_sglang.engines import Engines, FleetSpec
+from slime_sglang.engines import Engines
+from slime_sglang.fleet_spec import FleetSpec
 from slime_sglang.generation import Generation, GenerationSpec
 from slime_sglang.sampling_params import Sampling
 from slime_sglang.teacher import Teacher
@@ -308,7 +309,8 @@ _OWNER = """
 import sys, time
 from pathlib import Path
 from slime_sglang.config import SGLangConfig
-from slime_sglang.engines import Engines, FleetSpec
+from slime_sglang.engines import Engines
+from slime_sglang.fleet_spec import FleetSpec
 model, logs = map(Path, sys.argv[1:])
 engines = Engines(FleetSpec(model_path=model, device="cpu", log_dir=logs, sglang=SGLangConfig()))
 engines.start()

@@ -28,8 +28,9 @@ from slime_core.types import SampleGroup
 from slime_rewards.select import make_reward
 from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.collecting import Collected, CollectSpec, collect
-from slime_sglang.engines import Engines, FleetSpec
+from slime_sglang.engines import Engines
 from slime_sglang.evaluate import EvalSet, evaluate
+from slime_sglang.fleet_spec import FleetSpec
 from slime_sglang.flight import Flight, InTime, begin_again
 from slime_sglang.generation import Generation, GenerationSpec
 from slime_sglang.groups import Greedy, GroupWorker
