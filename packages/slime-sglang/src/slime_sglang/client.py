@@ -16,6 +16,8 @@ _ADMIN_S = 60.0
 _LOAD_S = 600.0
 _PROBE_S = 5.0
 _ATTEMPTS = 4
+_FAILURES = (httpx.HTTPError, RuntimeError)
+"""Of a request; the latter where another thread has closed the client, as ``stop`` does."""
 
 MemoryTag = Literal["weights", "kv_cache", "cuda_graph"]
 
@@ -54,7 +56,7 @@ class EngineClient:
         """Whether the server answers its health check now."""
         try:
             return self._http.get("/health", timeout=_PROBE_S).is_success
-        except httpx.HTTPError:
+        except _FAILURES:
             return False
 
     def generate(self, body: Mapping[str, Any], *, timeout_s: float = _ADMIN_S) -> dict[str, Any]:
@@ -162,7 +164,7 @@ class EngineClient:
             raise SilentEngineError(
                 f"{method} {self.url}{path} was not answered within {timeout_s:.0f} s", self.url
             ) from error
-        except httpx.HTTPError as error:
+        except _FAILURES as error:
             what = f"{type(error).__name__}: {error}".rstrip(": ")
             raise EngineError(f"{method} {self.url}{path} failed: {what}") from error
         if reply.is_error:
