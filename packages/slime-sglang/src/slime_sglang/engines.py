@@ -3,14 +3,13 @@
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 from slime_core.errors import EngineError
 from slime_core.residency import Holding
 
-from slime_sglang.client import EngineClient
 from slime_sglang.external import ExternalPart, discover
 from slime_sglang.fleet_spec import FleetSpec
 from slime_sglang.health import HealthSpec, Part, Record, Watch
@@ -231,22 +230,6 @@ class Engines:
         """Whether what has failed since ``since`` (monotonic) may be a loss that is repaired."""
         return self._watch is not None and self._watch.may_recover(since)
 
-    def pause(self, mode: Literal["abort", "retract", "in_place"] = "abort") -> None:
-        """Stop generating everywhere."""
-        self._each(lambda client: client.pause(mode))
-
-    def resume(self) -> None:
-        """Generate again."""
-        self._each(EngineClient.resume)
-
-    def flush_cache(self) -> None:
-        """Forget cached prefixes everywhere."""
-        self._each(EngineClient.flush_cache)
-
-    def abort(self) -> None:
-        """Abort every request."""
-        self._each(EngineClient.abort)
-
     def hold(self, what: Holding) -> None:
         """Keep so much in memory, on every engine that is up; none may have anything to do.
 
@@ -267,12 +250,6 @@ class Engines:
             part.lends = what != "everything"
             if what != "nothing":
                 part.room.set()
-
-    def _each(self, call: Callable[[EngineClient], None]) -> None:
-        self.check_alive()
-        engines = [part.engine for part in self._parts if part.is_up]
-        with ThreadPoolExecutor(len(engines)) as pool:
-            list(pool.map(call, [engine.client for engine in engines]))
 
     def stop(self) -> None:
         """End every process that was started; safe to call twice."""
