@@ -1,8 +1,10 @@
 """Hugging Face to Megatron and back, for every family."""
 
 import json
+import pickle
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from slime_convert.dist import DistReader, Layout, dist_to_hf, hf_to_dist
 from slime_convert.dist import chunks as chunks_module
 from slime_convert.dist import to_hf as to_hf_module
+from slime_convert.dist.pickled import read_metadata
 from slime_convert.families import FAMILIES
 from slime_core.errors import CheckpointError
 from slime_core.staging import latest
@@ -247,6 +250,46 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     said = error_of(dist_to_hf, directory, source, tmp_path / "back")
     assert said == f"cannot read {directory / '__0_0.distcp'}: Permission denied"
+
+
+def rename(directory: Path, names: dict[str, str]) -> None:
+    """Have the description of a checkpoint call tensors otherwise."""
+    metadata = read_metadata(directory / ".metadata")
+    for old, new in names.items():
+        assert old in metadata.state_dict_metadata
+        metadata.state_dict_metadata[new] = metadata.state_dict_metadata.pop(old)
+    metadata.storage_data = {
+        replace(index, fqn=names.get(index.fqn, index.fqn)): info
+        for index, info in metadata.storage_data.items()
+    }
+    (directory / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "names"),
+    [
+        ("qwen3_moe", {"mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight"}),
+        (
+            "deepseek_v3",  # the first layer has one MLP, the second has experts
+            {
+                f"{layer}.self_attention.{norm}_layernorm.weight": (
+                    f"{layer}.self_attention.linear_{norm}_up_proj.layer_norm_weight"
+                )
+                for layer in (0, 1)
+                for norm in ("q", "kv")
+            }
+            | {"0.pre_mlp_layernorm.weight": "0.mlp.linear_fc1.layer_norm_weight"},
+        ),
+    ],
+)
+def test_norms_may_have_the_names_that_transformer_engine_gives_them(
+    models, tmp_path, model_type, names
+):
+    source = models(model_type)
+    directory = hf_to_dist(source, tmp_path / "dist", Layout(2))
+    rename(directory, {f"decoder.layers.{a}": f"decoder.layers.{b}" for a, b in names.items()})
+    back = dist_to_hf(directory, source, tmp_path / "back")
+    assert same_bytes(hf_tensors(back), hf_tensors(source))
 
 
 def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):

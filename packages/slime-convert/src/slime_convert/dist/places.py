@@ -27,6 +27,16 @@ _FUSED_NORMS = {
     "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
 }
 """Norms are stored under the name they have where they are fused with the linear layer behind."""
+_NAMES_OF_TRANSFORMER_ENGINE = {
+    "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",  # before experts
+    "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",  # before other MLPs
+    "self_attention.q_layernorm.weight": "self_attention.linear_q_up_proj.layer_norm_weight",
+    "self_attention.kv_layernorm.weight": "self_attention.linear_kv_up_proj.layer_norm_weight",
+}
+"""Norms that Megatron stores under another name if its modules are those of Transformer Engine.
+
+Source: ``megatron.core.models.gpt.gpt_layer_specs``, where the two kinds of layers are specified.
+"""
 _IN_LAYER = re.compile(r"^(decoder\.layers\.(?:\d+\.)?)(.*)$")
 
 
@@ -68,6 +78,13 @@ def place(parameter: Parameter, arguments: Mapping[str, Any]) -> Place:
     if not arguments.get("multi_latent_attention"):
         key = _fused_norm(key)
     return Place(key, index, dims, layer, _has_state(parameter))
+
+
+def named_by_transformer_engine(key: str) -> str | None:
+    """Return the other name that a checkpoint may have for ``key``; None: it has none."""
+    match = _IN_LAYER.match(key)
+    other = _NAMES_OF_TRANSFORMER_ENGINE.get(match[2]) if match else None
+    return f"{match[1]}{other}" if match and other else None
 
 
 def layers_are_alike(arguments: Mapping[str, Any]) -> bool:

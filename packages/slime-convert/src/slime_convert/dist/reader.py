@@ -115,7 +115,7 @@ class DistReader:
         """Return the type of a tensor."""
         return self._tensors[key].properties.dtype
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: str | None) -> bool:
         """Whether there is a tensor of this key."""
         return key in self._tensors
 

@@ -5,6 +5,7 @@ layers, taken apart and written; the directory appears when it is complete.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from slime_convert import transforms
 from slime_convert.disk import check_room
 from slime_convert.dist.model import Model
-from slime_convert.dist.places import Place
+from slime_convert.dist.places import Place, named_by_transformer_engine
 from slime_convert.dist.reader import MODEL_PREFIXES, DistReader
 from slime_convert.hf import write_hf
 from slime_convert.hf.carried import CarriedTensors
@@ -77,7 +78,7 @@ def check(reader: DistReader, model: Model) -> None:
             f"{reader.directory} is a checkpoint of another model than config.json describes: "
             f"{'; '.join(problems)}"
         )
-    places = [(parameter, model.place(parameter)) for parameter in model.table.exported]
+    places = [(parameter, _found(reader, model, parameter)) for parameter in model.table.exported]
     missing = sorted({where.key for _, where in places if where.key not in reader})
     misshapen = sorted(
         {
@@ -107,7 +108,7 @@ def _fits(shape: tuple[int, ...], parameter: Parameter, where: Place) -> bool:
 def hf_tensors(reader: DistReader, model: Model) -> Iterator[NamedTensor]:
     """Yield every Hugging Face tensor of the model in the order of its layers."""
     for parameter in model.table.exported:
-        where = model.place(parameter)
+        where = _found(reader, model, parameter)
         streamable = parameter.transform in (Transform.COPY, Transform.STACK)
         if streamable and _nbytes(reader, model, parameter) > WHOLE_BYTES:
             yield from _streams(reader, parameter, where)
@@ -134,12 +135,19 @@ def _streams(
         begin = end
 
 
+def _found(reader: DistReader, model: Model, parameter: Parameter) -> Place:
+    """Where the parameter is, under whichever of its names the checkpoint has it."""
+    where = model.place(parameter)
+    other = named_by_transformer_engine(where.key)
+    return replace(where, key=other) if other in reader and where.key not in reader else where
+
+
 def _total(reader: DistReader, model: Model) -> int:
     return sum(_nbytes(reader, model, parameter) for parameter in model.table.exported)
 
 
 def _nbytes(reader: DistReader, model: Model, parameter: Parameter) -> int:
-    return prod(parameter.shape) * reader.dtype(model.place(parameter).key).itemsize
+    return prod(parameter.shape) * reader.dtype(_found(reader, model, parameter).key).itemsize
 
 
 def _bytes_held(item: NamedTensor) -> int:
