@@ -11,7 +11,7 @@ from slime_core.errors import ConfigError, EngineError, WeightSyncError
 from slime_sglang.client import EngineClient
 from slime_sglang.weights.collective import CollectiveReceiver
 from slime_sglang.weights.disk import DiskReceiver, DiskSpec
-from slime_sglang.weights.session import EngineTarget, Session
+from slime_sglang.weights.session import EngineTarget, PublishSession
 from slime_sglang.weights.tensor import TensorReceiver
 from slime_testing.engine_http import FakeEngine, serving
 from slime_testing.runs import wait_for
@@ -36,7 +36,7 @@ def publish(receiver: TensorReceiver) -> None:
 def test_engines_are_paused_flushed_versioned_and_resumed_in_this_order(
     engine: FakeEngine,
 ) -> None:
-    session = Session([EngineTarget(engine.url)])
+    session = PublishSession([EngineTarget(engine.url)])
     session.open(5)
     session.pause()
     session.finish()
@@ -53,7 +53,7 @@ def test_engines_are_paused_flushed_versioned_and_resumed_in_this_order(
 
 def test_an_engine_that_keeps_its_old_version_is_an_error(engine: FakeEngine) -> None:
     engine.replies["/model_info"] = [(200, {"weight_version": "4"})]
-    session = Session([EngineTarget(engine.url)])
+    session = PublishSession([EngineTarget(engine.url)])
     session.open(5)
     with pytest.raises(WeightSyncError, match=r"reports weight version '4' .* of '5'"):
         session.finish()
@@ -63,7 +63,7 @@ def test_an_engine_that_keeps_its_old_version_is_an_error(engine: FakeEngine) ->
 def test_an_engine_that_does_not_answer_in_time_is_named(engine: FakeEngine) -> None:
     engine.silent_about = "/update_weights_from_disk"
     with serving() as other:
-        session = Session([EngineTarget(engine.url), EngineTarget(other.url)])
+        session = PublishSession([EngineTarget(engine.url), EngineTarget(other.url)])
         with pytest.raises(WeightSyncError, match="was not answered within") as caught:
             session.each(lambda client, _: client._update("/update_weights_from_disk", {}, 0.2))
         session.close()

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from slime_sglang.weights.bucket import pack
-from slime_sglang.weights.session import EngineTarget, Session, UnderWay
+from slime_sglang.weights.session import EngineTarget, PublishSession, UnderWay
 
 _POLL_S = 0.0005
 _JOIN_POLL_S = 0.05
@@ -52,7 +52,7 @@ class CollectiveReceiver:
                 "NCCL_CUMEM_ENABLE must be 0 in the trainer's environment before NCCL starts, as "
                 "SGLang has it: otherwise the first broadcast to an engine never ends"
             )
-        self._session = Session(targets, mode)
+        self._session = PublishSession(targets, mode)
         self._backend = backend
         self._host = host
         self._timeout_s = timeout_s

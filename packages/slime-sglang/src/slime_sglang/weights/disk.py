@@ -14,7 +14,7 @@ from slime_core.interfaces import Metrics
 from torch import Tensor
 
 from slime_sglang.weights.local_copy import NO_BASE
-from slime_sglang.weights.session import EngineTarget, Session
+from slime_sglang.weights.session import EngineTarget, PublishSession
 from slime_sglang.weights.version_files import LocalCopySpec, VersionFiles
 
 PostWrite = Callable[[Path, Sequence[EngineTarget]], None]
@@ -51,7 +51,7 @@ class DiskReceiver:
     def __init__(
         self, targets: Sequence[EngineTarget], spec: DiskSpec, *, mode: UpdateMode = "abort"
     ) -> None:
-        self._session = Session(targets, mode)
+        self._session = PublishSession(targets, mode)
         self._spec = spec
         self._directory = spec.directory.absolute()
         self._files = VersionFiles(spec.local)

@@ -47,12 +47,12 @@ class UnderWay:
     bucket: "Bucket"
     requests: Sequence[Future[str]]
 
-    def settle(self, session: "Session") -> None:
+    def settle(self, session: "PublishSession") -> None:
         """Return when every engine has verified and loaded it."""
         session.check_receipts(session.collect(self.requests), self.bucket.receipt)
 
 
-class Session:
+class PublishSession:
     """The engines of one publish after another; lives in the trainer's process."""
 
     def __init__(self, targets: Sequence[EngineTarget], mode: UpdateMode = "abort") -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.multiprocessing import reductions
 
 from slime_sglang.weights.bucket import Bucket, pack
-from slime_sglang.weights.session import EngineTarget, Session, UnderWay
+from slime_sglang.weights.session import EngineTarget, PublishSession, UnderWay
 
 _DEVICE_ARGUMENT = 6
 """Position of the device index among the arguments of torch's ``rebuild_cuda_tensor``."""
@@ -29,7 +29,7 @@ class TensorReceiver:
     """``WeightReceiver`` for engines on the trainer's own host."""
 
     def __init__(self, targets: Sequence[EngineTarget], *, mode: UpdateMode = "abort") -> None:
-        self._session = Session(targets, mode)
+        self._session = PublishSession(targets, mode)
         self._under_way: UnderWay | None = None
 
     def begin(self, version: int) -> None:
