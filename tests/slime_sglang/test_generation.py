@@ -199,6 +199,22 @@ def test_nothing_is_sent_again_once_the_rollout_has_enough() -> None:
     assert len(server.bodies) == 1
 
 
+def test_what_was_written_before_a_publish_is_kept_when_the_rollout_ends_before_the_rest() -> None:
+    row = {"output_token_logprobs": [[-0.5, 7, None]], "finish_reason": {"type": "abort"}}
+    replies = [(200, {"text": "h", "meta_info": {**row, "weight_version": "3"}})]
+    server = Server(lambda body: replies.pop() if replies else (503, {"error": "no workers"}))
+
+    async def aborted_meanwhile(generation: Generation, sample: Sample) -> Any:
+        task = asyncio.create_task(generation(sample))
+        while len(server.bodies) < 2 or server.at_once:
+            await asyncio.sleep(0.005)
+        await generation.abort()  # while it waits to try again
+        return await task
+
+    (sample,) = run(server, make_samples(), call=aborted_meanwhile)
+    assert (sample.status, sample.tokens) == (Status.ABORTED, [1, 2, 7])
+
+
 def test_an_engine_that_aborts_all_it_is_asked_is_not_asked_for_ever() -> None:
     def abort(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         meta = {"output_token_logprobs": [], "finish_reason": {"type": "abort"}}

@@ -107,6 +107,8 @@ class EngineRequests:
         while rest is not None:
             asked_at = None if self.spec.weight_update_mode == "abort" else self.version
             answer = await self._post(rest, sample)
+            if answer is None and sample.status is Status.ABORTED and parts:
+                break  # what was written is kept
             if answer is None:
                 return None
             parts.append(with_versions(answer, asked_at))
