@@ -7,7 +7,13 @@ from slime_core.data.filters import DynamicFilterOutput
 from slime_core.data.stream import PromptStream
 from slime_core.errors import EngineError
 from slime_core.types import Sample, SampleGroup, Status
-from slime_sglang.collecting import Collected, CollectSpec, GenerationError, collect
+from slime_sglang.collecting import (
+    Collected,
+    CollectSpec,
+    FilterError,
+    GenerationError,
+    collect,
+)
 from slime_sglang.groups import GroupWorker
 from slime_testing.desk import Desk, index_reward, make_source
 
@@ -44,6 +50,24 @@ def test_dropped_groups_are_counted_by_reason_and_replaced() -> None:
     assert all(index % 2 for index in indices(collected.groups))
     assert collected.metrics["rollout/dynamic_filter/drop_even"] >= 4
     assert len(collected.every_group) >= 8
+
+
+def test_a_filter_that_drops_everything_ends_the_run_and_is_named_with_its_reasons(caplog) -> None:
+    def none_of_them(samples: Sequence[Sample]) -> DynamicFilterOutput:
+        return DynamicFilterOutput(keep=False, reason="zero_std_0.0")
+
+    with pytest.raises(FilterError) as raised:
+        run(Desk(), make_source(), keep=none_of_them, max_batches=6)
+    assert "rollout 3: 0 of 4 groups are kept of 24 generated" in str(raised.value)
+    assert "dropped: zero_std_0.0 24. --dynamic-sampling-max-batches 6" in str(raised.value)
+    assert "0 of 4 groups are kept of 20 generated; dropped: zero_std_0.0 20" in caplog.text
+
+
+def test_a_filter_that_keeps_enough_in_the_last_batch_is_not_stopped() -> None:
+    def late(samples: Sequence[Sample]) -> DynamicFilterOutput:
+        return DynamicFilterOutput(keep=(samples[0].group_index or 0) >= 8)
+
+    assert indices(run(Desk(), make_source(), keep=late, max_batches=3).groups) == [8, 9, 10, 11]
 
 
 def test_a_filter_may_lend_what_it_dropped_to_a_short_batch() -> None:

@@ -176,6 +176,29 @@ def test_a_function_that_forgets_to_return_says_so(tmp_path: Path) -> None:
     assert "returned NoneType, not a sample" in sample.metadata["error"]
 
 
+def test_a_sample_without_tokens_fails_instead_of_being_begun_again_forever(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "async def custom_generate(args, sample, sampling_params):\n"
+        "    sample.response = 'hello'\n"
+        "    return sample\n"
+    )
+    sample, _, _ = played(tmp_path, code, [])
+    assert sample.status is Status.FAILED
+    assert "it returned a sample without tokens: call generate_single" in sample.metadata["error"]
+
+
+def test_a_sample_with_tokens_whose_status_was_forgotten_is_complete(tmp_path: Path) -> None:
+    code = (
+        "async def custom_generate(args, sample, sampling_params):\n"
+        "    sample.tokens, sample.response_length = [1, 2, 3], 2\n"
+        "    return sample\n"
+    )
+    sample, _, _ = played(tmp_path, code, [])
+    assert sample.status is Status.COMPLETED
+
+
 def test_a_response_that_is_no_text_is_named_with_what_returns_text(tmp_path: Path) -> None:
     code = (
         "async def custom_generate(args, sample, sampling_params):\n"

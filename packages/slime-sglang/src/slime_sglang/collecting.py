@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,21 @@ from slime_sglang.groups import GroupWorker
 from slime_sglang.running_statistics import ShowProgress, running_statistics
 from slime_sglang.tally import Tally, Verdict
 
+logger = logging.getLogger(__name__)
+
 _CHECK_S = 1.0
 _ABORT_S = 120.0
+_EXPECTED_BATCHES = 4
+"""A filter that needs no more than these is not worth a warning."""
 _STARTED = "start_rollout_id"
 
 
 class GenerationError(SlimeError, RuntimeError):
     """Nothing of a rollout could be generated; the message has the first failure."""
+
+
+class FilterError(SlimeError, RuntimeError):
+    """Groups are dropped without end; the message has the reasons."""
 
 
 class Abortable(Protocol):
@@ -52,6 +61,8 @@ class CollectSpec:
     partial_rollout: bool = False
     """Give unfinished groups back with what they have; otherwise they start again."""
     keep: Verdict | None = None
+    max_batches: int | None = None
+    """Times ``num_groups`` that may be generated; all of it dropped would go on forever."""
     show: ShowProgress | None = None
 
 
@@ -78,6 +89,7 @@ async def collect(
     Raises:
         EngineError: an engine or the router died; noticed within about a second.
         GenerationError: as many groups as are wanted failed, and none did not.
+        FilterError: ``spec.max_batches`` were generated, and there are still not enough groups.
         DataError: a prompt that was given out is not accounted for.
     """
     flight = Flight() if flight is None else flight
@@ -111,6 +123,7 @@ class _Collection:
         self._flight = flight
         self._tally = Tally(spec.num_groups, spec.keep)
         self._began = time.monotonic()
+        self._told = _EXPECTED_BATCHES
 
     async def fill(self) -> None:
         """Begin groups, and judge those that come back, until there are enough."""
@@ -125,6 +138,7 @@ class _Collection:
                     self._land(task)
             self._show()
             _check_generated(self._tally.finished, self._spec)
+            self._check_kept()
 
     async def finish_rest(self) -> None:
         """Abort what still runs and wait until it has ended."""
@@ -187,6 +201,25 @@ class _Collection:
             self._tally.unfinished.append(group)
         else:
             self._tally.add(group)
+
+    def _check_kept(self) -> None:
+        """Tell of what is dropped, batch after batch, and end a run that gets nowhere."""
+        spec, tally = self._spec, self._tally
+        batches = tally.num_finished // spec.num_groups
+        if tally.is_full or batches <= self._told:
+            return
+        self._told = batches
+        reasons = ", ".join(f"{reason} {n}" for reason, n in tally.filtered.most_common())
+        standing = (
+            f"rollout {spec.iteration}: {tally.num_accepted} of {spec.num_groups} groups are kept "
+            f"of {tally.num_finished} generated; dropped: {reasons}"
+        )
+        if spec.max_batches is not None and batches >= spec.max_batches:
+            raise FilterError(
+                f"{standing}. --dynamic-sampling-max-batches {spec.max_batches} allows no more of "
+                "them: look at the rewards and at --dynamic-sampling-filter-path"
+            )
+        logger.warning("%s", standing)
 
     def _show(self) -> None:
         if self._spec.show is not None:

@@ -51,6 +51,11 @@ class Tally:
         return len(self._accepted)
 
     @property
+    def num_finished(self) -> int:
+        """How many came back whole, those that were dropped too."""
+        return len(self._finished)
+
+    @property
     def num_spare(self) -> int:
         """How many more there are if ``accept_spare`` is called."""
         return len(self._spare)

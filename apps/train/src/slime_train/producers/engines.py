@@ -179,6 +179,7 @@ class EngineProducer:
             partial_rollout=rollout.partial_rollout,
             in_time=InTime.of(rollout, config.sync, config.off_policy, lambda: generation.version),
             keep=self._keep,
+            max_batches=rollout.dynamic_sampling_max_batches,
             show=self._shower(f"generating {iteration}"),
         )
         try:

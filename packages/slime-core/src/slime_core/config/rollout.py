@@ -54,7 +54,10 @@ class RolloutConfig:
     over_sampling_batch_size: int | None = flag(default=None, at_least=1)
     """Prompts asked for at once; at least --rollout-batch-size, which is the default."""
     dynamic_sampling_filter_path: str | None = None
-    """Function (args, group) that keeps or drops a finished group."""
+    """Function (args, samples) that keeps or drops a finished group."""
+    dynamic_sampling_max_batches: int = flag(default=50, at_least=1, ours=True)
+    """Times --rollout-batch-size that an iteration generates before the run ends for want of groups
+    that are kept."""
     partial_rollout: bool = False
     """Keep the unfinished responses of an iteration and continue them in the next one."""
     mask_offpolicy_in_partial_rollout: bool = False

@@ -142,7 +142,11 @@ class Session:
 
         A returned sample without tokens of its own gets the recorded ones; if the conversation
         branched, its branches are segments that share its ``rollout_id``. A prompt to which user
-        code appended is what it was again: the conversation is in ``metadata["messages"]``.
+        code appended is what it was again: the conversation is in ``metadata["messages"]``. Tokens
+        whose status was left pending are complete, unless they were given up.
+
+        Raises:
+            SampleError: it is no sample, or one without tokens.
         """
         if self.problem is not None:
             raise self.problem
@@ -156,9 +160,24 @@ class Session:
             sample.metadata = plain(sample.metadata)
         origin = made[0] if isinstance(made, list) and len(made) == 1 else made
         if isinstance(origin, list) or origin.response_length:
+            self._end(origin if isinstance(origin, list) else [origin])
             return made
         segments = self.samples(origin)
+        self._end(segments)
         return segments[0] if len(segments) == 1 else segments
+
+    def _end(self, samples: Sequence[Sample]) -> None:
+        """What stayed pending would be taken for unfinished, and be begun again forever."""
+        if self.aborted.is_set():
+            return
+        for sample in samples:
+            if sample.status is Status.PENDING:
+                if not sample.response_length:
+                    raise SampleError(
+                        "it returned a sample without tokens: call generate_single, or set tokens, "
+                        "response_length and status"
+                    )
+                sample.status = Status.COMPLETED
 
     def samples(self, origin: Sample) -> list[Sample]:
         """``origin`` with the tokens recorded, and one more sample per further branch."""
