@@ -132,6 +132,7 @@ class Pending:
 
     def __init__(self, remote: Remote, method: str, ref: Any) -> None:
         self._remote, self._method, self.ref = remote, method, ref
+        self._began = time.monotonic()
 
     def is_done(self) -> bool:
         """Whether ``result`` would return, or raise, at once."""
@@ -148,7 +149,8 @@ class Pending:
         try:
             return ray.get(self.ref, timeout=timeout_s)
         except GetTimeoutError as error:
-            message = f"{name} did not finish `{self._method}` within {timeout_s:.0f} s"
+            seconds = time.monotonic() - self._began
+            message = f"{name} did not finish `{self._method}` within {seconds:.0f} s"
             raise WorkerError(message, name, "hang") from error
         except RayTaskError as error:
             if isinstance(error.cause, SlimeError):
