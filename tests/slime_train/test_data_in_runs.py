@@ -4,12 +4,12 @@ import json
 
 import pytest
 from slime_core.errors import ConfigErrors, DataError
+from slime_core.user_functions import problems
 from slime_testing.tiny import make_qwen3
 from slime_train.facts import gather
 from slime_train.resolve import resolve
 from slime_train.rollout_host import RolloutHost
 from slime_train.sources import read_sources
-from slime_train.user_functions import problems
 
 
 @pytest.fixture(scope="module")

@@ -44,12 +44,13 @@ _HELPS = {
 
 
 def _configured(words: Sequence[str]) -> int:
+    from slime_core.user_functions import problems
+
     from slime_train.actor_critic import CRITIC
     from slime_train.facts import gather
     from slime_train.resolve import resolve
     from slime_train.roles import split_roles
     from slime_train.sources import read_sources
-    from slime_train.user_functions import problems
 
     raw = read_sources(words)
     critic = split_roles(raw)[1] if raw.value("megatron_config_path") else None
