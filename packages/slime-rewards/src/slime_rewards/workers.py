@@ -5,7 +5,6 @@ import contextlib
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from slime_core import events
 from slime_core.diagnosis import is_stopped
 
 from slime_rewards import graders
+from slime_rewards.readable import readable
 from slime_rewards.sandbox import Limits
 from slime_rewards.verdict import Outcome, Question, Verdict
 
@@ -360,8 +360,7 @@ class _Worker:
         return read
 
     def _readable(self, seconds: float) -> bool:
-        readable, _, _ = select.select([self._channel], [], [], max(0.0, seconds))
-        return bool(readable)
+        return readable(self._channel, seconds)
 
     def _readable_late(self, deadline: float) -> bool:
         """Wait on, but leave the processors to those that are quick."""
