@@ -74,7 +74,7 @@ class GroupedProduct(torch.autograd.Function):
         x, ends, *weights = ctx.saved_tensors
         grad = grads[0].contiguous()
         to_x = product(grad, table(weights), ends)
-        return to_x, None, *_given(weights, outer(grad, x, ends), ends)
+        return to_x, None, *_to_weights(weights, grad, x, ends)
 
 
 class GatedGroupedProduct(torch.autograd.Function):
@@ -95,7 +95,7 @@ class GatedGroupedProduct(torch.autograd.Function):
         grad = grads[0].contiguous()
         to_gated = product(grad, table(weights), ends)
         to_opened, to_shares, gated = gate_backward(opened, shares, to_gated)
-        return to_opened, to_shares, None, *_given(weights, outer(grad, gated, ends), ends)
+        return to_opened, to_shares, None, *_to_weights(weights, grad, gated, ends)
 
 
 def gate(opened: Tensor, shares: Tensor) -> Tensor:
@@ -124,25 +124,37 @@ def gate_backward(opened: Tensor, shares: Tensor, grad: Tensor) -> tuple[Tensor,
     return to_opened, to_shares, (silu * second * shares[:, None]).to(opened.dtype)
 
 
-def _given(weights: Sequence[Any], found: Tensor, ends: Tensor) -> list[Tensor]:
-    """What autograd is told: gradients, or placeholders for those that were added up."""
-    sums = [getattr(weight, "gradient_sum", None) for weight in weights]
-    totals = [total for total in sums if total is not None]
-    if len(totals) == len(weights):
-        _add(totals, found, ends)
-        return [torch.empty_like(weight) for weight in weights]
-    return list(_without_idle(found, ends).unbind())
+def _to_weights(
+    weights: Sequence[Any], grad: Tensor, given: Tensor, ends: Tensor
+) -> list[Tensor | None]:
+    """What autograd is told of every expert's weight, some or all of which may be frozen.
 
-
-def _add(totals: Sequence[Tensor], found: Tensor, ends: Tensor) -> None:
-    whole = in_place(totals)
+    Of a frozen one nothing; its gradient; or a placeholder where that was added to a sum.
+    """
+    if not any(weight.requires_grad for weight in weights):
+        return [None] * len(weights)
+    found = outer(grad, given, ends)
+    sums: list[Any] = [getattr(weight, "gradient_sum", None) for weight in weights]
+    summed = [total for total in sums if total is not None]
+    whole = in_place(summed) if len(summed) == len(weights) else None
     if whole is not None and whole.is_cuda:
         from slime_megatron.mcore import expert_kernels
 
         expert_kernels.add_to_sums(whole, found, ends)
-    else:
-        rows = _without_idle(found, ends).to(totals[0].dtype).unbind()
-        _kernels._foreach_add_(list(totals), list(rows))
+        return [torch.empty_like(weight) for weight in weights]
+    gradients = _without_idle(found, ends).unbind()
+    if summed:
+        added = zip(sums, gradients, strict=True)
+        more = [gradient.to(total.dtype) for total, gradient in added if total is not None]
+        _kernels._foreach_add_(summed, more)
+    told = zip(weights, sums, gradients, strict=True)
+    return [_told(weight, total is not None, gradient) for weight, total, gradient in told]
+
+
+def _told(weight: Tensor, is_added: bool, gradient: Tensor) -> Tensor | None:
+    if not weight.requires_grad:
+        return None
+    return torch.empty_like(weight) if is_added else gradient
 
 
 def _without_idle(found: Tensor, ends: Tensor) -> Tensor:

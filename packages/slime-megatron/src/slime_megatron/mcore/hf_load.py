@@ -52,12 +52,18 @@ def tensor_ranks(parameter: Parameter) -> TensorRanks:
 
 def located(chunk: nn.Module, table: ParameterTable) -> Iterator[tuple[Parameter, Tensor]]:
     """Yield every tensor of a model chunk with the parameter of the whole model it is part of."""
+    for name, tensor in global_names(chunk):
+        yield table.find(name), tensor
+
+
+def global_names(chunk: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of a model chunk by its name, with layers and experts of all ranks."""
     model = unwrap(chunk)
     layers = model.decoder.layers
     layer_offset: int = layers[0].layer_number - 1 if len(layers) else 0
     expert_offset = experts_per_rank(chunk) * parallel_state.get_expert_model_parallel_rank()
     for name, tensor in named_tensors(model):
-        yield table.find(global_name(name, layer_offset, expert_offset=expert_offset)), tensor
+        yield global_name(name, layer_offset, expert_offset=expert_offset), tensor
 
 
 def experts_per_rank(chunk: nn.Module) -> int:

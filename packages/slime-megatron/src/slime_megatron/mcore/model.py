@@ -1,6 +1,5 @@
 """Build this rank's model chunks: Megatron's GPT model on our attention, norm and rotary."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from slime_core.errors import ConfigError
 from slime_megatron.mcore.attention import CausalAttention
 from slime_megatron.mcore.bootstrap import quiet
 from slime_megatron.mcore.experts import keep_routing_bias, sum_experts_in_order
+from slime_megatron.mcore.frozen import freeze, keep_gradients_flowing
 from slime_megatron.mcore.grouped_experts import group_experts, side_by_side
 from slime_megatron.mcore.mla import complete_config, use_latent_attention
 from slime_megatron.mcore.norm import RMSNorm
@@ -122,38 +122,6 @@ def _provided_chunk(provider: ModelProvider, vp_stage: int | None) -> torch.nn.M
     )
 
 
-def freeze(
-    chunks: Sequence[torch.nn.Module],
-    *,
-    only_train: Sequence[str] = (),
-    frozen: Sequence[str] = (),
-) -> None:
-    """Take the gradient from parameters by regular expressions searched in their names.
-
-    ``only_train`` keeps just the matching ones, ``frozen`` drops the matching ones.
-
-    Raises:
-        ConfigError: nothing is left to train on this rank's pipeline stage group.
-    """
-    if not only_train and not frozen:
-        return
-    kept = 0
-    for chunk in chunks:
-        for name, parameter in chunk.named_parameters():
-            keep = not only_train or any(re.search(p, name) for p in only_train)
-            keep = keep and not any(re.search(p, name) for p in frozen)
-            parameter.requires_grad_(keep)
-            kept += keep
-    total = torch.tensor([kept], device=next(chunks[0].parameters()).device)
-    torch.distributed.all_reduce(total)
-    if not int(total):
-        raise ConfigError(
-            "--only-train-params-name-list and --freeze-params-name-list leave no parameter to "
-            f"train: given {list(only_train)} and {list(frozen)}, matched against names such as "
-            f"{next(chunks[0].named_parameters())[0]}"
-        )
-
-
 def build(
     args: Any,
     hf_config: Mapping[str, Any],
@@ -182,6 +150,8 @@ def build(
         setattr(chunk, "vp_stage", stage)  # noqa: B010
         chunks.append(chunk.to(torch.cuda.current_device()))
     freeze(chunks, only_train=only_train, frozen=frozen)
+    if args.recompute_granularity is not None:
+        keep_gradients_flowing(chunks)
     return _wrap(args, config, chunks)
 
 
