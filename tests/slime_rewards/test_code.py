@@ -18,8 +18,7 @@ ADDED = [{"input": "1 2\n", "output": "3\n"}, {"input": "5 5", "output": "10"}]
 
 
 def verdict(workers, program, tests=None, *, label=None, **metadata):
-    if tests is not None:
-        metadata["tests"] = tests
+    metadata["tests"] = tests
     response = f"Here it is:\n```python\n{program}\n```\n"
     question = Question(grader="code", response=response, label=label, metadata=metadata)
     return workers.submit(question).result()
@@ -82,6 +81,27 @@ def test_without_tests_there_is_an_error(workers):
     found = verdict(workers, ADD)
     assert found.outcome is Outcome.ERROR
     assert "no tests in None" in found.error
+
+
+@pytest.mark.parametrize(
+    "tests", [{"inputs": [], "outputs": []}, {"asserts": []}, {"asserts": " "}, [], ["", "\n"]]
+)
+def test_tests_that_every_program_passes_are_no_tests(tests):
+    with pytest.raises(ValueError, match="no tests in"):
+        code.grade("```python\nx = 1\n```", None, {"tests": tests})
+
+
+@pytest.mark.parametrize(
+    "tests", [{"inputs": [1], "outputs": [2]}, [{"input": "1", "output": ["2"]}]]
+)
+def test_input_that_is_no_text_is_named(tests):
+    with pytest.raises(ValueError, match=r"test 1 is \(.*input and output are text"):
+        code.grade("```python\nx = 1\n```", None, {"tests": tests})
+
+
+def test_a_table_without_tests_of_its_own_for_a_row_leaves_them_to_the_label(workers):
+    found = verdict(workers, ADD, label=json.dumps(ADDED), tests=None, timeout=None)
+    assert found.reward == 1.0
 
 
 def test_the_last_block_behind_the_thoughts_is_the_program():

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import secrets
-import select
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from slime_rewards import sandbox
+from slime_rewards.readable import readable
 
 _FENCED = re.compile(r"```(?:[Pp]ython3?|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)
 _LARGEST_OUTPUT = 8 << 20
@@ -38,8 +38,9 @@ def grade(response: str, label: str | None, metadata: dict[str, Any]) -> float:
         ValueError: there are no tests, or they have none of these forms.
     """
     program = extract(response)
-    asserts, cases = read_tests(metadata.get("tests", label))
-    seconds = float(metadata.get("timeout", _CASE_S))
+    tests, timeout = metadata.get("tests"), metadata.get("timeout")
+    asserts, cases = read_tests(label if tests is None else tests)
+    seconds = _CASE_S if timeout is None else float(timeout)
     if not program.strip():
         return 0.0
     if asserts is not None and not _passes(program, asserts, seconds):
@@ -55,7 +56,24 @@ def extract(response: str) -> str:
 
 
 def read_tests(tests: object) -> tuple[str | None, list[tuple[str, str]]]:
-    """Python with asserts, if any, and pairs of input and expected output."""
+    """Python with asserts, if any, and pairs of input and expected output; one of them at least.
+
+    Raises:
+        ValueError: there are no tests, or they have none of the forms of ``grade``.
+    """
+    asserts, cases = _read_tests(tests)
+    if not cases and not (asserts or "").strip():
+        raise ValueError(f"no tests in {tests!r:.100}: every program would pass")
+    for number, texts in enumerate(cases, start=1):
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"test {number} is {texts!r:.100}: input and output are text, what a program reads "
+                "and prints; test functions with {'asserts'}"
+            )
+    return asserts, cases
+
+
+def _read_tests(tests: object) -> tuple[str | None, list[tuple[Any, Any]]]:
     given = _parsed(tests) if isinstance(tests, str) else tests
     match given:
         case {"asserts": str(lines)}:
@@ -158,8 +176,7 @@ def _drained(read: int, deadline: float) -> bytes | None:
     """All that comes out of ``read``; None where that is late or too much."""
     output = bytearray()
     while len(output) <= _LARGEST_OUTPUT:
-        ready, _, _ = select.select([read], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        if not readable(read, deadline - time.monotonic()):
             return None
         piece = os.read(read, 1 << 16)
         if not piece:
