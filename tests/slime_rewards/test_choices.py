@@ -31,6 +31,11 @@ def test_the_letter_an_answer_settles_on(response, right):
     assert gpqa.grade(response, "B", {"choices": CHOICES}) == right
 
 
+def test_a_choice_that_a_table_leaves_empty_is_no_choice():
+    table = {"choices": CHOICES | {"E": None}}
+    assert gpqa.grade("It is an electron, none other.", "B", table) == 1.0
+
+
 def test_what_is_right_is_a_letter_or_the_text_of_a_choice():
     assert gpqa.grade("Answer: C", None, {"correct_letter": "c"}) == 1.0
     assert gpqa.grade("Answer: C", "a neutron", {"choices": list(CHOICES.values())}) == 1.0

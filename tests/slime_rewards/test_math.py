@@ -11,6 +11,9 @@ from slime_rewards.math import settle, verify
         (r"\boxed 7$ done", "7"),
         (r"\boxed{3} and \boxed{unclosed", "3"),
         (r"\fbox{x}", "x"),
+        (r"\boxed {5}", "5"),
+        (r"\boxed  {\frac{1}{2}} or so {6}", r"\frac{1}{2}"),
+        ("\\boxed\n{5}", "5"),
         ("none", None),
     ],
 )
@@ -32,6 +35,10 @@ def test_the_last_complete_box_counts(text, expected):
         (r"12 but \boxed{13}", "12", 0.0),
         (r"\boxed{\frac12}", "1/2", 1.0),
         (r"\boxed{\dfrac{1}{2}}", "0.5", 1.0),
+        (r"\boxed{\frac1{12}}", "1/12", 1.0),
+        (r"\boxed{\frac{11}2}", "5.5", 1.0),
+        (r"\boxed{\frac123}", "4", None),
+        (r"\boxed{\frac1 12}", "5.5", None),
         (r"\boxed{x = 4}", "x = 4", 1.0),
         ("4", "x = 4", 1.0),
         (r"\boxed{\text{B}}", "B", 1.0),
@@ -71,3 +78,10 @@ def test_algebra_decides_the_rest_but_does_no_homework(response, label, verdict)
         assert verify(response, label) == verdict
     finally:
         logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("label", ["", " ", "$$", r"\boxed{}"])
+@pytest.mark.parametrize("response", ["", r"\boxed{}", "4"])
+def test_nothing_is_no_right_answer(response, label):
+    with pytest.raises(ValueError, match="is empty"):
+        settle(response, label)

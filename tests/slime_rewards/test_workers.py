@@ -1,5 +1,6 @@
 import asyncio
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -216,6 +217,13 @@ def test_a_label_that_is_missing_is_an_error(workers):
     assert "--label-key" in verdict.error
 
 
+@pytest.mark.parametrize("grader", ["math", "dapo", "deepscaler", "f1", "exact_match"])
+def test_a_label_that_is_empty_is_an_error_not_a_reward_for_saying_nothing(workers, grader):
+    verdict = ask(workers, Question(grader=grader, response="", label=" ", metadata={}))
+    assert verdict.outcome is Outcome.ERROR
+    assert "an empty label" in verdict.error
+
+
 def test_workers_end_with_their_owner(grader):
     made = Workers(num_workers=1, time_limit_s=DEADLINE)
     assert ask(made, hostile(grader, "one")).reward == 1.0
@@ -234,6 +242,21 @@ def test_the_process_that_starts_workers_is_started_again(grader):
         assert ask(made, hostile(grader, "one")).reward == 1.0
     finally:
         made.close()
+
+
+def test_a_process_with_thousands_of_connections_still_gets_answers(grader):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    made = Workers(num_workers=1, time_limit_s=DEADLINE)
+    try:
+        assert max(opened) > 1024
+        assert [ask(made, hostile(grader, "one")).reward for _ in range(2)] == [1.0, 1.0]
+    finally:
+        made.close()
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import re
 
 _BRACE = re.compile("[{}]")
 _MARKERS = ("\\boxed", "\\fbox")
+_BRACED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
 def last_boxed(text: str) -> str | None:
@@ -25,7 +26,10 @@ def last_boxed(text: str) -> str | None:
 
 
 def _opening(text: str, start: int) -> int | None:
-    """Where the content of a box begins: a brace or a blank."""
+    """Where the content of a box begins: a brace, after blanks or none, or else a blank."""
+    braced = _BRACED.match(text, start)
+    if braced is not None:
+        return braced.end() - 1
     found = [place for sign in "{ " if (place := text.find(sign, start)) >= 0]
     return min(found, default=None)
 

@@ -76,7 +76,8 @@ _SHORT = 12
 
 def _choices(given: Any) -> dict[str, str]:
     if isinstance(given, dict):
-        return {str(key).upper(): str(text) for key, text in given.items()}
+        # A table with a column for every letter has nulls where a question has fewer choices.
+        return {str(key).upper(): str(text) for key, text in given.items() if text is not None}
     return dict(zip(string.ascii_uppercase, map(str, given or ()), strict=False))
 
 

@@ -17,9 +17,10 @@ from slime_rewards.verdict import Grade
 def _labelled(grade: Any) -> Grade:
     def labelled(response: str, label: str | None, metadata: dict[str, Any]) -> Any:
         del metadata
-        if label is None:
+        if label is None or not label.strip():
+            found = "no label" if label is None else "an empty label"
             raise ValueError(
-                "the sample has no label to compare with: name the column with --label-key"
+                f"the sample has {found} to compare with: name the column with --label-key"
             )
         return grade(response, label)
 

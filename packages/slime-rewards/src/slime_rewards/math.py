@@ -18,7 +18,8 @@ _LONGEST_NUMBER = 1_000
 """Characters; Python reads integers of some thousand digits at most."""
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 _DECIMAL = re.compile(rf"([-+]?)({_INTEGER}(?:\.\d*)?|\.\d+)")
-_RATIO = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\frac\{?(\d+)\}?\{?(\d+)\}?)")
+# Without braces LaTeX takes one digit: \frac123 is a half, times three.
+_RATIO = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d)))")
 _NOISE = re.compile(r"\\(?:left|right|!|,|;|displaystyle|mathrm|rm)(?![a-zA-Z])|[$\s]")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it))\{([^{}]*)\}")
 _PERCENT = re.compile(r"(?<=\d)\\?%$")
@@ -30,10 +31,15 @@ def settle(response: str, label: str) -> float | None:
 
     The answer is the last box of the response, or all of it when there is none. A label may be
     boxed, too.
+
+    Raises:
+        ValueError: there is nothing in the label.
     """
     boxed = last_boxed(response)
     answer = _normalized(final(response) if boxed is None else boxed)
     expected = _normalized(target(label))
+    if not expected:
+        raise ValueError(f"the label {label!r} is empty: an answer of nothing would be right")
     if answer == expected:
         return 1.0
     given, wanted = _number(answer), _number(expected)
@@ -95,8 +101,9 @@ def _number(text: str) -> Fraction | None:
     if found:
         return _signed(found[1], Fraction(found[2].replace(",", "")))
     found = _RATIO.fullmatch(text)
-    if found and (denominator := int(found[3] or found[5])):
-        return _signed(found[1], Fraction(int(found[2] or found[4]), denominator))
+    if found and (denominator := int(found[3] or found[6] or found[7])):
+        numerator = int(found[2] or found[4] or found[5])
+        return _signed(found[1], Fraction(numerator, denominator))
     return None
 
 

@@ -188,7 +188,7 @@ def _settled(sample: Sample, *, boxed: bool) -> float | None:
     if sample.label is None:
         return None
     response = (last_boxed(sample.response) or "") if boxed else sample.response
-    return math.settle(response, str(sample.label))
+    return math.settle(response, _text(sample.label))
 
 
 def _text(label: object) -> str:
