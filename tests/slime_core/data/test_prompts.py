@@ -46,6 +46,11 @@ def test_given_columns_are_taken_and_missed_by_line(load):
         load(*rows, input_key="q", label_key="gold")
 
 
+def test_metadata_that_a_table_leaves_empty_is_none(load):
+    rows = [{"prompt": "a", "metadata": text} for text in ("", " ", None)]
+    assert [prompt.metadata for prompt in load(*rows)] == [{}, {}, {}]
+
+
 def test_an_unknown_column_says_what_there_is(load):
     with pytest.raises(DataError, match=r"no key 'input'; the row has \['foo'\].*--input-key"):
         load({"foo": "a"})

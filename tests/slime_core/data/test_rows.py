@@ -42,6 +42,13 @@ def test_parquet_and_json(tmp_path):
     [
         ("a.jsonl", '{"x": 1}\n{"x": 2\n', "a.jsonl:2 is not JSON: .* column"),
         ("a.jsonl", "[1]\n", ":1 is a list, not an object"),
+        (
+            "a.jsonl",
+            '{"x": 1}\n{"x": ' + "1" * 5000 + "}\n",
+            "a.jsonl:2 is not read: .*4300 digits",
+        ),
+        ("a.json", '[{"x": ' + "1" * 5000 + "}]", "a.json is not read: .*4300 digits"),
+        ("a.json", "[" * 200_000, "a.json is nested too deeply"),
         ("a.json", '{"x": 1}', "holds one dict, neither an array"),
         ("a.parquet", "nonsense", "not a readable parquet file"),
         ("a.arrow", "nonsense", "not a readable arrow file"),

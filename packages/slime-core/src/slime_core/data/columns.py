@@ -36,12 +36,12 @@ def required(row: Row, key: str, flag: str) -> Any:
 
 
 def optional(row: Row, key: str, kind: type) -> Any:
-    """A column that may be missing, and may hold its value as JSON text."""
+    """A column that may be missing or empty, and may hold its value as JSON text."""
     value = row.values.get(key)
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
+            value = json.loads(value) if value.strip() else None
+        except (ValueError, RecursionError) as error:
             raise RowError(
                 "wrong_type", f"{row.place}: {key!r} is not JSON: {shown(value)}"
             ) from error

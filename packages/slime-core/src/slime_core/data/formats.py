@@ -108,6 +108,10 @@ class JsonArray:
                 f"{self.path}:{error.lineno} is not JSON: {error.msg} at column {error.colno}; "
                 "a file with one object on every line is called .jsonl"
             ) from error
+        except RecursionError as error:
+            raise DataError(f"{self.path} is nested too deeply") from error
+        except ValueError as error:  # an integer of more digits than Python reads
+            raise DataError(f"{self.path} is not read: {error}") from error
         rows: Any = cast("dict[str, Any]", content).get("data") if _is_dict(content) else content
         if not isinstance(rows, list):
             raise DataError(

@@ -131,3 +131,5 @@ def _parse(line: bytes, record: Record) -> Any:
         raise RowError("malformed", f"{record.place} is not JSON: {what}") from error
     except RecursionError as error:
         raise RowError("malformed", f"{record.place} is nested too deeply") from error
+    except ValueError as error:  # an integer of more digits than Python reads
+        raise RowError("malformed", f"{record.place} is not read: {error}") from error
