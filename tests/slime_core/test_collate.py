@@ -54,6 +54,27 @@ def test_failed_and_removed_samples_stay_but_are_not_trained_on():
     assert batch.tokens.lengths.tolist() == [4, 3, 1, 3]
 
 
+@pytest.mark.parametrize("odd", [-1, 2, 0.5, float("nan")])
+def test_a_loss_mask_that_weighs_tokens_is_refused(odd):
+    sample = make_sample(2, index=7)
+    sample.loss_mask = [1, odd]
+    with pytest.raises(SampleError, match=f"sample 7: `loss_mask` has the entry {odd}"):
+        freeze(make_sample(), sample)
+
+
+def test_a_loss_mask_may_be_of_booleans():
+    assert freeze(make_sample(2, loss_mask=[True, False])).loss_mask.values.tolist() == [1.0, 0.0]
+
+
+def test_rollouts_numbered_anew_in_every_group_are_refused():
+    groups = [
+        SampleGroup(index, (make_sample(rollout_id=0), make_sample(rollout_id=1)))
+        for index in (4, 5)
+    ]
+    with pytest.raises(SampleError, match="`rollout_id` 0 occurs in the groups 4 and 5"):
+        collate(groups, reward_key=None, advantage=AdvantageConfig())
+
+
 def test_a_missing_field_names_the_sample():
     with pytest.raises(SampleError, match="sample 7 has no `rollout_log_probs`"):
         freeze(make_sample(), make_sample(index=7, rollout_log_probs=None))

@@ -45,6 +45,7 @@ def collate(  # noqa: PLR0913 -- three independent choices about the same sample
         raise SampleError("there are no samples to collate")
     for sample in samples:
         _check(sample)
+    _check_rollouts(groups)
     if post_process is None:
         raw, rewards = _rewards(groups, advantage, reward_key, shaping, max_response_len)
     else:
@@ -137,6 +138,28 @@ def _check(sample: Sample) -> None:
             f"sample {sample.index}: all {sample.response_length} `tokens` are response; the first "
             "of them has no probability without at least one prompt token"
         )
+    odd = next((flag for flag in sample.loss_mask or () if flag not in (0, 1)), None)
+    if odd is not None:
+        raise SampleError(
+            f"sample {sample.index}: `loss_mask` has the entry {odd}: give 1 for tokens that are "
+            "trained on and 0 for others (a token cannot weigh more, or less, than another)"
+        )
+
+
+def _check_rollouts(groups: Sequence[SampleGroup]) -> None:
+    """A rollout is one execution for one prompt; its tokens share a denominator."""
+    owner: dict[int, int] = {}
+    for group in groups:
+        for sample in group.samples:
+            if sample.rollout_id is None:
+                continue
+            first = owner.setdefault(sample.rollout_id, group.group_index)
+            if first != group.group_index:
+                raise SampleError(
+                    f"`rollout_id` {sample.rollout_id} occurs in the groups {first} and "
+                    f"{group.group_index}: it is the number of one execution, which answers one "
+                    "prompt. Leave it None, or number executions through the whole batch"
+                )
 
 
 def _refuse_shaping(shaping: ShapingConfig | None) -> None:
