@@ -51,6 +51,17 @@ def test_flags_add_to_what_a_rollout_reports_and_unjudged_samples_have_no_reward
     assert unjudged == {name: x for name, x in plain.items() if name != "raw_reward"}
 
 
+def test_text_that_is_no_unicode_can_still_repeat_itself():
+    assert is_repetitive("\ud83d" * 5000)
+    assert not is_repetitive("half an emoji: \ud83d")
+
+
+def test_a_reward_just_below_zero_is_counted_as_zero():
+    samples = [make_sample(reward=-0.01, group_index=0) for _ in range(2)]
+    counts = [name for name in sample_metrics(samples) if "zero_std" in name]
+    assert counts == ["zero_std/count_0.0"]
+
+
 def test_nothing_gives_nothing():
     assert sample_metrics([]) == {}
     assert pass_rates([]) == {}

@@ -78,7 +78,8 @@ def zero_std_counts(scored: Sequence[tuple[Sample, float]]) -> dict[str, float]:
         groups.setdefault(sample.group_index, []).append(value)
     constant = [v[0] for v in groups.values() if len(v) > 1 and max(v) == min(v)]
     return {
-        f"count_{value}": float(n) for value, n in Counter(round(v, 1) for v in constant).items()
+        f"count_{value}": float(n)
+        for value, n in Counter(round(v, 1) + 0.0 for v in constant).items()
     }
 
 
@@ -146,7 +147,7 @@ def throughput(samples: Sequence[Sample], seconds: float, *, num_gpus: int) -> d
 
 def is_repetitive(text: str) -> bool:
     """Whether the last 10,000 characters compress more than tenfold."""
-    tail = text[-_REPETITION_WINDOW:].encode()
+    tail = text[-_REPETITION_WINDOW:].encode(errors="surrogatepass")
     return len(tail) > _REPETITION_RATIO * len(zlib.compress(tail))
 
 
