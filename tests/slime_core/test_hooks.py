@@ -104,6 +104,53 @@ def test_filters_may_answer_yes_or_explain(plugin):
     assert hooks.dynamic_filter(upstream, FLAT)([make_sample()]).reason == "zero_std_1.0"
 
 
+@pytest.mark.parametrize(
+    "truth",
+    [
+        "np.std(scores) > 0",
+        "np.asarray(np.std(scores) > 0)",
+        "torch.tensor(scores).std() > 0",
+        "SimpleNamespace(keep=np.std(scores) > 0, reason=None)",
+    ],
+)
+def test_truth_values_of_arrays_are_truth_values(plugin, truth):
+    spec = plugin(
+        "import numpy as np\nimport torch\n"
+        "from types import SimpleNamespace\n"
+        "def filter(args, samples):\n"
+        "    scores = [float(s.reward) for s in samples]\n"
+        f"    return {truth}\n"
+    )
+    keep = hooks.dynamic_filter(f"{spec}:filter", FLAT)
+    differing, equal = [make_sample(reward=0.0), make_sample(reward=1.0)], [make_sample()] * 2
+    assert keep(differing).keep is True
+    assert keep(equal).keep is False
+
+
+@pytest.mark.parametrize("answer", ["'yes'", "None", "1", "np.array([True, False])"])
+def test_what_is_no_truth_value_names_the_filter(plugin, answer):
+    spec = plugin(f"import numpy as np\ndef filter(args, samples):\n    return {answer}\n")
+    with pytest.raises(PluginError, match=r"custom.py:filter' must return True, False or Dynamic"):
+        hooks.dynamic_filter(f"{spec}:filter", FLAT)([make_sample()])
+
+
+def test_answers_of_another_kind_name_the_function(plugin):
+    group = plugin("def custom_rm(args, samples):\n    return 1.0\n", "group.py")
+    with pytest.raises(PluginError, match=r"group.py' must return a list of 2 rewards.*1\.0"):
+        asyncio.run(hooks.custom_reward(group, FLAT, group=True)([make_sample()] * 2))
+    flat_array = plugin(
+        "import numpy as np\ndef custom_rm(args, samples):\n    return np.array(1.0)\n", "zero.py"
+    )
+    with pytest.raises(PluginError, match="returned 1 rewards for 2 samples"):
+        asyncio.run(hooks.custom_reward(flat_array, FLAT, group=True)([make_sample()] * 2))
+    shape = plugin("def post_process_rewards(args, samples):\n    return [1]\n", "shape.py")
+    with pytest.raises(PluginError, match=r"shape.py' must return two lists of numbers"):
+        hooks.reward_post_process(shape, FLAT)([make_sample()])
+    hook = plugin("def hook(args, sample):\n    return True\n", "hook.py")
+    with pytest.raises(PluginError, match=r"hook.py' must return a Sample or None, returned True"):
+        asyncio.run(hooks.sample_hook(hook, FLAT)(make_sample(), rollout_id=0, evaluation=False))
+
+
 def test_the_wrong_shape_is_refused_at_start_up(plugin):
     spec = plugin("def filter(a, b, c):\n    ...\n")
     with pytest.raises(

@@ -112,6 +112,22 @@ def test_what_is_not_per_token_is_named(tmp_path, result, named):
         run(inputs, importance=weigh)
 
 
+@pytest.mark.parametrize("result", ["pg_loss", "(pg_loss, [])", "None"])
+def test_importance_functions_return_three_things(tmp_path, result):
+    weigh = custom_importance(
+        written(tmp_path, "tis", f"def tis(*, pg_loss, **_):\n    return {result}\n"), {}
+    )
+    inputs = make_inputs([1.0, 1.0], [1.0, 2.0], rollout_log_probs=vector([-1.0, -1.0]))
+    with pytest.raises(PluginError, match=r"must return \(loss, masks, metrics\), returned"):
+        run(inputs, importance=weigh)
+
+
+def test_a_reducer_that_is_no_function_is_named(tmp_path):
+    reducer = custom_reducer(written(tmp_path, "reducer", "def reducer(*_):\n    return 1.0\n"), {})
+    with pytest.raises(PluginError, match=r"must return a function of the loss per token.* 1\.0"):
+        run(make_inputs([1.0], [1.0]), OffPolicyConfig(), reducer=reducer)
+
+
 def test_a_reduction_of_the_users_by_hand(tmp_path):
     tokens = make_tokens([2, 2], mask=[1.0, 1.0, 0.0, 1.0], denominators=99.0)
     inputs = make_inputs([1.0] * 4, [1.0, 2.0, 5.0, 3.0], tokens=tokens)

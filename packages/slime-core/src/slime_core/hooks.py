@@ -223,12 +223,7 @@ def custom_reward(
         return [await run(call, sample) for sample in samples]
 
     async def per_group(samples: Sequence[Sample]) -> list[RewardValue]:
-        rewards = list(await run(call, list(samples)))
-        if len(rewards) != len(samples):
-            raise PluginError(
-                f"plugin {spec!r} returned {len(rewards)} rewards for {len(samples)} samples"
-            )
-        return rewards
+        return _one_each(spec, await run(call, list(samples)), samples)
 
     return per_group if group else per_sample
 
@@ -240,14 +235,27 @@ def _reward_object(
 
     async def per_group(samples: Sequence[Sample]) -> list[RewardValue]:
         prompts, responses = [s.prompt for s in samples], [s.response for s in samples]
-        rewards = list(await run(model.compute_reward, prompts, responses))
-        if len(rewards) != len(samples):
-            raise PluginError(
-                f"plugin {spec!r} returned {len(rewards)} rewards for {len(samples)} samples"
-            )
-        return rewards
+        return _one_each(spec, await run(model.compute_reward, prompts, responses), samples)
 
     return per_group
+
+
+def _one_each(spec: str, found: Any, samples: Sequence[Sample]) -> list[Any]:
+    """``found`` as a list of a reward per sample."""
+    if isinstance(found, str | Mapping) or not hasattr(found, "__iter__"):
+        raise PluginError(
+            f"plugin {spec!r} must return a list of {len(samples)} rewards, one per sample, "
+            f"returned {found!r:.80}"
+        )
+    try:
+        rewards = list(found)
+    except TypeError:  # an array without dimensions
+        rewards = [found]
+    if len(rewards) != len(samples):
+        raise PluginError(
+            f"plugin {spec!r} returned {len(rewards)} rewards for {len(samples)} samples"
+        )
+    return rewards
 
 
 def dynamic_filter(spec: str, flat: Flat) -> DynamicFilter:
@@ -258,15 +266,31 @@ def dynamic_filter(spec: str, flat: Flat) -> DynamicFilter:
 
     def verdict(samples: Sequence[Sample]) -> DynamicFilterOutput:
         found = call(list(samples))
-        if isinstance(found, bool):
-            return DynamicFilterOutput(keep=found, reason=None if found else "filtered")
+        keep = _truth(getattr(found, "keep", found))
+        if keep is None:
+            raise PluginError(
+                f"plugin {spec!r} must return True, False or DynamicFilterOutput, "
+                f"returned {found!r:.80}"
+            )
         return DynamicFilterOutput(
-            keep=bool(found.keep),
-            reason=found.reason,
-            keep_when_insufficient=getattr(found, "keep_when_insufficient", False),
+            keep=keep,
+            reason=getattr(found, "reason", None if keep else "filtered"),
+            keep_when_insufficient=bool(getattr(found, "keep_when_insufficient", False)),
         )
 
     return verdict
+
+
+def _truth(value: Any) -> bool | None:
+    """A truth value of Python's, NumPy's or torch's; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    if str(getattr(value, "dtype", "")) not in ("bool", "torch.bool"):
+        return None
+    try:
+        return bool(value)
+    except (ValueError, RuntimeError):  # several of them
+        return None
 
 
 def reward_post_process(spec: str, flat: Flat) -> RewardPostProcess:
@@ -276,8 +300,15 @@ def reward_post_process(spec: str, flat: Flat) -> RewardPostProcess:
     call = bind(fn, flat)
 
     def process(samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
-        raw, rewards = call(list(samples))
-        return [float(x) for x in raw], [float(x) for x in rewards]
+        found = call(list(samples))
+        try:
+            raw, rewards = found
+            return [float(x) for x in raw], [float(x) for x in rewards]
+        except (TypeError, ValueError) as error:
+            raise PluginError(
+                f"plugin {spec!r} must return two lists of numbers, raw rewards and rewards to "
+                f"learn from, returned {found!r:.80}"
+            ) from error
 
     return process
 
@@ -296,7 +327,12 @@ def sample_hook(spec: str, flat: Flat) -> SampleHook:
     call = bind(fn, flat)
 
     async def run(sample: Sample, *, rollout_id: int | None, evaluation: bool) -> Sample | None:
-        return await settle(call(sample, rollout_id=rollout_id, evaluation=evaluation))
+        found = await settle(call(sample, rollout_id=rollout_id, evaluation=evaluation))
+        if found is not None and not isinstance(found, Sample):
+            raise PluginError(
+                f"plugin {spec!r} must return a Sample or None, returned {found!r:.80}"
+            )
+        return found
 
     return run
 

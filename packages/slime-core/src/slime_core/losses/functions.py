@@ -67,7 +67,7 @@ def custom_importance(spec: str, flat: Mapping[str, Any]) -> ImportanceFunction:
         def rows(x: Tensor) -> list[Tensor]:
             return list(whole(x, tokens, context).split(lengths))
 
-        weighted, masks, metrics = call(
+        found = call(
             pg_loss=whole(pg_loss, tokens, context),
             train_log_probs=rows(inputs.old_log_probs),
             rollout_log_probs=rows(inputs.rollout_log_probs),
@@ -75,6 +75,11 @@ def custom_importance(spec: str, flat: Mapping[str, Any]) -> ImportanceFunction:
             total_lengths=lengths,
             response_lengths=lengths,
         )
+        if not isinstance(found, tuple | list) or len(found) != 3:
+            raise PluginError(
+                f"plugin {spec!r} must return (loss, masks, metrics), returned {found!r:.80}"
+            )
+        weighted, masks, metrics = found
         kept = _joined(masks).to(pg_loss.dtype)
         loss = _checked(spec, "loss", weighted * kept, sum(lengths))[tokens.position]
         report = {name: _checked(spec, name, x, sum(lengths)) for name, x in metrics.items()}
@@ -95,7 +100,13 @@ def custom_reducer(spec: str, flat: Mapping[str, Any]) -> PolicyReducer:
     def reduce(pg_loss: Tensor, tokens: LocalTokens, context: Reduce) -> Tensor:
         lengths = list(tokens.response_lengths)
         masks = list(whole(tokens.mask.to(pg_loss.dtype), tokens, context).split(lengths))
-        total = make(lengths, lengths, masks, per_token)(whole(pg_loss, tokens, context))
+        reducer = make(lengths, lengths, masks, per_token)
+        if not callable(reducer):
+            raise PluginError(
+                f"plugin {spec!r} must return a function of the loss per token, returned "
+                f"{reducer!r:.80}"
+            )
+        total = reducer(whole(pg_loss, tokens, context))
         if not isinstance(total, Tensor) or total.numel() != 1:
             raise PluginError(
                 f"plugin {spec!r}: its reduction must give one number, gave {total!r}"
