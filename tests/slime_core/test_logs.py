@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,25 @@ def test_an_output_directory_that_cannot_be_made_is_named(tmp_path: Path):
     given = str(tmp_path / "file" / "run")
     with pytest.raises(ConfigErrors, match=f"--output-dir {given}: cannot be written"):
         output_directory(given)
+
+
+PRINTS = """
+import logging, os, pathlib, sys
+from slime_core.logs import log_everything_to_file
+log_everything_to_file(pathlib.Path(sys.argv[1]))
+print("of print")
+print("of stderr", file=sys.stderr)
+os.system("echo of a child")
+logging.getLogger("test").info("of logging")
+os._exit(0)  # nothing is flushed on the way out
+"""
+
+
+def test_what_a_worker_and_its_children_print_is_in_its_log(tmp_path: Path):
+    log = tmp_path / "logs" / "rollout.log"
+    command = [sys.executable, "-c", PRINTS, str(log)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    lines = log.read_text().splitlines()
+    assert lines[:3] == ["of print", "of stderr", "of a child"]
+    assert lines[3].endswith("INFO test: of logging")

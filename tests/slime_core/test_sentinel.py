@@ -6,7 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
-from slime_core.sentinel import TOKEN_VARIABLE, carriers, end_processes, owned_processes
+from slime_core.sentinel import (
+    TOKEN_VARIABLE,
+    Terminated,
+    carriers,
+    end_processes,
+    keeping_sigterm,
+    owned_processes,
+    sigterm_interrupts,
+)
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
@@ -111,3 +119,57 @@ def test_nothing_to_end_is_quick():
         begin = time.monotonic()
         end_processes(token)
         assert time.monotonic() - begin < 2
+
+
+def test_sigterm_unwinds_once_and_a_second_one_does_not_disturb_the_end():
+    unwound = []
+
+    def terminated_twice():
+        with sigterm_interrupts():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                unwound.append("to the end")
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated, match="ended by SIGTERM"):
+        terminated_twice()
+    assert unwound == ["to the end"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupt_that_somebody_replaced_by_another_is_still_of_sigterm():
+    def replacing():
+        with sigterm_interrupts():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt from None
+
+    with pytest.raises(Terminated):
+        replacing()
+
+
+def test_ctrl_c_stays_what_it_is():
+    def interrupted():
+        with sigterm_interrupts():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as found:
+        interrupted()
+    assert not isinstance(found.value, Terminated)
+
+
+def test_a_handler_that_a_library_sets_does_not_stay():
+    def terminated():
+        with sigterm_interrupts():
+            with keeping_sigterm():
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    with pytest.raises(Terminated):
+        terminated()

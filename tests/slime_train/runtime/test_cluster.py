@@ -1,5 +1,7 @@
 import functools
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,3 +183,25 @@ def test_a_raylet_that_dies_while_ray_starts_is_noticed_at_once(monkeypatch):
         raise AssertionError
     assert len(asked) == 2  # once for each try
     assert time.monotonic() - begin < 60
+
+
+TERMINATED = """
+import os, signal, sys, time
+from slime_core.sentinel import Terminated, sigterm_interrupts
+from slime_train.runtime import env
+env.prepare()
+from slime_train.runtime.cluster import cluster
+try:
+    with sigterm_interrupts(), cluster(1):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+except Terminated:
+    sys.exit(7)
+"""
+
+
+def test_sigterm_is_ours_while_ray_runs_and_nobody_prints_stacks():
+    command = [sys.executable, "-c", TERMINATED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 7
+    assert "SIGTERM" not in done.stderr + done.stdout

@@ -57,17 +57,19 @@ def _configured(words: Sequence[str]) -> int:
     resolved = resolve(raw, gather(raw), critic and gather(critic, CRITIC), also=problems)
     for notice in resolved.notices:
         sys.stderr.write(f"slime-train: note: {notice}\n")
-    if raw.value("dump_config"):
-        from slime_train.dump import dump
+    from slime_train.dump import dump
 
+    if raw.value("dump_config"):
         _print(dump(resolved))
         return 0
+    from slime_core.run_record import RunRecord
+
     from slime_train.runtime import env
 
     env.prepare()
     from slime_train.run import run
 
-    return run(resolved.config)
+    return run(resolved.config, RunRecord("slime-train", words, tuple(dump(resolved))))
 
 
 def _help(topic: str) -> Iterable[str]:

@@ -13,12 +13,14 @@ from slime_core.logs import output_directory
 from slime_core.mistakes import told
 from slime_core.restarts import Restarts
 from slime_core.resume import Resume
+from slime_core.run_record import RunRecord
+from slime_core.run_summary import finished, interrupted
 from slime_core.save_lock import sole_writer
-from slime_core.sentinel import owned_processes, sigterm_interrupts
+from slime_core.sentinel import Terminated, owned_processes, sigterm_interrupts
 
 from slime_train.compose import Screen, compose
 from slime_train.console import Console
-from slime_train.loop import train
+from slime_train.loop import Cadence, train
 from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import cluster
 from slime_train.trackers import open_trackers
@@ -26,24 +28,27 @@ from slime_train.trackers import open_trackers
 logger = logging.getLogger(__name__)
 
 
-def run(config: RunConfig) -> int:
+def run(config: RunConfig, record: RunRecord) -> int:
     """Train; return the exit code. Every process of the run has ended when this returns."""
     directory = output_directory(config.tracking.output_dir)
     try:
         with sigterm_interrupts():
+            record.write(directory)
             _run(config, directory)
     except Exception as error:
         logger.exception("the run failed")
         sys.stderr.write(f"\nslime-train: {told(error)}\nlogs: {directory / 'logs'}\n")
         return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\nslime-train: interrupted; logs: {directory / 'logs'}\n")
-        return 130
+    except KeyboardInterrupt as end:
+        text = f"{str(end) or 'interrupted'}; {interrupted(config.checkpoint.save)}"
+        logger.warning("%s", text)
+        sys.stderr.write(f"\nslime-train: {text}\nlogs: {directory / 'logs'}\n")
+        return 143 if isinstance(end, Terminated) else 130
     return 0
 
 
 def _run(config: RunConfig, directory: Path) -> None:
-    health, events = config.health, Events(directory / FILE_NAME)
+    health, events, started = config.health, Events(directory / FILE_NAME), time.monotonic()
     events.process("driver", "driver")
     with ExitStack() as stack:
         console = stack.enter_context(Console())
@@ -59,13 +64,14 @@ def _run(config: RunConfig, directory: Path) -> None:
             logger.info("%s", text)
             console.say(text)
 
+        say(f"output directory: {directory}")
         limit = health.max_restarts if health.use_fault_tolerance else None
         resume = Resume(config.checkpoint, config.data.start_rollout_id, say)
         if resume.is_over(config.rollout.num_rollout, config.evaluation):
             return
         restarts = Restarts(limit, config.checkpoint.save, events, say)
 
-        def attempt() -> None:
+        def attempt() -> Cadence:
             watch = Watch(directory, health.heartbeat_timeout_s)
             screen = Screen(say=say, progress=console.progress, log=log, on_wait=watch.check)
             models = [config] if config.of_critic is None else [config, config.of_critic]
@@ -78,5 +84,8 @@ def _run(config: RunConfig, directory: Path) -> None:
                 console.begin(composition.cadence)
                 train(composition.job, composition.cadence)
                 composition.close()
+            return composition.cadence
 
-        restarts.run(attempt)
+        made = restarts.run(attempt)
+        seconds, iterations = time.monotonic() - started, range(made.first, made.last)
+        say(finished(directory, seconds, config.checkpoint, iterations))

@@ -1,6 +1,9 @@
 """Every process of a run writes its own log file; only the driver speaks to the terminal."""
 
+import io
 import logging
+import os
+import sys
 from pathlib import Path
 
 from slime_core.errors import ConfigErrors
@@ -31,3 +34,20 @@ def log_to_file(path: Path) -> None:
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
+
+
+def log_everything_to_file(path: Path) -> None:
+    """The same for a process that nobody looks at: what it and its children print goes there, too.
+
+    What native code writes before it crashes is printed that way.
+    """
+    log_to_file(path)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for standard in (1, 2):
+        os.dup2(file, standard)
+    os.close(file)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)

@@ -21,8 +21,8 @@ class Restarts:
         self._losses: list[str] = []
         self._open: tuple[ProcessLost, float] | None = None
 
-    def run(self, attempt: Callable[[], None]) -> None:
-        """Call ``attempt`` until it returns; it calls ``ready`` once all processes are up.
+    def run[Made](self, attempt: Callable[[], Made]) -> Made:
+        """What ``attempt`` returns as soon as one does; it calls ``ready`` once all are up.
 
         Raises:
             SlimeError: more than ``limit`` processes were lost without a commit in between.

@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator
@@ -50,18 +51,44 @@ def owned_processes() -> Generator[str]:
         sentinel.wait(timeout=4 * GRACE_S)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
+
+
 @contextmanager
 def sigterm_interrupts() -> Generator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that what was started is ended."""
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that what was started is ended.
+
+    Raises:
+        Terminated: it arrived. A second one changes nothing: ``timeout`` sends two, and whoever
+            cannot wait sends SIGKILL.
+    """
+    arrived = False
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
+        nonlocal arrived
+        arrived = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
+    except KeyboardInterrupt as error:  # Ray raises another one than the handler did
+        if arrived:
+            raise Terminated("ended by SIGTERM") from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def keeping_sigterm() -> Generator[None]:
+    """Put the handler of SIGTERM back that a library replaces in the block, in Python or below."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():  # nobody else may set one
+        signal.signal(signal.SIGTERM, handler)
 
 
 def carriers(token: str) -> list[int]:

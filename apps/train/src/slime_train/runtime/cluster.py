@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import parameter, services
+from ray._private import parameter, services, utils
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from slime_core.errors import SlimeError
 from slime_core.heartbeat import WorkerError
 from slime_core.mistakes import Held
 from slime_core.patience import Starting, patient
 from slime_core.replaced import answer, replaced
-from slime_core.sentinel import end_own_processes
+from slime_core.sentinel import end_own_processes, keeping_sigterm
 
 from slime_train.runtime.env import ray_address
 
@@ -63,6 +63,8 @@ def _start_ray(address: str, options: Mapping[str, Any]) -> None:
         seen = {name: starting.seen(getattr(services, name)) for name in _PARTS}
         try:
             with (
+                keeping_sigterm(),
+                replaced(utils, set_sigterm_handler=answer(None)),
                 patient(services, "get_node", RuntimeError, _START_S, starting.check),
                 replaced(parameter, RayParams=_FEW),
                 replaced(services, start_api_server=answer(("", None)), **seen),

@@ -8,7 +8,7 @@ from typing import Any
 
 from slime_core.heartbeat import WorkerError, announce
 from slime_core.interfaces import BatchHandle, Metrics
-from slime_core.logs import log_to_file
+from slime_core.logs import log_everything_to_file
 from slime_core.progress import Progress
 from slime_core.residency import Holding
 from slime_sglang.server.launcher import Launcher, Launchers
@@ -134,7 +134,7 @@ class RolloutProcess:
 
 class _RolloutWorker:
     def __init__(self, config: RunConfig, directory: Path, places: Sequence[Place]) -> None:
-        log_to_file(log := directory / "logs" / "rollout.log")
+        log_everything_to_file(log := directory / "logs" / "rollout.log")
         announce(directory, "rollout_worker", "rollout worker", log)
         from slime_train.rollout_host import RolloutHost
 
@@ -182,6 +182,6 @@ def _launchers(config: RunConfig, directory: Path, places: Sequence[Place]) -> L
 
 
 def _launcher(directory: Path, name: str) -> Launcher:
-    log_to_file(log := directory / "logs" / f"{name.replace(' ', '-')}.log")
+    log_everything_to_file(log := directory / "logs" / f"{name.replace(' ', '-')}.log")
     announce(directory, "launcher", name, log)
     return Launcher()
