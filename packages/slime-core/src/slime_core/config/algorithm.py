@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from slime_core.config.checked import check_section
 from slime_core.config.flags import flag
 
 Estimator = Literal[
@@ -66,6 +67,9 @@ class AdvantageConfig:
     custom_advantage_function_path: str | None = None
     """Function (args, rollout_data) that sets advantages and returns."""
 
+    def __post_init__(self) -> None:
+        check_section(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapingConfig:
@@ -82,10 +86,17 @@ class ShapingConfig:
     length_penalty_coef: float = flag(default=0.0, at_least=0, ours=True)
     """Weight of the length penalty."""
 
+    def __post_init__(self) -> None:
+        check_section(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLossConfig:
-    """What the optimizer minimises."""
+    """What the optimizer minimises.
+
+    In a run --eps-clip-high follows --eps-clip, --policy-surrogate the estimator, and
+    --loss-aggregation --calculate-per-token-loss. Made by hand, every field counts as it stands.
+    """
 
     loss_type: LossType = "policy_loss"
     """Policy objective; likelihood of given responses; a function of the user's; preferences
@@ -135,6 +146,9 @@ class PolicyLossConfig:
     )
     """Recompute the loss in the backward pass."""
 
+    def __post_init__(self) -> None:
+        check_section(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferenceConfig:
@@ -151,6 +165,9 @@ class PreferenceConfig:
     dpo_label_smoothing: float = flag(default=0.0, at_least=0, at_most=0.5, ours=True)
     """Share of pairs taken to be labelled the wrong way round (conservative DPO)."""
 
+    def __post_init__(self) -> None:
+        check_section(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriticConfig:
@@ -160,6 +177,9 @@ class CriticConfig:
     """A value moves at most so far from its old one before its loss stops counting."""
     num_critic_only_steps: int = flag(default=0, at_least=0)
     """Iterations at the start that train only the critic."""
+
+    def __post_init__(self) -> None:
+        check_section(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

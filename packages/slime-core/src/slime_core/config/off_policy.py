@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from slime_core.config.checked import check_section
 from slime_core.config.flags import flag
 
 _NO_REPLAY = (
@@ -65,3 +66,6 @@ class OffPolicyConfig:
     """Use the routing of the log-probability pass again in training."""
     use_rollout_routing_replay: bool = flag(default=False, planned=_NO_REPLAY)
     """Use the engines' expert routing in training."""
+
+    def __post_init__(self) -> None:
+        check_section(self)
