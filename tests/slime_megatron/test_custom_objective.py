@@ -1,4 +1,7 @@
+import dataclasses
+import re
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,13 +10,16 @@ from slime_core.batch import Ragged
 from slime_core.collate import collate
 from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
 from slime_core.config.off_policy import OffPolicyConfig
+from slime_core.losses.aggregate import LossOutput
 from slime_core.losses.functions import LossFunctions, custom_importance
 from slime_core.reduce import LocalReduce
 from slime_core.schedule.plan import RankStep, StepCounts
 from slime_core.types import SampleGroup
+from slime_megatron.microbatch_loss import MicrobatchLoss, cut
 from slime_megatron.objective import Objective
-from slime_megatron.pack import PackLayout
+from slime_megatron.pack import PackLayout, pack_steps
 from slime_megatron.passes import Entropy, StepResult
+from slime_megatron.signals import Vectors
 from slime_megatron.stages import RankPayload, train_iteration
 from slime_testing import make_sample
 
@@ -65,3 +71,32 @@ def test_user_functions_decide_advantages_and_weights(tmp_path):
     assert report.steps[0].metrics["loss"] == pytest.approx(-30.0)
     assert report.rollout["advantages"] == pytest.approx(3.0)
     assert vectors.advantages.values.tolist() == [3.0] * 6
+
+
+def test_the_page_lists_what_a_custom_loss_is_given():
+    page = (Path(__file__).parents[2] / "docs" / "customize.md").read_text()
+    section = page.partition("### What `batch` of a custom loss holds\n")[2].partition("\n##")[0]
+    samples = (make_sample(2, rollout_id=0), make_sample(4, rollout_id=1))
+    batch = collate([SampleGroup(0, samples)], reward_key=None, advantage=AdvantageConfig())
+    (packed,) = pack_steps(batch, (RankStep(((0, 1),), StepCounts(2, 2, 6.0)),), PackLayout())
+    every = {field.name: batch.loss_mask for field in dataclasses.fields(Vectors)}
+    given = []
+
+    def loss(batch, logits, tokens):
+        given.append(batch)
+        return LossOutput(logits.sum(), {})
+
+    MicrobatchLoss(
+        objective=Objective(
+            advantage=AdvantageConfig(),
+            policy_loss=PolicyLossConfig(loss_type="custom_loss"),
+            off_policy=OffPolicyConfig(),
+            custom_loss=loss,
+        ),
+        context=LocalReduce(),
+        batch=batch,
+        rows=(0, 1),
+        microbatch=packed[0],
+        vectors=cut(Vectors(**every).per_sample(), (0, 1), packed[0]),
+    )(torch.zeros(1, 11, 3))
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(given[0])

@@ -17,6 +17,7 @@ from slime_core.batch import PolicySignals, Ragged, Targets, TrainBatch
 from slime_core.collate import token_counts
 from slime_core.errors import PluginError
 from slime_core.hooks import Flat, bind, load_hook
+from slime_core.keyed import Keyed
 from slime_core.types import SampleGroup
 
 Convert = Callable[[Sequence[SampleGroup]], TrainBatch]
@@ -129,7 +130,7 @@ def data_postprocess(spec: str, flat: Flat) -> Postprocess:
     def postprocess(
         iteration: int, batch: TrainBatch, signals: PolicySignals, targets: Targets
     ) -> tuple[Targets, Ragged]:
-        data = rollout_data(batch, signals)
+        data = Keyed("rollout_data", rollout_data(batch, signals))
         data["advantages"] = [row.clone() for row in targets.advantages.split()]
         data["loss_masks"] = [row.clone() for row in batch.loss_mask.split()]
         if targets.returns is not None:

@@ -18,6 +18,7 @@ import torch
 from slime_core.batch import LocalTokens
 from slime_core.errors import PluginError
 from slime_core.hooks import bind, load_hook
+from slime_core.keyed import Keyed
 from slime_core.losses.aggregate import LossOutput, weighted_sum
 from torch import Tensor
 
@@ -33,7 +34,7 @@ def custom_loss(spec: str, flat: Mapping[str, Any]) -> CustomLoss:
         if not tokens.num_samples:
             nothing = logits.sum() * 0
             return LossOutput(nothing, {"loss": nothing.detach()})
-        found = call(batch, logits, functools.partial(weighted_sum, tokens=tokens))
+        found = call(Keyed("batch", batch), logits, functools.partial(weighted_sum, tokens=tokens))
         if not isinstance(found, tuple) or len(found) != 2:
             raise PluginError(f"plugin {spec!r} must return (loss, metrics), returned {found!r}")
         loss, metrics = found

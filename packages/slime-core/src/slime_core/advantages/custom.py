@@ -9,6 +9,7 @@ from torch import Tensor
 from slime_core.batch import PolicySignals, Ragged, TrainBatch
 from slime_core.errors import PluginError
 from slime_core.hooks import bind, load_hook
+from slime_core.keyed import Keyed
 
 CustomAdvantages = Callable[[TrainBatch, PolicySignals, list[Tensor]], dict[str, list[Tensor]]]
 """(batch, signals, KL per token) -> ``advantages`` and ``returns``, one vector per sample."""
@@ -23,7 +24,7 @@ def custom_advantages(spec: str, flat: Mapping[str, Any]) -> CustomAdvantages:
     call = bind(load_hook("custom_advantage_function_path", spec), flat)
 
     def run(batch: TrainBatch, signals: PolicySignals, kl: list[Tensor]) -> dict[str, list[Tensor]]:
-        data = rollout_data(batch, signals) | {"kl": kl}
+        data = Keyed("rollout_data", rollout_data(batch, signals) | {"kl": kl})
         call(data)
         lengths: list[int] = batch.response_lengths.tolist()
         return {
