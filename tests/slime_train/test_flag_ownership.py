@@ -93,3 +93,27 @@ def test_the_flag_tables_are_in_step_with_the_real_parsers():
     command = [sys.executable, str(script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("typed", "advice"),
+    [
+        ("--lerning-rate", "(did you mean --lr?)"),
+        ("--learning_rate", "(did you mean --lr?)"),
+        ("--clip-eps", "(did you mean --eps-clip?)"),
+        ("--high_eps_clip", "(did you mean --eps-clip-high?)"),
+        ("--max-completion-length", "(did you mean --rollout-max-response-len?)"),
+        ("--per-device-train-batch-size", "(did you mean --micro-batch-size?)"),
+        ("--per_device_train_batch_size", "(did you mean --micro-batch-size?)"),
+        ("--resume", "to go on from another directory give --load"),
+        ("--rollout-temprature", "(did you mean --rollout-temperature?)"),
+        ("--Num-Rollout", "(did you mean --num-rollout?)"),
+        ("--tensor-model-paralel-size", "(did you mean --tensor-model-parallel-size?)"),
+        ("--sglang-mem-fraction", "(did you mean --sglang-mem-fraction-static?)"),
+        ("--frobnicate", "unknown flag --frobnicate"),
+        ("--speed-up", "unknown flag --speed-up"),
+    ],
+)
+def test_a_flag_spelt_badly_or_as_elsewhere_leads_to_the_right_one(typed, advice):
+    (told,) = read_sources([typed]).problems
+    assert told.endswith(advice)

@@ -12,6 +12,10 @@ from typing import Any
 from slime_core.config.flags import Flag
 from slime_core.config.gone import GONE, MEANT
 
+_FOREIGN = ("megatron", "sglang", "router")
+"""Owners of flags that few people mean."""
+_ALIKE, _ALIKE_OWN = 0.85, 0.75
+"""How alike a spelling must be to be suggested, as ``difflib`` measures it."""
 _NUMBER = re.compile(r"-\d*\.?\d")
 
 
@@ -72,16 +76,34 @@ def parse(argv: Sequence[str], named: Mapping[str, Flag]) -> Parsed:
     return parsed
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
+def unknown(name: str, known: Mapping[str, Flag]) -> str:
     """The complaint about a flag nobody owns: what to do, or the nearest spelling there is."""
-    if name in GONE:
-        return f"{name} is no flag here: {GONE[name]}"
-    names = list(known)
-    if MEANT.get(name) in names:
-        return f"unknown flag {name} (did you mean {MEANT[name]}?)"
-    longer = (other for other in names if other.startswith(name.replace("_", "-")))
-    near = sorted(longer, key=len)[:1] or difflib.get_close_matches(name, names, n=1)
-    return f"unknown flag {name}" + (f" (did you mean {near[0]}?)" if near else "")
+    spelled = name.replace("_", "-").lower()
+    if spelled in GONE:
+        return f"{name} is no flag here: {GONE[spelled]}"
+    near = _nearest(spelled, known)
+    return f"unknown flag {name}" + (f" (did you mean {near}?)" if near else "")
+
+
+def _nearest(spelled: str, known: Mapping[str, Flag]) -> str | None:
+    """A flag of this spelling, of this meaning elsewhere, or much alike; slime's own first."""
+    meant = {other: flag for other, flag in MEANT.items() if flag in known}
+    if spelled in known or spelled in meant:
+        return meant.get(spelled, spelled)
+    own = [other for other, flag in known.items() if flag.owner not in _FOREIGN]
+    for names in (own, list(known)):
+        if longer := [other for other in names if other.startswith(spelled)]:
+            return min(longer, key=len)
+    words = sorted(spelled.strip("-").split("-"))
+    candidates = {**dict.fromkeys(known, _ALIKE), **dict.fromkeys((*own, *meant), _ALIKE_OWN)}
+    best = (0.0, "")
+    for other, cutoff in candidates.items():
+        ratio = difflib.SequenceMatcher(None, spelled, other).ratio()
+        if sorted(other.strip("-").split("-")) == words:
+            ratio = 1.0
+        if ratio >= cutoff:
+            best = max(best, (ratio - cutoff, other))
+    return meant.get(best[1], best[1]) or None
 
 
 def _looks_like_a_flag(word: str) -> bool:

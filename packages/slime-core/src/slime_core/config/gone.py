@@ -11,6 +11,9 @@ _CRITIC = (
     "the critic's own settings go into a file: give --megatron-config-path FILE with "
     "`megatron: [{role: critic, overrides: {lr: 1.0e-5}}]`"
 )
+_RESUME = (
+    "the same command given again goes on from --save; to go on from another directory give --load"
+)
 _ROUTER = "the router in front of the engines is SGLang's, with flags --router-*; leave it out"
 
 GONE: Mapping[str, str] = MappingProxyType(
@@ -31,6 +34,9 @@ GONE: Mapping[str, str] = MappingProxyType(
         "--slime-router-max-connections": _ROUTER,
         "--slime-router-middleware-paths": _ROUTER,
         "--use-rollout-correction": "give --use-tis, with --tis-level, --tis-mode and --tis-clip",
+        "--resume": _RESUME,
+        "--resume-from-checkpoint": _RESUME,
+        "--resume-mode": _RESUME,
         "--rollout-global-dataset": "this is how prompts are read anyway; leave it out",
     }
 )
@@ -54,6 +60,34 @@ MEANT: Mapping[str, str] = MappingProxyType(
         "--temperature": "--rollout-temperature",
         "--max-new-tokens": "--rollout-max-response-len",
         "--num-generations": "--n-samples-per-prompt",
+        "--model-name-or-path": "--hf-checkpoint",
+        "--train-files": "--prompt-data",
+        "--val-files": "--eval-prompt-data",
+        "--reward-funcs": "--custom-rm-path",
+        "--max-completion-length": "--rollout-max-response-len",
+        "--max-response-length": "--rollout-max-response-len",
+        "--max-prompt-length": "--rollout-max-prompt-len",
+        "--train-batch-size": "--rollout-batch-size",
+        "--per-device-train-batch-size": "--micro-batch-size",
+        "--ppo-mini-batch-size": "--global-batch-size",
+        "--gradient-accumulation-steps": "--global-batch-size",
+        "--clip-eps": "--eps-clip",
+        "--clip-ratio": "--eps-clip",
+        "--clip-ratio-low": "--eps-clip",
+        "--clip-ratio-high": "--eps-clip-high",
+        "--epsilon": "--eps-clip",
+        "--epsilon-high": "--eps-clip-high",
+        "--beta": "--kl-loss-coef",
+        "--entropy-coeff": "--entropy-coef",
+        "--gpu-memory-utilization": "--sglang-mem-fraction-static",
+        "--vllm-gpu-memory-utilization": "--sglang-mem-fraction-static",
+        "--total-epochs": "--num-epoch",
+        "--save-steps": "--save-interval",
+        "--save-freq": "--save-interval",
+        "--eval-steps": "--eval-interval",
+        "--test-freq": "--eval-interval",
+        "--nnodes": "--actor-num-nodes",
+        "--n-gpus-per-node": "--actor-num-gpus-per-node",
         "--tp": "--tensor-model-parallel-size",
         "--tp-size": "--tensor-model-parallel-size",
         "--pp": "--pipeline-model-parallel-size",
