@@ -142,14 +142,44 @@ def test_twenty_switches_need_the_host_memory_of_one(tmp_path: Path):
     assert norm > 0
 
 
-def test_on_a_cpu_only_gradients_are_given_up(tmp_path: Path):
+def small_state() -> tuple[Any, torch.nn.Linear, torch.Tensor]:
+    """A state, its model and its gradients, in a storage of their own."""
     model = torch.nn.Linear(4, 4)
     wrapper, gradients = torch.nn.Module(), torch.ones(32)
     wrapper.module = model
     wrapper.__dict__["buffers"] = [SimpleNamespace(param_data=None, grad_data=gradients)]
-    state: Any = SimpleNamespace(
-        chunks=[wrapper], optimizer=torch.optim.Adam(model.parameters()), device=CPU
-    )
+    optimizer = torch.optim.Adam(model.parameters())
+    return SimpleNamespace(chunks=[wrapper], optimizer=optimizer, device=CPU), model, gradients
+
+
+@pytest.mark.parametrize("going", [True, False])
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_a_move_that_fails_halfway_can_be_made_again(monkeypatch: Any, going: bool, fails: int):
+    state, model, gradients = small_state()
+    residence = Residence(state, copies=True)
+    weights = [x.detach().clone() for x in model.parameters()]
+    if not going:
+        residence.hold("nothing")
+    resize, calls = torch.UntypedStorage.resize_, iter(range(1, 100))
+
+    def resize_until(storage: torch.UntypedStorage, size: int) -> Any:
+        if next(calls) == fails:
+            raise RuntimeError("out of memory")
+        return resize(storage, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.UntypedStorage, "resize_", resize_until)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            residence.hold("nothing" if going else "everything")
+    residence.hold("everything")
+    assert all(torch.equal(x, y) for x, y in zip(model.parameters(), weights, strict=True))
+    assert gradients.untyped_storage().nbytes() == 128
+    residence.hold("nothing")
+    assert empty([*model.parameters(), gradients]) == {True}
+
+
+def test_on_a_cpu_only_gradients_are_given_up(tmp_path: Path):
+    state, model, gradients = small_state()
     residence = Residence(state)
     weight = model.weight.detach().clone()
     assert residence.hold("nothing") == 0

@@ -75,8 +75,9 @@ class Movable:
 
     @torch.no_grad()
     def give(self, storages: Iterable[UntypedStorage]) -> int:
-        """Empty ``storages``; the bytes that are free now."""
+        """Empty ``storages``, once all are copied; the bytes that are free now."""
         assert not self._away, "storages are moved back before others are moved away"
+        copied: list[tuple[UntypedStorage, int, Sequence[Tensor]]] = []
         if self._pages is not None:
             self._pages.restart()
         for storage in storages:
@@ -88,18 +89,23 @@ class Movable:
                 pieces = self._pages.take(size)
                 for piece, part in zip(pieces, _parts(storage, pieces), strict=True):
                     piece.copy_(part, non_blocking=True)
-            self._away.append((storage, size, pieces))
-        _synchronize(storage for storage, _, _ in self._away)
+            copied.append((storage, size, pieces))
+        _synchronize(storage for storage, _, _ in copied)
+        self._away = copied
         for storage, _, _ in self._away:
             storage.resize_(0)
         return sum(size for _, size, _ in self._away)
 
     @torch.no_grad()
     def take_back(self) -> int:
-        """Fill them again; the bytes that are in use again."""
-        away, self._away = self._away, []
-        for storage, size, pieces in away:
+        """Fill them again; the bytes that are in use again.
+
+        Where the device has no room for all they remain away, and may be taken back later.
+        """
+        for storage, size, _ in self._away:
             storage.resize_(size)
+        away, self._away = self._away, []
+        for storage, _, pieces in away:
             if not pieces:
                 _bytes_of(storage).zero_()
             for piece, part in zip(pieces, _parts(storage, pieces), strict=True):

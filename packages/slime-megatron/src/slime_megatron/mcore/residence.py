@@ -63,7 +63,8 @@ class Residence:
 
     def _move(self, what: Holding) -> None:
         begin, before = time.monotonic(), self.held
-        self.held = what
+        # What is there for certain, should a move fail halfway.
+        self.held = min(before, what, key=_LESS_TO_MORE.index)
         weights, rest = what != "nothing", what == "everything"
         moved = 0
         if weights and self._weights.is_away:
@@ -76,6 +77,7 @@ class Residence:
             moved -= self._give_weights()
         if moved < 0 and self._state.device.type == "cuda":
             torch.cuda.empty_cache()
+        self.held = what
         logger.info(
             "holding %s: %+.3f GiB in %.3f s", what, moved / 2**30, time.monotonic() - begin
         )
