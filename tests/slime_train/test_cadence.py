@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+from slime_core.config.checkpoint import CheckpointConfig
+from slime_core.config.evaluation import EvalConfig
+from slime_core.resume import Origin, Resume
+from slime_core.staging import staged
 from slime_testing.tiny import make_qwen3
 from slime_train.compose import cadence
 from slime_train.facts import gather
@@ -53,6 +57,48 @@ def test_without_anything_to_evaluate_nothing_is_evaluated(root: Path) -> None:
     found = cadence_of(root, "--num-rollout 4 --eval-interval 2")
     assert not found.eval_before_training
     assert not any(found.eval_due(i) for i in range(4))
+
+
+@pytest.mark.parametrize("flag", ["--save", "--save-hf"])
+def test_a_directory_without_an_interval_has_the_last_iteration_saved(
+    root: Path, flag: str
+) -> None:
+    line = f"--num-rollout 4 {flag} {root}/saved"
+    found = cadence_of(root, line)
+    assert [i for i in range(4) if found.save_due(i)] == [3]
+    found = cadence_of(root, f"--num-epoch 3 {flag} {root}/saved", first=7)
+    assert [i for i in range(7, 12) if found.save_due(i)] == [11]
+    assert cadence_of(root, f"{line} --save-interval 3").save_every == 3
+
+
+def test_a_run_that_saved_once_is_over_and_goes_on_with_more_iterations(
+    root: Path, tmp_path: Path
+) -> None:
+    line = f"--num-rollout {{}} --save {tmp_path}/saved"
+    command = Resume(CheckpointConfig(save=f"{tmp_path}/saved"), None, lambda text: None)
+    begun = cadence_of(root, line.format(4))
+    for iteration in range(begun.first, begun.last):
+        assert not command.is_over(4, EvalConfig())  # what is killed before the end begins again
+        if begun.save_due(iteration):
+            with staged(tmp_path / "saved", iteration) as directory:
+                (directory / "weights").touch()
+    assert command.is_over(4, EvalConfig())
+    assert command.find() == Origin(tmp_path / "saved" / "iter_0000003", own=True)
+    resumed = cadence_of(root, line.format(6), first=4)
+    assert [i for i in range(4, 6) if resumed.save_due(i)] == [5]
+
+
+def test_without_a_directory_nothing_is_saved(root: Path) -> None:
+    found = cadence_of(root, "--num-rollout 4 --save-interval 2")
+    assert not any(found.save_due(i) for i in range(4))
+
+
+def test_sets_without_an_interval_are_evaluated_before_training_and_after_the_last(
+    root: Path,
+) -> None:
+    found = cadence_of(root, f"--num-rollout 4 --eval-prompt-data held {root}/prompts.jsonl")
+    assert found.eval_before_training
+    assert [i for i in range(4) if found.eval_due(i)] == [3]
 
 
 def test_epochs_are_counted_in_batches_of_prompts(root: Path) -> None:

@@ -79,7 +79,6 @@ def test_what_is_megatrons_default_anyway_is_not_worth_a_line():
         ("--rerun-mode report_stats", "--max-skipped-steps"),
         ("--exit-signal-handler", "--save-interval"),
         ("--non-persistent-save-interval 5", "--save-interval"),
-        ("--save-retain-interval 5", "kept until"),
         ("--num-distributed-optimizer-instances 2", "--use-distributed-optimizer"),
         ("--cuda-graph-impl local", "batches of one shape"),
         ("--use-tp-pp-dp-mapping", "pipeline parallelism"),

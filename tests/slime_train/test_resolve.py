@@ -274,6 +274,34 @@ def test_a_save_interval_without_a_directory_is_noted_and_dropped():
     assert config("--save-interval 100 --save-hf out").checkpoint.save_interval == 100
 
 
+def test_a_run_whose_weights_nobody_keeps_is_told_so_before_it_starts():
+    note = "the trained weights are not kept: give --save DIR"
+    assert note in " ".join(resolved().notices)
+    for line in ("--save s", "--save-hf s", "--debug-rollout-only", "--save-interval 3"):
+        assert note not in " ".join(resolved(line).notices)
+    only = "--num-rollout 0 --eval-prompt-data a p.jsonl"
+    assert note not in " ".join(resolved(only).notices)
+
+
+def test_a_run_that_saves_once_is_told_that_it_cannot_go_on_from_in_between():
+    note = "--save s is written once, after the last iteration"
+    assert note in " ".join(resolved("--save s").notices)
+    assert note not in " ".join(resolved("--save s --save-interval 5").notices)
+
+
+def test_retained_checkpoints_are_chosen_from_those_that_there_are():
+    c = config("--save s --save-interval 5 --save-retain-interval 20 --save-retain-newest 3")
+    assert (c.checkpoint.save_retain_interval, c.checkpoint.save_retain_newest) == (20, 3)
+    assert "--save-retain-interval" not in c.megatron.argv
+    assert "--save-retain-newest has nothing to choose from" in problems("--save-retain-newest 2")
+    single = "--save-retain-newest 2 --save-hf out"
+    assert "{rollout_id} in --save-hf" in problems(single)
+    assert config(single + "-{rollout_id}").checkpoint.save_retain_newest == 2
+    for interval in ("--save-interval 5", ""):
+        told = problems(f"--save s {interval} --save-retain-interval 12")
+        assert "--save-retain-interval 12 must be a multiple of --save-interval" in told
+
+
 def test_an_unknown_reward_of_an_evaluation_set_is_named_with_its_set():
     file = {"eval": {"datasets": [{"name": "gpqa", "path": "g.jsonl", "rm_type": "gqpa"}]}}
     told = problems("--eval-config sets.yaml --rm-type boxed_math", eval_file=file)

@@ -66,7 +66,7 @@ def compose(config: RunConfig, directory: Path, screen: Screen, resume: Resume) 
     screen.say("starting the trainer and the engines")
     meeting = Meeting(directory)
     first, facts = _start(config, rollout, trainer, meeting.address, origin.directory)
-    checkpoints = Checkpoints(config.checkpoint, trainer, rollout)
+    checkpoints = Checkpoints.of(config, trainer, rollout)
     job = Job(
         rollout=rollout,
         trainer=_surviving(config, trainer, rollout) if facts.engines else trainer,
@@ -158,13 +158,13 @@ def cadence(config: RunConfig, first: int, facts: RolloutFacts) -> Cadence:
     """When to do what, for a run that starts at iteration ``first``."""
     if config.data.start_rollout_id is not None:
         first = config.data.start_rollout_id
-    evaluates = config.evaluation.evaluates
+    last = num_iterations(config.rollout, config.data, facts.num_prompts)
     return Cadence(
         first=first,
-        last=num_iterations(config.rollout, config.data, facts.num_prompts),
+        last=last,
         publish_every=config.sync.update_weights_interval,
-        eval_every=config.evaluation.eval_interval if evaluates else None,
-        save_every=config.checkpoint.save_interval,
-        eval_before_training=evaluates and not config.evaluation.skip_eval_before_train,
+        eval_every=config.evaluation.every(last),
+        save_every=config.checkpoint.every(last),
+        eval_before_training=config.evaluation.before_training,
         ahead=config.rollout.async_buffer_size or 0,
     )

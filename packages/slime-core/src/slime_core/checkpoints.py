@@ -1,14 +1,17 @@
 """One atomic commit holds everything a run needs to continue: both sides write into it."""
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from slime_core.config.checkpoint import CheckpointConfig
+from slime_core.config.model import ModelConfig
+from slime_core.config.reference import ReferenceConfig
 from slime_core.errors import CheckpointError
+from slime_core.retention import Retention, spared
 from slime_core.staging import Staging, begin, latest
 
 logger = logging.getLogger(__name__)
@@ -40,14 +43,46 @@ class SavingRollout(Protocol):
         ...
 
 
+@runtime_checkable
+class Run(Protocol):
+    """What a checkpoint asks of a run's configuration."""
+
+    @property
+    def checkpoint(self) -> CheckpointConfig:
+        """Where, and how many."""
+        ...
+
+    @property
+    def reference(self) -> ReferenceConfig:
+        """What is read besides, and so is never deleted."""
+        ...
+
+    @property
+    def model(self) -> ModelConfig:
+        """The same."""
+        ...
+
+
 class Checkpoints:
     """Writes the checkpoints of a run; at most one is under way."""
 
     def __init__(
-        self, config: CheckpointConfig, trainer: SavingTrainer, rollout: SavingRollout
+        self,
+        config: CheckpointConfig,
+        trainer: SavingTrainer,
+        rollout: SavingRollout,
+        spared: Iterable[Path] = (),
     ) -> None:
+        """``spared``: what is never deleted, as ``retention.spared`` finds it."""
         self._config, self._trainer, self._rollout = config, trainer, rollout
+        self._retention = Retention(config, spared)
         self._pending: Staging | None = None
+
+    @classmethod
+    def of(cls, run: Run, trainer: SavingTrainer, rollout: SavingRollout) -> "Checkpoints":
+        """Those of a run, which spare what its command line names."""
+        named = spared(run.checkpoint, run.reference, run.model.hf_checkpoint)
+        return cls(run.checkpoint, trainer, rollout, named)
 
     def save(self, iteration: int) -> None:
         """Checkpoint after ``iteration``; with ``--async-save`` it is committed later.
@@ -60,7 +95,7 @@ class Checkpoints:
             with _full_disk_named(Path(self._config.save)):
                 self._pending = self._write(Path(self._config.save), iteration)
         if self._config.save_hf is not None:
-            self._export(Path(self._config.save_hf.format(rollout_id=iteration)))
+            self._export(Path(self._config.save_hf.format(rollout_id=iteration)), iteration)
         self.finish(wait=not self._config.async_save)
 
     def finish(self, *, wait: bool) -> None:
@@ -79,12 +114,16 @@ class Checkpoints:
                 self._pending.discard()
                 self._pending = None
                 raise
-        self._pending = None
+        iteration, self._pending = self._pending.iteration, None
         logger.info("saved %s", final)
+        if isinstance(iteration, int):
+            self._retention.committed(iteration)
 
-    def _export(self, directory: Path) -> None:
+    def _export(self, directory: Path, iteration: int) -> None:
+        staged = None if self._pending is None else self._pending.directory
         try:
             self._trainer.save_hf(directory)
+            self._retention.exported(iteration, directory, staged)
         except Exception as error:
             if self._pending is None or not _for_lack_of_room(error):
                 raise
@@ -95,6 +134,8 @@ class Checkpoints:
                 f"slime-convert dist-to-hf --dist {self._config.save} --hf-config MODEL "
                 f"--out {directory}"
             ) from error
+        if self._config.save is None:
+            self._retention.committed(iteration)
 
     def _write(self, save: Path, iteration: int) -> Staging:
         staging = begin(save, iteration)

@@ -7,6 +7,7 @@ On disk::
     <save>/latest_checkpointed_iteration.txt      "7", replaced atomically after the directory
     <save>/.iter_0000007.partial/                 being written, or left by a killed run
     <save>/.iter_0000007.replaced/                what an overwritten iteration held, for a moment
+    <save>/.iter_0000007.deleted/                 being deleted, or left by a run killed meanwhile
 
 A checkpoint that was converted, not trained, is called ``release`` in all places instead of an
 iteration, as Megatron calls it.
@@ -34,7 +35,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 MANIFEST = "manifest.json"
 RELEASE: Literal["release"] = "release"
 """Megatron's name for a checkpoint that belongs to no iteration: converted, not trained."""
-_LEFTOVER = re.compile(r"^\.(iter_\d{7,}|release)\.(partial|replaced)$")
+_LEFTOVER = re.compile(r"^\.(iter_\d{7,}|release)\.(partial|replaced|deleted)$")
 
 type Iteration = int | Literal["release"]
 
@@ -116,6 +117,9 @@ def clean(save: Path) -> list[str]:
         match = _LEFTOVER.match(path.name)
         assert match is not None, path
         final = save / match[1]
+        if match[2] == "deleted":
+            _remove_if_possible(path)
+            continue
         if match[2] == "replaced" and not final.exists():
             path.rename(final)
             logger.info("restored %s, which a killed run was replacing", final)
@@ -125,6 +129,37 @@ def clean(save: Path) -> list[str]:
     if leftovers:
         sync(save)
     return [path.name for path in leftovers]
+
+
+def delete(directory: Path) -> None:
+    """Take a complete directory away; it loses its name first, so no part of it looks whole.
+
+    Raises:
+        OSError: something of it is left, under its own name only if all of it is.
+    """
+    finish_deleting(directory)
+    directory.rename(_deleted(directory))
+    sync(directory.parent)
+    finish_deleting(directory)
+
+
+def finish_deleting(directory: Path) -> None:
+    """Remove what an earlier ``delete`` of ``directory`` left."""
+    _remove(_deleted(directory))
+
+
+def _deleted(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.deleted")
+
+
+def _remove_if_possible(path: Path) -> None:
+    """Nobody waits for the room it takes, so a run that begins does not end for it."""
+    try:
+        _remove(path)
+    except OSError as error:
+        logger.warning("%s could not be deleted and takes up room: %s", path, error)
+    else:
+        logger.info("removed %s, whose deletion was cut short", path)
 
 
 def latest(load: Path, step: int | None = None, *, flag: str = "--ckpt-step") -> Path | None:

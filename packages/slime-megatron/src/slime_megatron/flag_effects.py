@@ -128,7 +128,6 @@ REFUSED = _by_destination(
             """non_persistent_save_interval non_persistent_ckpt_type non_persistent_global_ckpt_dir
             non_persistent_local_ckpt_dir non_persistent_local_ckpt_algo replication""",
         ),
-        ("checkpoints are kept until somebody deletes them: leave it out", "save_retain_interval"),
         ("the files of a checkpoint are not hashed: leave it out", "verify_integrity"),
         ("--ckpt-step says which checkpoint it goes on from", "override_ckpt_iteration"),
         (

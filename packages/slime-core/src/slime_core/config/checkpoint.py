@@ -14,8 +14,13 @@ class CheckpointConfig:
     save: str | None = None
     """Directory for checkpoints: weights, optimizer, random state, position in the data."""
     save_interval: int | None = flag(default=None, at_least=1)
-    """Iterations between checkpoints; the last iteration is always saved. Without --save and
-    --save-hf nothing is."""
+    """Iterations between checkpoints; the last iteration is always saved, and the only one where
+    this is not given. Without --save and --save-hf nothing is."""
+    save_retain_newest: int | None = flag(default=None, at_least=1)
+    """Keep this many of the newest checkpoints and their --save-hf; older ones are deleted."""
+    save_retain_interval: int | None = flag(default=None, at_least=1)
+    """Keep every checkpoint after a multiple of this many iterations, and of the others the newest
+    alone, or as many as --save-retain-newest says."""
     save_hf: str | None = None
     """Directory for Hugging Face weights at each save; {rollout_id} in it is the iteration."""
     async_save: bool = False
@@ -30,3 +35,9 @@ class CheckpointConfig:
     """Take only the weights from --load and start at iteration 0."""
     ckpt_step: int | None = flag(default=None, at_least=0)
     """Iteration to load; the newest by default."""
+
+    def every(self, last: int) -> int | None:
+        """Iterations between saves of a run of ``last``; None for one that has nowhere to save."""
+        if self.save is None and self.save_hf is None:
+            return None
+        return self.save_interval or last

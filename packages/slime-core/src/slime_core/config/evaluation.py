@@ -29,7 +29,8 @@ class EvalConfig:
     """Evaluation sets; what is not given falls back to the rollout's value."""
 
     eval_interval: int | None = flag(default=None, at_least=1)
-    """Iterations between evaluations."""
+    """Iterations between evaluations; the last iteration is always followed by one. Without it
+    the sets are evaluated before training and after the last iteration."""
     eval_prompt_data: tuple[tuple[str, str], ...] = flag(default=(), repeat=True, parse=named_sets)
     """Sets as name path [name path ...]; may be given several times."""
     eval_config: str | None = None
@@ -67,3 +68,12 @@ class EvalConfig:
     def evaluates(self) -> bool:
         """Whether there is anything to evaluate on, or with."""
         return bool(self.eval_datasets or self.eval_function_path)
+
+    @property
+    def before_training(self) -> bool:
+        """Whether the weights that a run begins with are evaluated."""
+        return self.evaluates and not self.skip_eval_before_train
+
+    def every(self, last: int) -> int | None:
+        """Iterations between evaluations of a run of ``last``; None where there is nothing to."""
+        return self.eval_interval or last if self.evaluates else None

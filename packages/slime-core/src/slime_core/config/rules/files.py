@@ -21,6 +21,8 @@ def checkpoints(draft: Draft, facts: Facts) -> None:
             "give --save DIR; nothing is saved"
         )
         draft.derive("save_interval", None, "no --save")
+    else:
+        _saved_seldom(draft)
     if draft["load"] is None:
         for name in ("ckpt_step", "finetune"):
             if draft.given(name):
@@ -31,6 +33,40 @@ def checkpoints(draft: Draft, facts: Facts) -> None:
         draft.problem(f"--load {draft['load']}: there is no such directory")
     if draft["save_hf"] is not None and draft["save"] is None:
         draft.notice(f"--save-hf {draft['save_hf']} is written without resumable checkpoints")
+
+
+def _saved_seldom(draft: Draft) -> None:
+    """What a run that ends, or is ended, leaves nothing of is said before it costs anything."""
+    if not trainer_needed(draft) or draft["num_rollout"] == 0:
+        return
+    if draft["save"] is None and draft["save_hf"] is None:
+        draft.notice(
+            "the trained weights are not kept: give --save DIR for checkpoints, --save-hf DIR for "
+            "Hugging Face weights"
+        )
+    elif draft["save"] is not None and draft["save_interval"] is None:
+        draft.notice(
+            f"--save {draft['save']} is written once, after the last iteration: with "
+            "--save-interval N a run that is stopped before goes on from where it was saved"
+        )
+
+
+def retention(draft: Draft, facts: Facts) -> None:
+    """Checkpoints are chosen from where there are several."""
+    every, multiple = draft["save_interval"], draft["save_retain_interval"]
+    numbered = "{rollout_id" in (draft["save_hf"] or "")
+    for name in ("save_retain_newest", "save_retain_interval"):
+        if draft[name] is not None and draft["save"] is None and not numbered:
+            draft.problem(
+                f"{_flag(name)} has nothing to choose from: give --save DIR, or {{rollout_id}} in "
+                "--save-hf"
+            )
+    if multiple is not None and (every is None or multiple % every):
+        every = "not given" if every is None else every
+        draft.problem(
+            f"--save-retain-interval {multiple} must be a multiple of --save-interval, which is "
+            f"{every}: no checkpoint is written in between"
+        )
 
 
 def saved_between_publishes(draft: Draft, facts: Facts) -> None:
@@ -175,6 +211,7 @@ def output(draft: Draft, facts: Facts) -> None:
 
 RULES = (
     checkpoints,
+    retention,
     saved_between_publishes,
     model_files,
     reference_files,
