@@ -16,12 +16,38 @@ def test_a_directory_of_somebody_elses_files_is_left_alone(tmp_path: Path):
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_an_earlier_quickstart_makes_room(tmp_path: Path):
+def test_an_earlier_quickstart_moves_aside_and_that_is_said(tmp_path: Path, capsys):
     directory = tmp_path / "new" / "run"
-    cli.prepare(directory)
-    (directory / "summary.json").write_text("{}")
+    for number in (1, 2):
+        cli.prepare(directory)
+        (directory / "summary.json").write_text(str(number))
     cli.prepare(directory)
     assert [path.name for path in directory.iterdir()] == [cli.MARKER]
+    said = capsys.readouterr().out
+    for number in (1, 2):
+        aside = tmp_path / "new" / f"run.{number}"
+        assert (aside / "summary.json").read_text() == str(number)
+        assert f"left in {directory} is now in {aside}" in said
+
+
+def test_a_quickstart_that_made_nothing_leaves_nothing_to_move(tmp_path: Path, capsys):
+    cli.prepare(tmp_path / "run")
+    cli.prepare(tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_quickstart_that_cannot_be_moved_is_left_alone(tmp_path: Path, monkeypatch):
+    cli.prepare(tmp_path / "run")
+    (tmp_path / "run" / "summary.json").touch()
+
+    def fixed(self, target):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rename", fixed)
+    with pytest.raises(ConfigError, match=r"cannot be moved to .*run\.1 \(Device or resource busy"):
+        cli.prepare(tmp_path / "run")
+    assert (tmp_path / "run" / "summary.json").exists()
 
 
 def test_a_file_in_place_of_the_directory_is_an_error_of_one_line(tmp_path: Path):

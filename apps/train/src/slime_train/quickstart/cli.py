@@ -1,7 +1,7 @@
 """``slime-quickstart``: make a model and a task, run ``slime-train`` twice, report."""
 
 import argparse
-import shutil
+import itertools
 import subprocess
 import sys
 import time
@@ -17,7 +17,7 @@ from slime_train.quickstart.task import write_task
 from slime_train.trackers import METRICS_FILE
 
 MARKER = ".slime-quickstart"
-"""A directory that holds this file was made by this command and may be made anew."""
+"""A directory that holds this file was made by this command and may be moved aside."""
 
 
 class StageError(SlimeError, RuntimeError):
@@ -85,7 +85,11 @@ def quickstart(directory: Path, *, seed: int, stop_after: str | None = None) -> 
 
 
 def prepare(directory: Path) -> None:
-    """Empty ``directory`` if an earlier quickstart made it; anything else is left alone."""
+    """Make ``directory``; what an earlier quickstart left there moves aside, and that is said.
+
+    Raises:
+        ConfigError: something else is there.
+    """
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"--output-dir {directory} is a file: name a directory")
     if directory.exists() and any(directory.iterdir()):
@@ -94,9 +98,26 @@ def prepare(directory: Path) -> None:
                 f"--output-dir {directory} holds files that are not a quickstart's: "
                 "name a new or empty directory"
             )
-        shutil.rmtree(directory)
+        if any(path.name != MARKER for path in directory.iterdir()):
+            say(f"what an earlier run left in {directory} is now in {_set_aside(directory)}")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MARKER).touch()
+
+
+def _set_aside(directory: Path) -> Path:
+    """Rename ``directory`` to the first free of NAME.1, NAME.2, ...; return what it is called."""
+    aside = next(
+        path
+        for number in itertools.count(1)
+        if not (path := directory.with_name(f"{directory.name}.{number}")).exists()
+    )
+    try:
+        return directory.rename(aside)
+    except OSError as error:
+        raise ConfigError(
+            f"--output-dir {directory} holds an earlier quickstart, which cannot be moved to "
+            f"{aside} ({error.strerror}): name another directory"
+        ) from error
 
 
 def write_model(directory: Path, *, seed: int) -> Path:

@@ -41,6 +41,7 @@ def reinforce(model: Path, task: TaskFiles, output: Path, *, seed: int) -> list[
         f"--lr 1e-3 --adam-beta2 0.95 --weight-decay 0 --seed {seed}",
         f"--eval-prompt-data {EVALUATION_SET} {_quoted(task.evaluation)}",
         "--eval-interval 10 --n-samples-per-eval-prompt 4",
+        f"--save-hf {_quoted(output / 'hf')}",
     )
 
 
