@@ -26,6 +26,8 @@ NO_EMBEDDING: Choice = {"freeze_params_name_list": ("embedding",)}
 EXPERTS: Choice = {"only_train_params_name_list": ("experts",)}
 SOME_EXPERTS: Choice = {"only_train_params_name_list": (r"local_experts\.[12]\.",)}
 NO_EXPERTS: Choice = {"freeze_params_name_list": ("experts",)}
+FIRST_EXPERT: Choice = {"only_train_params_name_list": (r"local_experts\.0\.",)}
+EXPERT_RANKS = ("--expert-model-parallel-size", "2")
 UPPER_HALF: Choice = {"freeze_params_name_list": ("embedding", r"layers\.0\.")}
 
 
@@ -109,3 +111,17 @@ def test_names_are_those_of_the_whole_model_on_every_pipeline_stage(tmp_path: Pa
     stages = run_on_ranks(2, steps, model, divided, megatron=True, seconds=120)
     assert stages[0] == [{}]  # the embedding's copy on the last stage is as frozen
     assert_same(stages[1][0], wanted)
+
+
+def refused(rank: int, world: int, directory: str) -> str:
+    from slime_core.errors import ConfigError
+
+    with pytest.raises(ConfigError) as error:
+        step(rank, world, directory, FIRST_EXPERT, EXPERT_RANKS, False)
+    return str(error.value)
+
+
+def test_a_rank_without_an_expert_to_train_is_refused_on_all_ranks(tmp_path: Path) -> None:
+    model = make_family(tmp_path, "qwen3_moe")
+    for told in run_on_ranks(2, refused, str(model), megatron=True, seconds=60):
+        assert "no expert to train" in told

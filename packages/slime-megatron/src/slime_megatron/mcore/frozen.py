@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from slime_convert.names import expert_of
 from slime_core.errors import ConfigError
 from torch import Tensor, nn
 
@@ -21,11 +24,13 @@ def freeze(
     experts are counted over the whole model. Collective.
 
     Raises:
-        ConfigError: nothing is left to train on any rank.
+        ConfigError: nothing is left to train on any rank, or on some expert-parallel ranks none of
+            their experts.
     """
     if not only_train and not frozen:
         return
-    kept, names = 0, [""]
+    kept = kept_experts = 0
+    names = [""]
     for chunk in chunks:
         for name, tensor in global_names(chunk):
             if isinstance(tensor, nn.Parameter):
@@ -34,13 +39,32 @@ def freeze(
                 keep = keep and not any(re.search(p, names[-1]) for p in frozen)
                 tensor.requires_grad_(keep)
                 kept += keep
+                kept_experts += keep and expert_of(name) is not None
     total = torch.tensor([kept], device=next(chunks[0].parameters()).device)
-    torch.distributed.all_reduce(total)
+    dist.all_reduce(total)
     if not int(total):
         raise ConfigError(
             "--only-train-params-name-list and --freeze-params-name-list leave no parameter to "
             f"train: given {list(only_train)} and {list(frozen)}, matched against names such as "
             f"{names[-1]}"
+        )
+    _check_experts(kept_experts)
+
+
+def _check_experts(kept: int) -> None:
+    """Megatron's optimizer of experts would wait for ever for the ranks that have none to train."""
+    device: Any = torch.cuda.current_device()
+    most_and_least = torch.tensor([kept, -kept], device=device)
+    group: Any = parallel_state.get_expert_model_parallel_group()
+    dist.all_reduce(most_and_least, op=dist.ReduceOp.MAX, group=group)
+    most, least = most_and_least[0], -most_and_least[1]
+    is_uneven = ((least == 0) & (most > 0)).int()
+    dist.all_reduce(is_uneven, op=dist.ReduceOp.MAX)
+    if int(is_uneven):
+        raise ConfigError(
+            "--only-train-params-name-list and --freeze-params-name-list leave some ranks of "
+            "--expert-model-parallel-size no expert to train: train at least one on each, all of "
+            "them or none, or give --expert-model-parallel-size 1"
         )
 
 
