@@ -22,7 +22,6 @@ SETTLED_BY_RULES = {
     "compute_advantages_and_returns": "must fit --loss-type",
     "debug_train_only": "switches the engines off",
     "loss_mask_type": "the model's own chat template says it",
-    "wandb_mode": "only disabled is accepted",
     "train_backend": "has one value",
     "max_staleness": "bounds async_buffer_size and max_token_staleness",
     "eval_prompt_data": "becomes eval_datasets",

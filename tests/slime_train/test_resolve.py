@@ -382,8 +382,7 @@ def test_things_probably_not_meant_are_noted(line, note):
 
 
 def test_planned_flags_say_what_to_do():
-    text = problems("--use-wandb --use-routing-replay --rollout-data-transport nixl")
-    assert "--use-wandb: not there yet; numbers go to TensorBoard" in text
+    text = problems("--use-routing-replay --rollout-data-transport nixl")
     assert "--use-routing-replay: not there yet; every pass routes its own tokens" in text
     assert "--rollout-data-transport nixl: not there yet; use object-store" in text
 

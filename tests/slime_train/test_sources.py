@@ -56,11 +56,11 @@ def test_a_key_that_looks_like_a_flag_is_noted(tmp_path):
 
 
 def test_bad_values_in_yaml_name_file_and_key(tmp_path):
-    raw = yaml(tmp_path, "rollout_temperature: hot\ncolocate: 7\nuse_wandb: true\n")
+    raw = yaml(tmp_path, "rollout_temperature: hot\ncolocate: 7\nlog_multi_turn: true\n")
     text = "\n".join(raw.problems)
     assert "more.yaml: rollout_temperature: --rollout-temperature expects float, got 'hot'" in text
     assert "--colocate expects true or false, got 7" in text
-    assert "use_wandb: true: not there yet" in text
+    assert "log_multi_turn: true: not there yet" in text
 
 
 def test_a_missing_or_broken_file_is_a_problem(tmp_path):

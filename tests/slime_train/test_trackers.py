@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 from slime_core.config.tracking import TrackingConfig
-from slime_train.trackers import open_trackers, tensorboard_directory
+from slime_core.tracking import tensorboard_directory
+from slime_train.trackers import open_trackers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def test_numbers_are_readable_in_both_places_before_the_end(tmp_path: Path):
-    trackers = open_trackers(TrackingConfig(), tmp_path)
+    trackers = open_trackers(TrackingConfig(), tmp_path, {})
     trackers.log(3, {"train/loss": 0.25})
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert (line["step"], line["train/loss"]) == (3, 0.25)
@@ -18,7 +19,7 @@ def test_numbers_are_readable_in_both_places_before_the_end(tmp_path: Path):
 
 
 def test_tensorboard_can_be_switched_off(tmp_path: Path):
-    open_trackers(TrackingConfig(use_tensorboard=False), tmp_path).close()
+    open_trackers(TrackingConfig(use_tensorboard=False), tmp_path, {}).close()
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 

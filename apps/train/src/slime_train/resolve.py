@@ -17,6 +17,7 @@ from slime_core.config.rules import (
     off_policy,
     overlap,
     policies,
+    tracking,
 )
 from slime_core.errors import ConfigErrors
 from slime_megatron import rules as megatron
@@ -45,6 +46,7 @@ RULES: tuple[Rule, ...] = (
     *off_policy.RULES,
     *policies.RULES,
     *files.RULES,
+    *tracking.RULES,
     *engine.RULES,
     *megatron.RULES,
 )

@@ -52,7 +52,7 @@ def _run(config: RunConfig, directory: Path) -> None:
     events.process("driver", "driver")
     with ExitStack() as stack:
         console = stack.enter_context(Console())
-        tracker = open_trackers(config.tracking, directory)
+        tracker = open_trackers(config.tracking, directory, config.flat)
         stack.callback(tracker.close)
         stack.enter_context(sole_writer(config.checkpoint.save))
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from slime_core.config.secrets import words_without_secrets
+
 COMMANDS = "command.txt"
 """One block for each start of a run in this directory, the newest last."""
 CONFIG = "config.txt"
@@ -41,7 +43,7 @@ class RunRecord:
 
         A configuration that differs from the one there is kept beside it, not written over.
         """
-        command = shlex.join((self.program, *self.words))
+        command = shlex.join((self.program, *words_without_secrets(self.words)))
         logger.info("%s", command)
         with (directory / COMMANDS).open("a", encoding="utf-8") as file:
             file.write(f"{command}\n" + "".join(f"# {line}\n" for line in _circumstances()) + "\n")

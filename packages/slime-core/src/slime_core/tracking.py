@@ -3,12 +3,14 @@
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from slime_core.config.tracking import TrackingConfig
 from slime_core.errors import TrackingError
 from slime_core.interfaces import Metrics, Tracker
 
@@ -111,6 +113,14 @@ class Fanout:
                 type(error).__name__,
                 error,
             )
+
+
+def tensorboard_directory(config: TrackingConfig, directory: Path) -> Path:
+    """``<project>/<experiment>`` if named, else ``$TENSORBOARD_DIR``, else the run's directory."""
+    project = config.tb_project_name or os.environ.get("TENSORBOARD_DIR")
+    if project is None:
+        return directory / "tensorboard"
+    return Path(project) / (config.tb_experiment_name or directory.name)
 
 
 def _number(value: float) -> float | None:

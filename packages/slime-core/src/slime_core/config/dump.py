@@ -5,6 +5,7 @@ from typing import Any
 
 from slime_core.config.draft import DEFAULT, Draft, Values
 from slime_core.config.flags import flags_of
+from slime_core.config.secrets import hide, without_secrets, words_without_secrets
 
 _NAME, _VALUE = 44, 36
 
@@ -25,7 +26,7 @@ def dump_lines(
     yield "\n[megatron]  defaults"
     yield from _lines(draft.megatron, _unchanged(draft.megatron))
     yield "\n[megatron]  command line"
-    yield "  " + " ".join(megatron_argv)
+    yield "  " + " ".join(words_without_secrets(megatron_argv))
     yield "\n[sglang]  server flags; the others keep SGLang's defaults"
     yield from _lines(draft.server, draft.server.values)
     yield "\n[router]  router flags; the others keep the router's defaults"
@@ -62,5 +63,6 @@ def _lines(values: Values, names: Iterable[str]) -> Iterator[str]:
 
 
 def _line(name: str, value: Any, source: str) -> str:
+    value = hide(name, without_secrets(value) if isinstance(value, Mapping) else value)
     shown = repr(value) if isinstance(value, str) else str(value)
     return f"  {name:<{_NAME}} {shown:<{_VALUE}}  # {source}"

@@ -5,8 +5,6 @@ from typing import Literal
 
 from slime_core.config.flags import flag
 
-_NO_WANDB = "numbers go to TensorBoard and metrics.jsonl: leave it out"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingConfig:
@@ -30,32 +28,29 @@ class TrackingConfig:
     """Count this entry of dictionary rewards by value."""
     log_correct_samples: bool = False
     """Report lengths of the responses with reward 1."""
-    use_wandb: bool = flag(default=False, planned=_NO_WANDB)
-    """Report to Weights & Biases."""
-    wandb_mode: Literal["online", "offline", "disabled"] | None = flag(
-        default=None, planned={"online": _NO_WANDB, "offline": _NO_WANDB}
-    )
-    """How Weights & Biases is reached."""
-    wandb_dir: str | None = flag(default=None, planned=_NO_WANDB)
-    """Directory of Weights & Biases files."""
-    wandb_key: str | None = flag(default=None, planned=_NO_WANDB)
-    """Key of the account."""
-    wandb_host: str | None = flag(default=None, planned=_NO_WANDB)
-    """Address of the server."""
-    wandb_team: str | None = flag(default=None, planned=_NO_WANDB)
-    """Entity."""
-    wandb_group: str | None = flag(default=None, planned=_NO_WANDB)
-    """Group of runs."""
-    wandb_project: str | None = flag(default=None, planned=_NO_WANDB)
+    use_wandb: bool = False
+    """Report to Weights & Biases, too; needs the package wandb."""
+    wandb_mode: Literal["online", "offline", "disabled"] | None = None
+    """Send, write files for `wandb sync`, or do nothing; WANDB_MODE or online by default."""
+    wandb_dir: str | None = None
+    """Directory of Weights & Biases' files; the output directory by default."""
+    wandb_key: str | None = flag(default=None, secret=True)
+    """Key of the account; WANDB_API_KEY, which no list of processes shows, by default."""
+    wandb_host: str | None = None
+    """Address of the server, https://api.wandb.ai by default."""
+    wandb_team: str | None = None
+    """Team or user (entity) whose project it is."""
+    wandb_group: str | None = None
+    """Group of the run, and the beginning of its name; the output directory's name by default."""
+    wandb_project: str | None = None
     """Project."""
     wandb_random_suffix: bool = flag(
         "--disable-wandb-random-suffix",
         default=True,
-        negated="Do not add a random suffix to the run's name.",
-        planned=_NO_WANDB,
+        negated="Do not add the run's id to its name.",
     )
-    """Add a random suffix to the run's name."""
-    wandb_always_use_train_step: bool = flag(default=False, planned=_NO_WANDB)
-    """One step axis for all metrics."""
-    wandb_run_id: str | None = flag(default=None, planned=_NO_WANDB)
-    """Run to continue."""
+    """Add the run's id to its name."""
+    wandb_always_use_train_step: bool = False
+    """Count optimizer steps, not iterations, on the axes rollout/step and eval/step as well."""
+    wandb_run_id: str | None = None
+    """Run to begin or to continue, instead of the one kept in --save or --output-dir."""
