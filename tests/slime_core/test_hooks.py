@@ -33,6 +33,11 @@ def test_an_ambiguous_file_lists_its_functions(plugin):
     spec = plugin("def a(args, sample): ...\ndef b(args, sample): ...\n")
     with pytest.raises(PluginError, match=r"defines \['a', 'b'\]; name one as .*custom.py:NAME"):
         hooks.custom_reward(spec, FLAT, group=False)
+    with pytest.raises(PluginError, match=r"or call it custom_rm or reward_func or .*Model$"):
+        hooks.custom_reward(spec, FLAT, group=False)
+    broken = plugin("x = 1\ndef (:\n", "broken.py")
+    with pytest.raises(PluginError, match="is not Python: line 2: invalid syntax"):
+        hooks.custom_reward(broken, FLAT, group=False)
     with pytest.raises(PluginError, match="does not exist"):
         hooks.custom_reward("gone.py", FLAT, group=False)
 

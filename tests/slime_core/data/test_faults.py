@@ -67,6 +67,35 @@ def test_only_the_first_of_many_are_named(file):
     assert "and 15 more" in str(error.value)
 
 
+def test_a_key_that_no_row_has_is_told_once(file):
+    path = file(*[b'{"prompt": "a", "answer": "1"}'] * 7)
+    with pytest.raises(DataError) as error:
+        load(path, label_key="nolabel")
+    assert str(error.value).splitlines() == [
+        "7 of 7 rows of the prompt files cannot be used:",
+        f"  {path}:1: no key 'nolabel'; the row has ['answer', 'prompt']: choose with --label-key "
+        "(for evaluation --eval-label-key)",
+        "  and 6 more",
+        "  no row can be used: are these the right files and keys?",
+    ]
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    ["", " \n", [{"role": "user", "content": ""}], [{"role": "system", "content": "S"}]],
+)
+@pytest.mark.parametrize("templated", [False, True])
+def test_what_only_a_template_would_fill_is_empty(file, nothing, templated):
+    path = file(*GOOD, json.dumps({"prompt": nothing}).encode())
+    with pytest.raises(DataError, match=r"p.jsonl:3: the prompt is empty"):
+        load(path, apply_chat_template=templated, system_prompt="S" if templated else None)
+
+
+def test_json_that_stops_at_a_character_says_at_once(file):
+    with pytest.raises(DataError, match=r": Invalid control character at column 13\n"):
+        load(file(*GOOD, b'{"prompt": "\t"}'))
+
+
 def test_a_file_of_another_kind_is_not_read_to_its_end(file):
     path = file(*[b'{"q": 1}'] * 5000)
     with pytest.raises(DataError, match=r"1000 rows .* cannot be used, and the rest was not read"):

@@ -124,7 +124,8 @@ def _complete(spec: str, names: Sequence[str]) -> str:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
-        raise PluginError(f"plugin file {path} is not Python: {error}") from error
+        why = f"line {error.lineno}: {error.msg}"
+        raise PluginError(f"plugin file {path} is not Python: {why}") from error
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     public = [n.name for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
     chosen = next((name for name in names if name in public), None)
@@ -133,7 +134,7 @@ def _complete(spec: str, names: Sequence[str]) -> str:
     if chosen is None:
         raise PluginError(
             f"plugin file {path} defines {public}; name one as {spec}:NAME, "
-            f"or call it {' or '.join(names)}"
+            f"or call it {' or '.join(dict.fromkeys(names))}"
         )
     return f"{spec}:{chosen}"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from slime_core.config.data import DataConfig
-from slime_core.data.faults import RowError
+from slime_core.data.faults import MISSING_KEY, RowError
 from slime_core.data.rows import Row
 
 _OF_EVALUATION = ("--input-key", "--label-key", "--tool-key")
@@ -28,7 +28,7 @@ def required(row: Row, key: str, flag: str) -> Any:
         ours = flag in _OF_EVALUATION
         also = f" (for evaluation --eval-{flag.removeprefix('--')})" if ours else ""
         raise RowError(
-            "missing_key",
+            MISSING_KEY,
             f"{row.place}: no key {key!r}; the row has {sorted(row.values)}: choose with "
             f"{flag}{also}",
         )
@@ -62,6 +62,14 @@ def prompt_text(row: Row, key: str) -> str | list[dict[str, Any]]:
             "neither a string nor a list of messages with a role",
         )
     return cast("str | list[dict[str, Any]]", value)
+
+
+def says_nothing(prompt: str | list[dict[str, Any]]) -> bool:
+    """Whether there is nothing in it but what a chat template would put around."""
+    if isinstance(prompt, str):
+        return not prompt.strip()
+    said = (m.get("content") or m.get("tool_calls") for m in prompt if m["role"] != "system")
+    return not any(text.strip() if isinstance(text, str) else text for text in said)
 
 
 def with_system(

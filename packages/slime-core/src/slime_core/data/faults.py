@@ -11,8 +11,10 @@ logger = logging.getLogger(__name__)
 Policy = Literal["stop", "skip"]
 
 TOO_LONG = "too_long"
+MISSING_KEY = "missing_key"
 DUPLICATE_ID = "duplicate_id"
 _ADVICE = "mend them, or leave such rows out with --data-error-policy skip"
+_NONE_LEFT = "no row can be used: are these the right files and keys?"
 _NUM_NAMED = 5
 _NUM_ENOUGH = 1_000
 """Unusable rows after which nothing more is read to count them."""
@@ -90,11 +92,16 @@ class Faults:
             [
                 head,
                 *self._shown(kinds, total),
-                self._advice,
+                self._advice if total != num_read else _NONE_LEFT,
             ]
         )
 
+    def _different(self, kind: str) -> list[str]:
+        """The first rows of a kind; one of them where all lack the same key of the same keys."""
+        alike = len({line.partition(": ")[2] for line in self.named[kind]}) == 1
+        return self.named[kind][:1] if alike and kind == MISSING_KEY else self.named[kind]
+
     def _shown(self, kinds: list[str], total: int) -> list[str]:
-        lines = [line for kind in kinds for line in self.named[kind]][:_NUM_NAMED]
+        lines = [line for kind in kinds for line in self._different(kind)][:_NUM_NAMED]
         rest = total - len(lines)
         return [*lines, f"and {rest} more"] if rest else lines

@@ -105,7 +105,8 @@ class JsonArray:
             raise DataError(f"{self.path} is not UTF-8: {error}") from error
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{self.path}:{error.lineno} is not JSON: {error.msg} at column {error.colno}; "
+                f"{self.path}:{error.lineno} is not JSON: {error.msg.removesuffix(' at')} at "
+                f"column {error.colno}; "
                 "a file with one object on every line is called .jsonl"
             ) from error
         except RecursionError as error:

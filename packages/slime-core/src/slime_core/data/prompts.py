@@ -10,6 +10,7 @@ from slime_core.data.columns import (
     metadata_of,
     prompt_text,
     required,
+    says_nothing,
     system_prompt,
     with_system,
 )
@@ -52,6 +53,8 @@ class PromptRows:
         """The prompt of a row; raises ``RowError``."""
         templated = self.data.apply_chat_template
         text = prompt_text(row, columns.input)
+        if says_nothing(text):
+            raise RowError("empty", f"{row.place}: the prompt is empty")
         text = with_system(text, self.system, row, templated=templated)
         label = None if columns.label is None else required(row, columns.label, "--label-key")
         return Prompt(text, label, metadata_of(row, self.data))

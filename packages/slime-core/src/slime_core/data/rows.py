@@ -116,7 +116,7 @@ def row_of(record: Record) -> Row:
     values = record.values if record.line is None else _parse(record.line, record)
     if not isinstance(values, dict):
         kind = type(values).__name__
-        raise RowError("malformed", f"{record.place} is a {kind}, not an object with keys")
+        raise RowError("malformed", f"{record.place} is of type {kind}, not an object with keys")
     return Row(cast("dict[str, Any]", values), record.place)
 
 
@@ -127,7 +127,7 @@ def _parse(line: bytes, record: Record) -> Any:
         at = f"byte {line[error.start]:#04x} at column {error.start + 1}"
         raise RowError("not_utf8", f"{record.place} is not UTF-8: {at}") from error
     except json.JSONDecodeError as error:
-        what = f"{error.msg} at column {error.colno}"
+        what = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         raise RowError("malformed", f"{record.place} is not JSON: {what}") from error
     except RecursionError as error:
         raise RowError("malformed", f"{record.place} is nested too deeply") from error
