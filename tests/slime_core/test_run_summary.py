@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 from slime_core.config.checkpoint import CheckpointConfig
-from slime_core.run_summary import duration, finished, interrupted
+from slime_core.run_summary import duration, finished, interrupted, stopped
+from slime_core.sentinel import Terminated
 from slime_core.staging import begin
 
 
@@ -56,3 +57,17 @@ def test_an_interruption_says_how_to_go_on(saved: Path, tmp_path: Path):
 def test_a_damaged_checkpoint_does_not_hide_how_a_run_ended(saved: Path):
     (saved / "latest_checkpointed_iteration.txt").write_text("torn")
     assert interrupted(str(saved)).startswith("nothing was saved yet")
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; "),
+        (Terminated("ended by SIGTERM"), 143, "ended by"),
+    ],
+)
+def test_an_end_from_outside_has_its_code_and_its_words(end, code, words, tmp_path, capsys):
+    assert stopped(end, tmp_path, None) == code
+    told = capsys.readouterr().err
+    assert f"slime-train: {words}" in told
+    assert f"logs: {tmp_path}/logs" in told

@@ -9,9 +9,11 @@ from slime_train.loop import Cadence
 
 def test_a_row_shows_what_is_known_and_dashes_for_the_rest():
     numbers = {"rollout/raw_reward": 0.5, "perf/actor_train_tok_per_s": 12345.6, "seconds": 1.5}
-    assert header() == ("iteration  reward  accuracy       loss  grad norm    tok/s  seconds")
+    assert header() == (
+        "iteration  reward  accuracy   length       loss  grad norm    tok/s  seconds"
+    )
     assert row(7, numbers) == (
-        "        7   0.500         -          -          -   12,346     1.50"
+        "        7   0.500         -        -          -          -   12,346     1.50"
     )
 
 
@@ -21,7 +23,7 @@ def test_a_row_tells_of_samples_that_failed():
 
 
 def test_a_tiny_negative_loss_has_no_sign():
-    assert row(0, {"train/loss": -1e-9}).split()[3] == "0.00000"
+    assert row(0, {"train/loss": -1e-9}).split()[4] == "0.00000"
 
 
 def test_only_the_mean_reward_of_a_set_is_its_accuracy():
@@ -40,9 +42,9 @@ def test_where_there_is_no_terminal_rows_and_messages_are_all_there_is():
         console.progress(None)
         console.say("saved [somewhere]")
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "evaluation under weights 0: sums 0.250"
+    assert lines[0] == "evaluation before training: sums 0.250"
     assert lines[1] == header()
-    assert lines[2].split()[:4] == ["0", "0.500", "0.250", "1.00000"]
+    assert lines[2].split()[:5] == ["0", "0.500", "0.250", "-", "1.00000"]
     assert lines[3:] == ["saved [somewhere]"]
 
 

@@ -1,20 +1,16 @@
 """What the terminal shows: one row per iteration, and bars for what is under way."""
 
 import sys
-import time
 from typing import Self, TextIO
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from slime_core.interfaces import Metrics
-from slime_core.iteration_rows import evaluations, header, row
+from slime_core.iteration_rows import Table
 from slime_core.progress import Progress as Reading
 
 from slime_train.loop import Cadence
-
-_TRAINED = "train/loss"
-_ROWS_PER_HEADER = 20
 
 
 class Console:
@@ -37,9 +33,7 @@ class Console:
         )
         self._run: TaskID | None = None
         self._current: TaskID | None = None
-        self._numbers: dict[str, float] = {}
-        self._num_rows = 0
-        self._since = time.monotonic()
+        self._table = Table()
 
     def __enter__(self) -> Self:
         """Show bars from here on."""
@@ -56,7 +50,7 @@ class Console:
 
     def begin(self, cadence: Cadence) -> None:
         """Show how many iterations lie ahead."""
-        self._since = time.monotonic()
+        self._table.begin()
         if self._run is not None:
             self._bars.remove_task(self._run)
             self._run = None
@@ -84,22 +78,8 @@ class Console:
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Take the numbers of a stage; a row appears when an iteration has been trained."""
-        self._numbers |= metrics
-        accuracy = evaluations(metrics)
-        if accuracy:
-            self._numbers["accuracy"] = sum(accuracy.values()) / len(accuracy)
-            found = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
-            self.say(f"evaluation under weights {step}: {found}")
-        if _TRAINED in metrics:
-            self._row(step)
-
-    def _row(self, iteration: int) -> None:
-        now = time.monotonic()
-        self._numbers["seconds"], self._since = now - self._since, now
-        if self._num_rows % _ROWS_PER_HEADER == 0:
-            self.say(header())
-        self._num_rows += 1
-        self.say(row(iteration, self._numbers))
-        if self._run is not None:
-            note = f"reward {self._numbers.get('rollout/raw_reward', 0.0):.3f}"
-            self._bars.update(self._run, completed=iteration + 1, note=note)
+        for line in self._table.lines(step, metrics):
+            self.say(line)
+        if self._run is not None and "train/loss" in metrics:
+            note = f"reward {self._table.reward:.3f}"
+            self._bars.update(self._run, completed=step + 1, note=note)

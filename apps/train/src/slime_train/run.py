@@ -8,15 +8,16 @@ from pathlib import Path
 
 from slime_core.events import FILE_NAME, Events
 from slime_core.heartbeat import Watch
-from slime_core.interfaces import Metrics
+from slime_core.interfaces import Beginning, Metrics
 from slime_core.logs import output_directory
 from slime_core.mistakes import told
 from slime_core.restarts import Restarts
 from slime_core.resume import Resume
 from slime_core.run_record import RunRecord
-from slime_core.run_summary import finished, interrupted
+from slime_core.run_summary import finished, stopped
 from slime_core.save_lock import sole_writer
-from slime_core.sentinel import Terminated, owned_processes, sigterm_interrupts
+from slime_core.sentinel import owned_processes, sigterm_interrupts
+from slime_core.skipped_steps import SkippedSteps
 
 from slime_train.compose import Screen, compose
 from slime_train.console import Console
@@ -40,10 +41,7 @@ def run(config: RunConfig, record: RunRecord) -> int:
         sys.stderr.write(f"\nslime-train: {told(error)}\nlogs: {directory / 'logs'}\n")
         return 1
     except KeyboardInterrupt as end:
-        text = f"{str(end) or 'interrupted'}; {interrupted(config.checkpoint.save)}"
-        logger.warning("%s", text)
-        sys.stderr.write(f"\nslime-train: {text}\nlogs: {directory / 'logs'}\n")
-        return 143 if isinstance(end, Terminated) else 130
+        return stopped(end, directory, config.checkpoint.save)
     return 0
 
 
@@ -51,14 +49,16 @@ def _run(config: RunConfig, directory: Path) -> None:
     health, events, started = config.health, Events(directory / FILE_NAME), time.monotonic()
     events.process("driver", "driver")
     with ExitStack() as stack:
+        skipped = SkippedSteps(config.batch.num_steps_per_rollout)
         console = stack.enter_context(Console())
+        stack.enter_context(sole_writer(config.checkpoint.save))
         tracker = open_trackers(config.tracking, directory, config.flat)
         stack.callback(tracker.close)
-        stack.enter_context(sole_writer(config.checkpoint.save))
 
         def log(step: int, metrics: Metrics) -> None:
             tracker.log(step, metrics)
             console.log(step, metrics)
+            skipped.log(metrics)
 
         def say(text: str) -> None:
             logger.info("%s", text)
@@ -79,13 +79,19 @@ def _run(config: RunConfig, directory: Path) -> None:
             begin = time.monotonic()
             with owned_processes(), cluster(num_ranks + 1), watch.blaming():
                 composition = compose(config, directory, screen, resume)
-                say(f"ready after {time.monotonic() - begin:.1f} s")
+                cadence = composition.cadence
+                todo = f"{cadence.last - cadence.first} iterations to go"
+                say(f"ready after {time.monotonic() - begin:.1f} s: {todo}")
                 restarts.ready()
-                console.begin(composition.cadence)
-                train(composition.job, composition.cadence)
+                console.begin(cadence)
+                tracker.begin(
+                    Beginning(cadence.first, resume.origin.own, cadence.eval_before_training, say)
+                )
+                train(composition.job, cadence)
                 composition.close()
-            return composition.cadence
+            return cadence
 
         made = restarts.run(attempt)
+        skipped.check()
         seconds, iterations = time.monotonic() - started, range(made.first, made.last)
         say(finished(directory, seconds, config.checkpoint, iterations))

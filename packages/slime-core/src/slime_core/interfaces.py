@@ -6,6 +6,7 @@ this, so torch is not imported here.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
@@ -167,6 +168,20 @@ class Residency(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a run sets in, for what has numbers of it already."""
+
+    step: int
+    """The first iteration that is to come."""
+    goes_on: bool
+    """Whether it goes on from a checkpoint of its own, so that the steps before are its own."""
+    evaluates: bool = False
+    """Whether the weights that it sets in with are evaluated first, as ``step``."""
+    say: Callable[[str], None] = lambda _: None
+    """Hears where numbers went that were there before."""
+
+
 @runtime_checkable
 class Tracker(Protocol):
     """Where metrics go."""
@@ -177,4 +192,13 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Flush and release."""
+        ...
+
+
+@runtime_checkable
+class Rewinding(Tracker, Protocol):
+    """A tracker that can take back what it has of steps that are made again."""
+
+    def begin(self, at: Beginning) -> None:
+        """Take back what is there of the steps to come; called at each start, before ``log``."""
         ...

@@ -32,6 +32,8 @@ class Resume:
         """``start``: --start-rollout-id."""
         self._config, self._start, self._say = config, start, say
         self._commit = last_commit(config.save)
+        self.origin = Origin()
+        """What ``find`` has found last."""
 
     def find(self) -> Origin:
         """The checkpoint to go on from, after clearing away what a killed run left of others.
@@ -55,8 +57,10 @@ class Resume:
             if found is not None:
                 own = flag == "--save" and found.name != RELEASE  # which no run has written
                 self._say(f"continuing from {found} ({flag}){self._left_out(step) if own else ''}")
-                return Origin(found, own)
-        return Origin()
+                self.origin = Origin(found, own)
+                return self.origin
+        self.origin = Origin()
+        return self.origin
 
     def is_over(self, last: int | None, evaluation: EvalConfig) -> bool:
         """Whether nothing is left to do: all ``last`` iterations (--num-rollout) are done.

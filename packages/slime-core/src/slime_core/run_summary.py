@@ -1,11 +1,17 @@
 """The last words of a run: what it left and where, and how to go on."""
 
+import logging
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.errors import CheckpointError
+from slime_core.sentinel import Terminated
 from slime_core.staging import latest
+
+logger = logging.getLogger(__name__)
 
 _WIDTH = 12
 
@@ -31,6 +37,14 @@ def interrupted(save: str | None) -> str:
     if found is None:
         return f"nothing was saved yet in --save {save}; the same command begins anew"
     return f"{found} is saved; the same command goes on from there"
+
+
+def stopped(end: KeyboardInterrupt, directory: Path, save: str | None) -> int:
+    """Say, on the terminal and in the log, how a run was ended from outside; the exit code."""
+    text = f"{str(end) or 'interrupted'}; {interrupted(save)}"
+    logger.warning("%s", text)
+    sys.stderr.write(f"\nslime-train: {text}\nlogs: {directory / 'logs'}\n")
+    return 128 + (signal.SIGTERM if isinstance(end, Terminated) else signal.SIGINT)
 
 
 def duration(seconds: float) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TextIO
 
 from slime_core.config.tracking import TrackingConfig
+from slime_core.durable import replace_file
 from slime_core.errors import TrackingError
-from slime_core.interfaces import Metrics, Tracker
+from slime_core.interfaces import Beginning, Metrics, Rewinding, Tracker
+from slime_core.run_record import set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +30,28 @@ class JsonlTracker:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._begun = False
         self._file: TextIO | None = None
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
+
+    def begin(self, at: Beginning) -> None:
+        """Leave every step in the file once, and one run: other rows move to another file.
+
+        Steps that are made again go to ``<name>-repeated``, those of another run to ``<name>-1``.
+        """
+        goes_on, self._begun = at.goes_on or self._begun, True
+        assert self._file is not None, "opened when it was made"
+        with self._explained():
+            if not self._path.is_file() or not self._path.stat().st_size:
+                return
+            self._file.close()
+            if goes_on:
+                _move_repeated(self._path, at)
+            else:
+                at.say(f"numbers of an earlier run are now in {set_aside(self._path)}")
+            self._file = self._path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Write ``metrics`` and flush; NaN and infinity become null, as JSON has neither."""
@@ -83,6 +103,13 @@ class Fanout:
         self._trackers = list(trackers)
         self._num_dropped = 0
 
+    def begin(self, at: Beginning) -> None:
+        """Tell those of them that can take back what they have."""
+        for tracker in tuple(self._trackers):
+            if isinstance(tracker, Rewinding):
+                with self._dropping(tracker):
+                    tracker.begin(at)
+
     def log(self, step: int, metrics: Metrics) -> None:
         """Pass ``metrics`` on."""
         if self._num_dropped:
@@ -121,6 +148,27 @@ def tensorboard_directory(config: TrackingConfig, directory: Path) -> Path:
     if project is None:
         return directory / "tensorboard"
     return Path(project) / (config.tb_experiment_name or directory.name)
+
+
+def _move_repeated(path: Path, at: Beginning) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if _stays(line, at)]
+    if len(kept) == len(lines):
+        return
+    with path.with_stem(f"{path.stem}-repeated").open("a", encoding="utf-8") as file:
+        file.writelines(f"{line.strip()}\n" for line in lines if not _stays(line, at))
+    replace_file(path, "".join(kept))
+
+
+def _stays(line: str, at: Beginning) -> bool:
+    """Whether a row is not made again; the evaluation after a step has the number of the next."""
+    try:
+        row = json.loads(line)
+        step = int(row["step"])
+    except (ValueError, KeyError, TypeError):  # a killed run wrote a part of it
+        return False
+    evaluated = any(name.startswith("eval/") for name in row)
+    return step < at.step or (step == at.step and evaluated and not at.evaluates)
 
 
 def _number(value: float) -> float | None:

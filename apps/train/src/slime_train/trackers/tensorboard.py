@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from slime_core.interfaces import Metrics
-from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from slime_core.interfaces import Beginning, Metrics
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -16,6 +16,12 @@ class TensorBoardTracker:
 
     def __init__(self, directory: Path) -> None:
         self._writer = EventFileWriter(str(directory), flush_secs=_FLUSH_S)
+
+    def begin(self, at: Beginning) -> None:
+        """Have TensorBoard hide what older files of the directory have of later steps."""
+        self._writer.add_event(Event(step=at.step, file_version="brain.Event:2"))
+        start = SessionLog(status=SessionLog.START)
+        self._writer.add_event(Event(step=at.step, session_log=start))  # as torch's purge_step
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Add one event that holds all of ``metrics``."""
