@@ -9,6 +9,7 @@ from slime_core.errors import ConfigError, PluginError
 from slime_core.types import Status
 from slime_rewards import graders, remote
 from slime_rewards.config import RM_TYPES, RewardConfig
+from slime_rewards.policy import GradingError
 from slime_rewards.select import make_reward
 from slime_testing import make_sample
 
@@ -138,6 +139,24 @@ def test_failures_become_data(plugin, caplog):
     assert "--label-key" in unlabelled.metadata["error"]
     assert "--rm-type mth is unknown" in unknown.metadata["error"]
     assert "division by zero" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["float('nan')", "'0.5'", "None"])
+@pytest.mark.parametrize("parameters", ["args, sample", "response, label, metadata"])
+def test_a_bad_reward_names_the_function_and_the_sample(plugin, value, parameters):
+    spec = plugin(f"def rm({parameters}):\n    return {value}\n")
+    sample = answered("four", custom_rm_path=spec, index=17)
+    with pytest.raises(GradingError, match=r"sample 17, label '4', response 'four':\n") as caught:
+        score(sample, reward_max_failures=0)
+    assert f"{spec}, sample 17" in str(caught.value)
+    assert "a grader returned" in str(caught.value).splitlines()[-1]
+
+
+def test_keys_that_are_the_same_are_asked_for_once(plugin):
+    spec = plugin("def rm(args, sample):\n    return {'score': 1.0}\n")
+    sample = answered("a", custom_rm_path=spec)
+    score(sample, reward_key="scor", eval_reward_key="scor")
+    assert sample.metadata["error"].endswith("--reward-key asks for scor")
 
 
 def test_a_failing_group_fails_together(plugin):

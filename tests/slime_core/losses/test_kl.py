@@ -28,6 +28,11 @@ def test_low_variance_is_clamped_and_k3_is_not():
     assert approx_kl(*far, "k3").item() == pytest.approx(math.exp(8) - 9, rel=1e-6)
 
 
+def test_an_estimator_that_is_not_there_names_those_that_are():
+    with pytest.raises(ValueError, match="one of k1, k2, k3, low_var_kl, not 'k5'"):
+        approx_kl.__wrapped__(torch.zeros(1), torch.zeros(1), "k5")
+
+
 def test_all_are_exactly_zero_for_equal_policies():
     x = torch.randn(20)
     for kind in ("k1", "k2", "k3", "low_var_kl"):

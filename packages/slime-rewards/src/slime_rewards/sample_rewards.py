@@ -1,6 +1,7 @@
 """The rewards of a run: samples are scored, counted, and those that cannot be scored dealt with."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -24,6 +25,10 @@ class Scores(Protocol):
 
     def together(self, samples: Sequence[Sample]) -> RewardFunction | None:
         """Return the function that scores all of them in one call; None: one by one."""
+        ...
+
+    def asked(self, sample: Sample) -> str:
+        """Return what scores it, for a message."""
         ...
 
     async def score(self, sample: Sample) -> RewardValue | Verdict:
@@ -96,7 +101,8 @@ class SampleRewards:
             seconds = time.monotonic() - start
             return [self._valued(reward, seconds) for reward in rewards]
         except Exception as error:
-            return [failure(error, time.monotonic() - start)] * len(samples)
+            failed = failure(error, time.monotonic() - start)
+            return [self._named(failed, sample) for sample in samples]
 
     async def _verdict(self, sample: Sample) -> Sequence[Verdict]:
         """One, in a list; the boundary to everything that may fail."""
@@ -108,8 +114,16 @@ class SampleRewards:
             if found.outcome is Outcome.VALUE:
                 return [self._valued(found.reward, found.seconds)]
         except Exception as error:
-            return [failure(error, time.monotonic() - start)]
-        return [found]
+            return [self._named(failure(error, time.monotonic() - start), sample)]
+        return [self._named(found, sample)]
+
+    def _named(self, verdict: Verdict, sample: Sample) -> Verdict:
+        """Why there is no reward, with a line before it that says whose and of what."""
+        head = (
+            f"{self._scores.asked(sample)}, sample {sample.index}, label {sample.label!r:.40}, "
+            f"response {sample.response!r:.80}:"
+        )
+        return dataclasses.replace(verdict, error=f"{head}\n{verdict.error}")
 
     def _valued(self, reward: object, seconds: float) -> Verdict:
         """A value, once it is known that one can train on it."""

@@ -117,6 +117,13 @@ class SelectedScores:
         in_one_call = kind == "class" or (self._config.group_rm and kind == "function")
         return self._load(path) if in_one_call else None
 
+    def asked(self, sample: Sample) -> str:
+        """The function or the --rm-type that scores it."""
+        path = sample.custom_rm_path or self._config.custom_rm_path
+        if path is not None:
+            return path
+        return f"--rm-type {sample.metadata.get('rm_type') or self._config.rm_type or _DEFAULT}"
+
     async def score(self, sample: Sample) -> RewardValue | Verdict:
         """Return the reward of one sample, or what a worker process says of it."""
         path = sample.custom_rm_path or self._config.custom_rm_path

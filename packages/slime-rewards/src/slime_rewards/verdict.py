@@ -53,7 +53,7 @@ def checked(value: object, keys: Sequence[str] = ()) -> RewardValue:
     if keys and not counting:
         raise ValueError(
             f"a grader returned the keys {sorted(map(str, entries))}: "
-            f"--reward-key asks for {' or '.join(keys)}"
+            f"--reward-key asks for {' or '.join(dict.fromkeys(keys))}"
         )
     for entry in counting:
         _number(entry)
@@ -67,7 +67,7 @@ def _number(value: object) -> float:
         number = None
     if number is None or isinstance(value, str):
         raise TypeError(
-            f"a grader returned {value!r:.80}, a {type(value).__name__}: "
+            f"a grader returned {value!r:.80}, of type {type(value).__name__}: "
             "return a number, or a dictionary with numbers"
         )
     if not math.isfinite(number):

@@ -1,6 +1,6 @@
 """Estimates of the KL divergence from sampled tokens."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,6 +29,9 @@ def approx_kl(
     Source: J. Schulman, Approximating KL Divergence, 2020; the weighting: DeepSeek-V3.2,
     arXiv:2512.02556, section 3.1.
     """
+    kinds = get_args(KlType)
+    if kind not in kinds:
+        raise ValueError(f"kind must be one of {', '.join(kinds)}, not {kind!r}")
     d = log_probs - base_log_probs
     match kind:
         case "k1":
