@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from slime_core import events
+from slime_core.errors import PluginError
 from slime_rewards.sandbox import Limits
 from slime_rewards.verdict import Outcome, Question
 from slime_rewards.workers import Workers
@@ -300,3 +301,10 @@ def test_a_worker_killed_while_it_grades_costs_no_reward(grader, recorded):
 def made_by(recorded):
     """The process that was started last."""
     return [event["pid"] for event in recorded() if event["event"] == "process"][-1]
+
+
+def test_a_grader_that_is_not_there_is_told_before_any_process_starts():
+    unused = Workers()
+    with pytest.raises(PluginError, match=r"no grader 'mth' \(did you mean math\?\): there"):
+        unused.submit(Question(grader="mth", response="4", label="4", metadata={}))
+    unused.close()

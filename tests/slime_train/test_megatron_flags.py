@@ -1,5 +1,7 @@
 """What a command line hears about flags of Megatron's that do not do what they say."""
 
+import importlib.util
+
 import pytest
 from slime_core.config.draft import Facts
 from slime_core.errors import ConfigErrors
@@ -200,3 +202,13 @@ def test_what_would_end_every_rank_does_not_reach_one():
         FATAL, {**ARCHITECTURE, "position_embedding_type": "rope", "normalization": "RMSNorm"}
     )
     assert run_on_ranks(1, accepted, run.config.megatron.argv, megatron=True) == [4]
+
+
+@pytest.mark.parametrize("name", ["muon", "dist_muon", "lion", "soap"])
+def test_optimizers_of_a_package_that_is_not_there_are_refused_before_the_start(name, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda module: None if "emerging" in module else found(module)
+    )
+    (told,) = [line for line in problems(f"--optimizer {name}").splitlines() if name in line]
+    assert f"--optimizer {name} needs the package emerging-optimizers, which is not" in told

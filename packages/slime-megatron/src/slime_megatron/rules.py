@@ -1,5 +1,6 @@
 """Architecture, parallelism, precision and length of the run, in Megatron's terms."""
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,10 @@ _FREE = frozenset(
     }
 )
 """What a command line may change without changing the network: how experts are trained, too."""
+
+_OF_PYTORCH = ("adam", "sgd")
+_OTHER_OPTIMIZERS = "emerging_optimizers"
+"""The module that Megatron takes all other optimizers from."""
 
 _FORWARDED = (
     "global_batch_size",
@@ -123,6 +128,13 @@ def other_layers(draft: Draft, facts: Facts) -> None:
 def optimizer(draft: Draft, facts: Facts) -> None:
     """Adam is PyTorch's, whose state has one precision, on the device or in host memory."""
     values = draft.megatron.values
+    name = values["optimizer"]
+    if name not in _OF_PYTORCH and importlib.util.find_spec(_OTHER_OPTIMIZERS) is None:
+        draft.problem(
+            f"--optimizer {name} needs the package {_OTHER_OPTIMIZERS.replace('_', '-')}, which "
+            f"is not installed: install it, or give --optimizer {' or '.join(_OF_PYTORCH)}"
+        )
+        return
     if values["optimizer_cpu_offload"]:
         _offloaded_optimizer(draft)
         return

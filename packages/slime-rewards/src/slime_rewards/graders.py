@@ -4,9 +4,13 @@ They run in ``workers``. One that is not here is a path, ``file.py:name`` or
 ``package.module.name``, of a function ``(response, label, metadata)``.
 """
 
+import difflib
+from importlib.metadata import entry_points
 from typing import Any
 
+from slime_core.errors import PluginError
 from slime_core.hooks import load_hook
+from slime_core.plugins import ENTRY_POINT_GROUP
 
 from slime_rewards import code, dapo, deepscaler, exact_match, f1, gpqa, ifbench, math
 from slime_rewards.boxed import last_boxed
@@ -61,6 +65,24 @@ def preload() -> None:
 def is_trusted(name: str) -> bool:
     """Whether a grader starts processes of its own, and sees to their confinement itself."""
     return name.removeprefix(BOXED) == "code"
+
+
+def require(name: str) -> None:
+    """Look at a name before anything is started for it.
+
+    Raises:
+        PluginError: it is neither a built-in grader's, nor a path, nor an entry point.
+    """
+    if name.removeprefix(BOXED) in _NAMED or "." in name:
+        return
+    if name in entry_points(group=ENTRY_POINT_GROUP).names:
+        return
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise PluginError(
+        f"there is no grader {name!r}{meant}: there are {', '.join(NAMES)}, each also as "
+        f"{BOXED}NAME, and functions by their paths"
+    )
 
 
 def find(name: str) -> Grade:

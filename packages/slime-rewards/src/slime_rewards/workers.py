@@ -69,11 +69,16 @@ class Workers:
         """When the loss of those was noticed that are not replaced yet."""
 
     async def ask(self, question: Question) -> Verdict:
-        """The verdict on one response; never raises for what a grader does."""
+        """The verdict on one response; never raises for what a grader does.
+
+        Raises:
+            PluginError: there is no such grader.
+        """
         return await asyncio.wrap_future(self.submit(question))
 
     def submit(self, question: Question) -> "Future[Verdict]":
         """The same for callers without an event loop."""
+        graders.require(question.grader)
         return self._threads.submit(self._ask, question)
 
     def warm_up(self) -> None:
