@@ -159,12 +159,13 @@ def cadence(config: RunConfig, first: int, facts: RolloutFacts) -> Cadence:
     if config.data.start_rollout_id is not None:
         first = config.data.start_rollout_id
     last = num_iterations(config.rollout, config.data, facts.num_prompts)
+    evaluation, checkpoint = config.evaluation, config.checkpoint
     return Cadence(
         first=first,
         last=last,
         publish_every=config.sync.update_weights_interval,
-        eval_every=config.evaluation.every(last),
-        save_every=config.checkpoint.every(last),
-        eval_before_training=config.evaluation.before_training,
+        eval_every=evaluation.eval_interval or last if evaluation.evaluates else None,
+        save_every=checkpoint.save_interval or last if checkpoint.saves else None,
+        eval_before_training=evaluation.before_training,
         ahead=config.rollout.async_buffer_size or 0,
     )

@@ -36,8 +36,7 @@ class CheckpointConfig:
     ckpt_step: int | None = flag(default=None, at_least=0)
     """Iteration to load; the newest by default."""
 
-    def every(self, last: int) -> int | None:
-        """Iterations between saves of a run of ``last``; None for one that has nowhere to save."""
-        if self.save is None and self.save_hf is None:
-            return None
-        return self.save_interval or last
+    @property
+    def saves(self) -> bool:
+        """Whether anything is written, after the last iteration at least."""
+        return self.save is not None or self.save_hf is not None

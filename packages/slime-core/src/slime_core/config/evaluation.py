@@ -73,7 +73,3 @@ class EvalConfig:
     def before_training(self) -> bool:
         """Whether the weights that a run begins with are evaluated."""
         return self.evaluates and not self.skip_eval_before_train
-
-    def every(self, last: int) -> int | None:
-        """Iterations between evaluations of a run of ``last``; None where there is nothing to."""
-        return self.eval_interval or last if self.evaluates else None
