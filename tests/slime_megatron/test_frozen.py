@@ -125,3 +125,51 @@ def test_a_rank_without_an_expert_to_train_is_refused_on_all_ranks(tmp_path: Pat
     model = make_family(tmp_path, "qwen3_moe")
     for told in run_on_ranks(2, refused, str(model), megatron=True, seconds=60):
         assert "no expert to train" in told
+
+
+def continues(
+    rank: int, world: int, directory: str, names: tuple[str, ...], argv: tuple[str, ...], work: str
+) -> None:
+    """Losses and norms of two iterations, and again from a checkpoint made before them."""
+    from slime_core.config.model import ModelConfig
+    from slime_core.schedule.plan import ParallelLayout
+    from slime_megatron.trainer import TrainerRank
+    from slime_testing.trainer_case import make_batch, make_config, make_payload
+
+    model = ModelConfig(hf_checkpoint=directory, freeze_params_name_list=names)
+    config = make_config(Path(directory), "--use-distributed-optimizer", *argv, model=model)
+    layout = ParallelLayout(ep=2, dp=2) if argv == EXPERT_RANKS else ParallelLayout(pp=world)
+    payload = make_payload(make_batch(), layout, config.batch, rank)
+
+    def run(trainer: Any, first: int) -> list[dict[str, float]]:
+        metrics = [trainer.train(i, payload) for i in range(first, 3)]
+        names = ("train/loss", "train/grad_norm")
+        return [{name: m[name] for name in names} for m in metrics if m]
+
+    trainer = TrainerRank(config, rank, world)
+    trainer.initialize()
+    trainer.train(0, payload)
+    trainer.save(Path(work), 0)
+    wanted = run(trainer, 1)
+    again = TrainerRank(config, rank, world)
+    again.initialize(load=Path(work))
+    assert run(again, 1) == wanted
+
+
+@pytest.mark.parametrize(
+    ("ranks", "names", "argv"),
+    [
+        (1, (r"layers\.0\.",), ()),
+        (1, (r"local_experts\.1\.",), (GROUPED,)),
+        (2, (r"layers\.0\.self_attention", r"local_experts\.1\."), EXPERT_RANKS),
+        (2, (r"layers\.0\.self_attention",), PIPELINE),
+    ],
+    ids=["a layer", "an expert of each layer", "on expert-parallel ranks", "on pipeline stages"],
+)
+def test_a_run_with_frozen_weights_continues_bit_for_bit(
+    tmp_path: Path, ranks: int, names: tuple[str, ...], argv: tuple[str, ...]
+) -> None:
+    model = str(make_family(tmp_path / "model", "qwen3_moe"))
+    (tmp_path / "checkpoint").mkdir()
+    work = str(tmp_path / "checkpoint")
+    run_on_ranks(ranks, continues, model, names, argv, work, megatron=True, seconds=120)

@@ -322,6 +322,9 @@ class TrainerRank:
             hf_config=hf_config,
             device=device,
             value_head=value_head,
+            partly_trained=bool(
+                config.model.only_train_params_name_list or config.model.freeze_params_name_list
+            ),
         )
         self._snapshots = Snapshots(self._state)
         self._residence = Residence(self._state)

@@ -58,7 +58,8 @@ def save(
     if not state.args.no_save_optim and state.optimizer is not None:
         adam_state.prime(state.optimizer)
         content["opt_param_scheduler"] = state.scheduler.state_dict()
-        content["optimizer"] = state.optimizer.sharded_state_dict(content, metadata=metadata)
+        described = _as_the_optimizer_sees_it(state, content, metadata)
+        content["optimizer"] = state.optimizer.sharded_state_dict(described, metadata=metadata)
     if not state.args.no_save_rng:
         content["rng_state"] = _rng_object(rng.capture())
     pending = _start_writing(
@@ -105,8 +106,9 @@ def load(state: TrainState, directory: Path) -> int:
         identity.check_optimizer(state, saved, directory)
         schedule.check(state, saved["opt_param_scheduler"], directory)
         adam_state.prime(state.optimizer)
+        described = _as_the_optimizer_sees_it(state, wanted, metadata)
         wanted["optimizer"] = state.optimizer.sharded_state_dict(
-            wanted, is_loading=True, metadata=metadata
+            described, is_loading=True, metadata=metadata
         )
     identity.check_model(state, saved, wanted, directory)
     if wants_rng and same_ranks and saved["slime"]["rng"]:
@@ -194,6 +196,20 @@ def _model(state: TrainState, metadata: dict[str, Any]) -> dict[str, Any]:
         key: unwrap(chunk).sharded_state_dict(metadata=metadata)
         for key, chunk in zip(_model_keys(state), state.chunks, strict=True)
     }
+
+
+def _as_the_optimizer_sees_it(
+    state: TrainState, model: dict[str, Any], metadata: dict[str, Any]
+) -> dict[str, Any]:
+    """The model by which its moments are named: one by one where some weights are frozen.
+
+    Megatron stacks layers into one tensor, and a layer's experts. Of moments that only some of them
+    have that would be a tensor with holes, which it does not write.
+    """
+    if not state.partly_trained:
+        return model
+    apart = {"non_homogeneous_layers": True, "singleton_local_shards": True}
+    return _model(state, metadata | apart)
 
 
 def _into_model(state: TrainState, loaded: dict[str, Any]) -> None:

@@ -111,6 +111,7 @@ def _optimizer(state: TrainState) -> dict[str, Any]:
         "optimizer": args.optimizer,
         "use_distributed_optimizer": args.use_distributed_optimizer,
         "bf16": args.bf16,
+        "weights frozen by name": state.partly_trained,
         # Then Megatron keeps their state in an optimizer of its own.
         "experts in groups of their own": bool(args.num_experts) and own_groups,
     }

@@ -34,6 +34,8 @@ class TrainState:
     device: torch.device
     value_head: bool = False
     """Whether the model ends in one number per token instead of the vocabulary."""
+    partly_trained: bool = False
+    """Whether weights are frozen by name, on any rank."""
 
     def __post_init__(self) -> None:
         chained = getattr(self.optimizer, "chained_optimizers", ())
