@@ -132,7 +132,7 @@ ENDS = {
     "recurse": (Outcome.ERROR, "RecursionError"),
     "nan": (Outcome.ERROR, "rewards are finite"),
     "huge": (Outcome.ERROR, "the grader's answer has"),
-    "words": (Outcome.ERROR, "returned 'good', a str"),
+    "words": (Outcome.ERROR, "returned 'good', of type str"),
     "raise": (Outcome.ERROR, "ZeroDivisionError"),
     "exit": (Outcome.ERROR, "SystemExit: 3"),
     "unprintable": (Outcome.ERROR, "not JSON serializable"),
