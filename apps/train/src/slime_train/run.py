@@ -91,7 +91,7 @@ def _run(config: RunConfig, directory: Path) -> None:
                 composition.close()
             return cadence
 
-        made = restarts.run(attempt)
+        made, seconds = restarts.run(attempt), time.monotonic() - started
         skipped.check()
-        seconds, iterations = time.monotonic() - started, range(made.first, made.last)
-        say(finished(directory, seconds, config.checkpoint, iterations))
+        last = made.first if config.debug.debug_rollout_only else made.last  # nothing was trained
+        say(finished(directory, seconds, config.checkpoint, range(made.first, last)))
