@@ -21,7 +21,8 @@ class ModelConfig:
     """Compile the trainer's dense layers; by default on GPUs, unless --recompute-modules names
     parts of them besides core_attn."""
     only_train_params_name_list: tuple[str, ...] | None = None
-    """Regular expressions: train only the parameters whose name one of them matches."""
+    """Regular expressions: train only the parameters whose name one of them matches. Layers and
+    experts are counted over the whole model."""
     freeze_params_name_list: tuple[str, ...] | None = None
     """Regular expressions: do not train the parameters whose name one of them matches."""
     custom_model_provider_path: str | None = None

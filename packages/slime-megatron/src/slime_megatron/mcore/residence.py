@@ -64,7 +64,8 @@ class Residence:
     def _move(self, what: Holding) -> None:
         begin, before = time.monotonic(), self.held
         # What is there for certain, should a move fail halfway.
-        self.held = min(before, what, key=_LESS_TO_MORE.index)
+        is_less = _LESS_TO_MORE.index(what) < _LESS_TO_MORE.index(before)
+        self.held = what if is_less else before
         weights, rest = what != "nothing", what == "everything"
         moved = 0
         if weights and self._weights.is_away:
