@@ -208,13 +208,15 @@ def test_every_function_of_the_users_is_checked():
     assert paths - files == set(FIELDS)
 
 
-def test_a_run_gets_the_resolved_configuration(line, monkeypatch):
+def test_a_run_gets_the_resolved_configuration_and_what_to_record_of_it(line, monkeypatch):
     seen = []
-    run = SimpleNamespace(run=lambda config: seen.append(config) or 7)
+    run = SimpleNamespace(run=lambda *given: seen.extend(given) or 7)
     monkeypatch.setitem(sys.modules, "slime_train.run", run)
     assert main(line) == 7
     assert seen[0].rollout.num_rollout == 2
     assert seen[0].hf_config["model_type"] == "qwen3"
+    assert list(seen[1].words) == line
+    assert any(text.split()[:2] == ["num_rollout", "2"] for text in seen[1].config)
 
 
 @pytest.mark.parametrize(
