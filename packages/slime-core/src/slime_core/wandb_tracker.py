@@ -101,9 +101,7 @@ def _begin(package: Any, config: TrackingConfig, directory: Path, values: Mappin
             config=_plain(without_secrets(values)),
             settings=package.Settings(**{k: v for k, v in settings.items() if v is not None}),
         )
-    except (
-        Exception
-    ) as error:  # whatever the package raises: of the network, the account, its files
+    except Exception as error:  # of the network, the account, its files
         raise TrackingError(_explained(error, config, kept)) from None  # its frames hold the key
     logger.info("Weights & Biases run %s %s", run_id, run.url or f"in {run.dir}")
     return run
