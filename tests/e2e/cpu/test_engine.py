@@ -195,8 +195,12 @@ def test_a_tensor_that_changed_on_the_way_is_named(
                 tensor.view(torch.int32).flatten()[5] ^= 1
         return digests.digests_of(intended)
 
+    def corrupt_now(tensors: Any) -> Any:
+        found = corrupt(tensors)
+        return lambda: found
+
     with monkeypatch.context() as patch:
-        patch.setattr("slime_sglang.weights.bucket.digests_of", corrupt)
+        patch.setattr("slime_sglang.weights.bucket.begin_digests", corrupt_now)
         patch.setattr("slime_sglang.weights.version_files.digests_of", corrupt)
         with pytest.raises(WeightSyncError, match=name):
             publish(receiver, 7, weights(reference))
