@@ -2,6 +2,7 @@ from typing import Any
 
 from slime_sglang.continued import (
     TOKEN_VERSIONS,
+    ended_by_length,
     is_cut_off,
     joined,
     rest_of,
@@ -40,6 +41,14 @@ def test_the_rest_is_asked_for_behind_what_is_written() -> None:
     }
     assert BODY["input_ids"] == [1, 2, 3]
     assert rest_of(BODY, answer("abcde", "4")) is None
+
+
+def test_an_answer_that_is_cut_off_behind_its_last_token_is_whole() -> None:
+    whole = ended_by_length(BODY, answer("abcde", "4"))
+    assert whole["meta_info"]["finish_reason"] == {"type": "length", "length": 5}
+    assert not is_cut_off(whole)
+    for other in (answer("abcd", "4"), answer("abc", "4", "stop")):
+        assert ended_by_length(BODY, other) is other
 
 
 def test_parts_are_one_answer_whose_tokens_know_their_weights() -> None:

@@ -38,6 +38,14 @@ def rest_of(body: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any
     return {**body, "input_ids": ids, "sampling_params": params}
 
 
+def ended_by_length(body: Mapping[str, Any], answer: Answer) -> Answer:
+    """``answer``, which is whole if it was cut off just when it had its last token."""
+    if not is_cut_off(answer) or rest_of(body, answer) is not None:
+        return answer
+    reason = {"type": "length", "length": len(token_ids(answer))}
+    return {**answer, "meta_info": {**answer["meta_info"], "finish_reason": reason}}
+
+
 def with_versions(answer: Answer, asked_at: int | None) -> Answer:
     """``answer`` saying for every token which weights wrote it.
 

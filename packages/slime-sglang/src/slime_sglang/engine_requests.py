@@ -13,7 +13,14 @@ from slime_core.data.chat import Tokenizer
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
 
-from slime_sglang.continued import is_cut_off, joined, rest_of, token_ids, with_versions
+from slime_sglang.continued import (
+    ended_by_length,
+    is_cut_off,
+    joined,
+    rest_of,
+    token_ids,
+    with_versions,
+)
 
 _ROUTING_HEADER = "X-SMG-Routing-Key"
 _ATTEMPTS = 3
@@ -111,6 +118,7 @@ class EngineRequests:
                 break  # what was written is kept
             if answer is None:
                 return None
+            answer = ended_by_length(rest, answer)
             parts.append(with_versions(answer, asked_at))
             if not is_cut_off(answer) or self.is_aborting:
                 break
