@@ -9,6 +9,7 @@ import pytest
 from slime_sglang.parts import RouterPart, Routing
 from slime_sglang.router import Router, RouterSpec
 from slime_sglang.supervise import log_tail
+from slime_testing.runs import wait_for
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -66,13 +67,13 @@ def test_engines_come_and_go_and_a_new_router_knows_those_that_serve(router, eng
     routing.add(second)
     routing.add(second)
     routing.remove(first)
-    assert router.members.healthy() == {second}
+    assert wait_for(lambda: router.members.healthy() == {second}, 10)
     url, pid = router.url, part.pid
     part.start_again()
     assert (router.url, part.exit_code) == (url, None)
     assert part.pid != pid
     assert part.answers(10.0)
-    assert router.members.healthy() == {second}
+    assert wait_for(lambda: router.members.healthy() == {second}, 10)
     assert answered_by(router) == second
     assert log_tail(tmp_path / "router.log", 5) in part.last_words
 
