@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from slime_core.transfer import sent
 from torch import Tensor
 
 from slime_megatron.rows import Picked
-from slime_megatron.transfer import sent
 
 MAX_RATIO = 1.25
 """Of the longest to the shortest sequence of a rectangle."""

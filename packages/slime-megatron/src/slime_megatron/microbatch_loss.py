@@ -12,12 +12,12 @@ from slime_core.losses.policy import policy_loss
 from slime_core.losses.preference import dpo_loss, reward_model_loss
 from slime_core.losses.sft import sft_loss
 from slime_core.losses.value import value_loss
+from slime_core.transfer import sent
 from torch import Tensor
 
 from slime_megatron.objective import Objective
 from slime_megatron.pack import PackedMicrobatch
 from slime_megatron.passes import Entropy
-from slime_megatron.transfer import sent
 
 LOG_PROBS = "log_probs"
 """The trained policy's mean log-probability, reported by every step besides what the loss does."""

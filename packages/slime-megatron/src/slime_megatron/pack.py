@@ -19,11 +19,11 @@ from jaxtyping import Int
 from slime_core.batch import TrainBatch
 from slime_core.errors import SampleError
 from slime_core.schedule.plan import RankStep
+from slime_core.transfer import sent
 from torch import Tensor
 
 from slime_megatron.context.zigzag import chunk_multiple, local_positions
 from slime_megatron.spans import Spans, causal_spans
-from slime_megatron.transfer import sent
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
+from slime_core.transfer import sent
 from torch import Tensor
 
 from slime_megatron.context.zigzag import gathered_order
 from slime_megatron.rows import Picked, where_taken
-from slime_megatron.transfer import sent
 
 _MAX_WASTE = 2
 """A rectangle holds no sequence shorter than the longest one divided by this."""

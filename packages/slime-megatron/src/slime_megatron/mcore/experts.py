@@ -30,7 +30,6 @@ class OrderedDispatcher(MoEAlltoAllTokenDispatcher):
         """
         self.hidden_shape, self.probs, self.routing_map = hidden_states.shape, probs, routing_map
         rows = hidden_states.view(-1, self.hidden_shape[-1])
-        self.hidden_shape_before_permute = rows.shape
         self.tokens_per_expert = self.preprocess(routing_map)
         if not self._is_alone:
             self.tokens_per_expert = self._maybe_dtoh_and_synchronize(
@@ -52,13 +51,13 @@ class OrderedDispatcher(MoEAlltoAllTokenDispatcher):
         """The way back: by rank; of one rank nothing is to be done."""
         return hidden_states if self._is_alone else super().combine_preprocess(hidden_states)
 
-    @property
-    def _is_alone(self) -> bool:
-        return self.tp_size * self.ep_size == 1
-
     def combine_postprocess(self, permutated_local_input_tokens: Tensor) -> Tensor:
         """[tokens * topk, hidden], grouped by expert -> the layer's output."""
         return collected(permutated_local_input_tokens, self.routes).view(self.hidden_shape)
+
+    @property
+    def _is_alone(self) -> bool:
+        return self.tp_size * self.ep_size == 1
 
 
 def sum_experts_in_order(chunk: torch.nn.Module) -> None:

@@ -23,10 +23,11 @@ import torch
 from jaxtyping import Float, Int
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.moe.experts import SequentialMLP
+from slime_core.transfer import sent
 from torch import Tensor
 from torch.nn import functional
 
-from slime_megatron.transfer import sent
+from slime_megatron.mcore import weight_gradients
 
 _kernels: Any = torch
 """What torch has without exporting it."""
@@ -104,8 +105,7 @@ def gate(opened: Tensor, shares: Tensor) -> Tensor:
         from slime_megatron.mcore import expert_kernels
 
         return expert_kernels.gate(opened, shares)
-    first, second = opened.chunk(2, -1)
-    return (functional.silu(first) * second * shares[:, None]).to(opened.dtype)
+    return (weight_gradients.gate(opened) * shares[:, None]).to(opened.dtype)
 
 
 def gate_backward(opened: Tensor, shares: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,14 +114,10 @@ def gate_backward(opened: Tensor, shares: Tensor, grad: Tensor) -> tuple[Tensor,
         from slime_megatron.mcore import expert_kernels
 
         return expert_kernels.gate_backward(opened, shares, grad)
-    first, second = opened.chunk(2, -1)
-    slope = first.sigmoid()
-    silu = first * slope
-    weighed = grad * shares[:, None]
-    to_first = weighed * second * slope * (1 + first - silu)
-    to_shares = (grad * silu * second).sum(-1, dtype=shares.dtype)
-    to_opened = torch.cat((to_first, weighed * silu), -1).to(opened.dtype)
-    return to_opened, to_shares, (silu * second * shares[:, None]).to(opened.dtype)
+    weights = shares[:, None]
+    to_opened, gated = weight_gradients.gate_backward(opened, grad * weights)
+    to_shares = (grad * gated).sum(-1, dtype=shares.dtype)
+    return to_opened.to(opened.dtype), to_shares, (gated * weights).to(opened.dtype)
 
 
 def _to_weights(

@@ -91,12 +91,12 @@ def gate(given: Tensor) -> Tensor:
     return functional.silu(first) * second
 
 
-def _gate_backward(given: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def gate_backward(given: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """(gradient of ``given``, the gate's output), [rows, 2 width] and [rows, width]."""
     if given.is_cuda:
-        from slime_megatron.mcore.gate_kernel import gate_backward
+        from slime_megatron.mcore import gate_kernel
 
-        return gate_backward(given, grad)
+        return gate_kernel.gate_backward(given, grad)
     first, second = given.chunk(2, -1)
     share = first.sigmoid()
     opened = first * share
@@ -104,7 +104,7 @@ def _gate_backward(given: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat((slope, grad * opened), -1), opened * second
 
 
-_library.impl("gate_backward", _gate_backward, "CompositeExplicitAutograd")
+_library.impl("gate_backward", gate_backward, "CompositeExplicitAutograd")
 
 
 @_shapes("slime::gate_backward", lib=_library)

@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 from slime_core.digest import BLOCK, finished, keys, words_of
+from slime_core.transfer import sent
 from torch import Tensor
 
 _ROWS = tl.constexpr(8)
@@ -79,7 +80,13 @@ def start(tensors: Sequence[Tensor]) -> Callable[[], list[str]]:
     table = np.stack([[each.data_ptr() for each in held], sizes, firsts])
     owners = np.repeat(np.arange(len(held), dtype=np.int32), programs)
     sums = torch.zeros(len(held), 2, dtype=torch.int64, device=device)
-    arguments = (_sent(table, device), len(held), _sent(owners, device), keys(device), sums)
+    arguments = (
+        sent(torch.from_numpy(table), device),
+        len(held),
+        sent(torch.from_numpy(owners), device),
+        keys(device),
+        sums,
+    )
     if len(owners):
         launch: Any = _add_blocks[(len(owners),)]
         with torch.cuda.device_of(sums):
@@ -91,14 +98,6 @@ def start(tensors: Sequence[Tensor]) -> Callable[[], list[str]]:
         return finished(here, torch.from_numpy(num_bytes), torch.from_numpy(blocks))
 
     return finish
-
-
-def _sent(array: Any, device: torch.device) -> Tensor:
-    """From pinned memory, so that the host does not wait for what the device has to do before."""
-    tensor = torch.from_numpy(array)
-    if device.type != "cuda":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _mark(device: torch.device) -> Callable[[], None]:
