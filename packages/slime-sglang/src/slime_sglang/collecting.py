@@ -137,7 +137,7 @@ class _Collection:
                 if self._spec.in_time is None or not self._tally.is_full:
                     self._land(task)
             self._show()
-            _check_generated(self._tally.finished, self._spec)
+            self._check_generated()
             self._check_kept()
 
     async def finish_rest(self) -> None:
@@ -202,6 +202,23 @@ class _Collection:
         else:
             self._tally.add(group)
 
+    def _check_generated(self) -> None:
+        """Stop a run that has nothing to train on: what is dropped would be drawn forever."""
+        spec, tally = self._spec, self._tally
+        if tally.num_finished < spec.num_groups:
+            return
+        finished = tally.finished
+        samples = [sample for group in finished for sample in group.samples]
+        if not samples or not all(never_generated(group.samples) for group in finished):
+            return
+        about = samples[0].metadata
+        problems = [about.get("error", "it came back with the status `failed`"), about.get(WHERE)]
+        raise GenerationError(
+            f"all {len(samples)} samples of rollout {spec.iteration} failed while they were "
+            "generated: there is nothing to train on. The first one:\n"
+            + "\n".join(str(problem) for problem in problems if problem)
+        )
+
     def _check_kept(self) -> None:
         """Tell of what is dropped, batch after batch, and end a run that gets nowhere."""
         spec, tally = self._spec, self._tally
@@ -225,23 +242,6 @@ class _Collection:
         if self._spec.show is not None:
             statistics = running_statistics(self._tally.samples, self._began)
             self._spec.show(self._tally.num_accepted, self._spec.num_groups, statistics)
-
-
-def _check_generated(finished: Sequence[SampleGroup], spec: CollectSpec) -> None:
-    """Stop a run that has nothing to train on; what is dropped for it would be drawn forever."""
-    enough = len(finished) >= spec.num_groups
-    if not enough or not all(never_generated(group.samples) for group in finished):
-        return
-    samples = [sample for group in finished for sample in group.samples]
-    if not samples:
-        return
-    about = samples[0].metadata
-    problems = [about.get("error", "it came back with the status `failed`"), about.get(WHERE)]
-    raise GenerationError(
-        f"all {len(samples)} samples of rollout {spec.iteration} failed while they were "
-        "generated: there is nothing to train on. The first one:\n"
-        + "\n".join(str(problem) for problem in problems if problem)
-    )
 
 
 def _returned(groups: Sequence[SampleGroup], spec: CollectSpec) -> list[SampleGroup]:

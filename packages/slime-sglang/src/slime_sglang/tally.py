@@ -79,9 +79,7 @@ class Tally:
         if is_ungraded(group.samples):
             self._drops[_UNGRADED] += 1
             return
-        verdict = (
-            DynamicFilterOutput(keep=True) if self._keep is None else self._keep(group.samples)
-        )
+        verdict = self._keep(group.samples)
         reason = verdict.reason or "filtered"
         if verdict.keep:
             self._accepted.append(group)
