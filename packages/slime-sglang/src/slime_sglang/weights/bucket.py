@@ -5,7 +5,7 @@ range. Tensors are ordered by falling item size, so that each starts at a multip
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,18 +68,22 @@ def pack(tensors: NamedTensors) -> Bucket:
     A GPU copies while the host writes the digests down.
     """
     finish = begin_digests(tensors)
-    ordered = sorted(tensors, key=lambda item: -item[1].element_size())
-    room = ordered[0][1].new_empty(room_for(name for name, _ in tensors), dtype=torch.uint8)
-    travelling = [*ordered, (DIGESTS, room)]
-    flat = torch.cat([_bytes(tensor) for _, tensor in travelling])
+    room = tensors[0][1].new_empty(room_for(name for name, _ in tensors), dtype=torch.uint8)
+    bucket = end_to_end([*tensors, (DIGESTS, room)])
     digests = finish()
-    flat[-len(room) :] = encode(digests)
+    bucket.flat[-len(room) :] = encode(digests)
+    return replace(bucket, receipt=receipt(digests))
+
+
+def end_to_end(tensors: NamedTensors) -> Bucket:
+    """``tensors`` alone in one bucket, for which no engine owes a receipt."""
+    ordered = sorted(tensors, key=lambda item: -item[1].element_size())
     return Bucket(
-        flat=flat,
-        names=tuple(name for name, _ in travelling),
-        dtypes=tuple(tensor.dtype for _, tensor in travelling),
-        shapes=tuple(tensor.shape for _, tensor in travelling),
-        receipt=receipt(digests),
+        flat=torch.cat([_bytes(tensor) for _, tensor in ordered]),
+        names=tuple(name for name, _ in ordered),
+        dtypes=tuple(tensor.dtype for _, tensor in ordered),
+        shapes=tuple(tensor.shape for _, tensor in ordered),
+        receipt="",
     )
 
 
