@@ -35,9 +35,9 @@ from slime_core.interfaces import WeightReceiver
 from slime_megatron.trainer import TrainerRank
 from slime_sglang.server.launch import Engine, EngineSpec, start_engine
 from slime_sglang.weights import collective, tensor
-from slime_sglang.weights.bucket import end_to_end, pack
+from slime_sglang.weights.bucket import Bucket, pack
 from slime_sglang.weights.collective import CollectiveReceiver
-from slime_sglang.weights.digests import digests_of
+from slime_sglang.weights.digests import NamedTensors, digests_of, flat_bytes
 from slime_sglang.weights.disk import DiskReceiver, DiskSpec
 from slime_sglang.weights.session import EngineTarget
 from slime_sglang.weights.tensor import TensorReceiver
@@ -180,7 +180,11 @@ def publishes(trainer: TrainerRank, model: str, name: str, repeats: int) -> list
 @contextmanager
 def without_digests() -> Generator[None]:
     """Buckets of weights alone, which engines load unread and owe no receipt for."""
-    with patch.object(tensor, "pack", end_to_end), patch.object(collective, "pack", end_to_end):
+
+    def bare(tensors: NamedTensors) -> Bucket:
+        return Bucket.of(torch.cat([flat_bytes(each) for _, each in tensors]), tensors, "")
+
+    with patch.object(tensor, "pack", bare), patch.object(collective, "pack", bare):
         yield
 
 

@@ -195,12 +195,12 @@ def test_a_tensor_that_changed_on_the_way_is_named(
                 tensor.view(torch.int32).flatten()[5] ^= 1
         return digests.digests_of(intended)
 
-    def corrupt_now(tensors: Any) -> Any:
-        found = corrupt(tensors)
-        return lambda: found
+    def copy_and_corrupt(tensors: Any, to: torch.Tensor) -> Any:
+        digests.begin_copy(tensors, to)()
+        return lambda: corrupt(tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr("slime_sglang.weights.bucket.begin_digests", corrupt_now)
+        patch.setattr("slime_sglang.weights.bucket.begin_copy", copy_and_corrupt)
         patch.setattr("slime_sglang.weights.version_files.digests_of", corrupt)
         with pytest.raises(WeightSyncError, match=name):
             publish(receiver, 7, weights(reference))

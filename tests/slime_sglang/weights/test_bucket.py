@@ -36,7 +36,7 @@ def test_a_bucket_holds_every_tensor_bit_for_bit_at_aligned_places() -> None:
     for name, tensor in tensors:
         assert torch.equal(found[name], tensor)
         assert carried[name] == tensor_digest(tensor)
-    digests.verify(arrived, carried)
+    digests.begin_verifying(arrived, carried)()
     assert digests.receipt(carried) == bucket.receipt
 
 
@@ -64,19 +64,19 @@ def test_the_first_wrong_tensor_is_named() -> None:
     tensors[2][1][0, 1] += 1
     tensors[4][1][0] += 1
     with pytest.raises(WeightSyncError, match="`transposed` differs"):
-        digests.verify(tensors, carried)
+        digests.begin_verifying(tensors, carried)()
 
 
 def test_a_tensor_that_did_not_arrive_is_named() -> None:
     tensors = make_tensors()
     with pytest.raises(WeightSyncError, match="`half` did not arrive"):
-        digests.verify([tensors[0], *tensors[2:]], digests.digests_of(tensors))
+        digests.begin_verifying([tensors[0], *tensors[2:]], digests.digests_of(tensors))()
 
 
 def test_a_tensor_that_nobody_announced_is_named() -> None:
     tensors = make_tensors()
     with pytest.raises(WeightSyncError, match="`double` arrived without a digest"):
-        digests.verify(tensors, digests.digests_of(tensors[:4]))
+        digests.begin_verifying(tensors, digests.digests_of(tensors[:4]))()
 
 
 def test_damaged_digests_are_an_error() -> None:

@@ -22,6 +22,13 @@ tensors += [torch.randint(0, 255, (13,), dtype=torch.uint8), torch.randn(64, 48)
 tensors += [torch.randn(9).bfloat16()[1:]]
 found = digest_kernel.tensor_digests([tensor.to(device) for tensor in tensors])
 assert found == tensor_digests(tensors), [a == b for a, b in zip(found, tensor_digests(tensors))]
+plain = [tensor.to(device) for tensor in tensors if digest_kernel.is_plain(tensor)]
+assert 5 < len(plain) < len(tensors)
+copy = torch.zeros(sum(tensor.nbytes for tensor in plain) + 16, dtype=torch.uint8, device=device)
+found = digest_kernel.start(plain, copy[:-16])()
+assert found == tensor_digests([tensor.cpu() for tensor in plain])
+assert torch.equal(copy[:-16], torch.cat([tensor.flatten().view(torch.uint8) for tensor in plain]))
+assert not copy[-16:].any()
 print("equal")
 """
 

@@ -33,21 +33,21 @@ def tensor_digest(t: Tensor) -> str:
 def tensor_digests(tensors: Iterable[Tensor]) -> list[str]:
     """``tensor_digest`` of each, waiting for the device once."""
     sums = [_fingerprint(t) for t in tensors]
-    return _digits(torch.stack(sums)) if sums else []
+    return _digits(torch.stack(sums).cpu().numpy()) if sums else []
 
 
 def finished(
-    sums: Int[Tensor, "tensors 2"],
-    num_bytes: Int[Tensor, " tensors"],
-    blocks: Int[Tensor, " tensors"],
+    sums: Int[np.ndarray, "tensors 2"],
+    num_bytes: Int[np.ndarray, " tensors"],
+    blocks: Int[np.ndarray, " tensors"],
 ) -> list[str]:
     """Digests from the scrambled block sums of each tensor, wherever they were added up."""
-    size = num_bytes.unsqueeze(1) + (blocks + 1).unsqueeze(1) * GOLDEN
-    return _digits(mix(sums.cpu() + mix(size)))
+    size = num_bytes + (blocks + 1) * GOLDEN
+    return _digits(mix(sums + mix(size)[:, None]))
 
 
-def _digits(rows: Int[Tensor, "tensors 2"]) -> list[str]:
-    text = rows.cpu().numpy().view(np.uint64).astype(">u8").tobytes().hex()
+def _digits(rows: Int[np.ndarray, "tensors 2"]) -> list[str]:
+    text = rows.astype(">i8").tobytes().hex()
     return [text[at : at + DIGITS] for at in range(0, len(text), DIGITS)]
 
 

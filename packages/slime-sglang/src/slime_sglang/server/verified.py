@@ -1,4 +1,4 @@
-"""Hooks around SGLang's weight updates: check the digests that came along, then load.
+"""Hooks around SGLang's weight updates: check the digests that came along, while loading.
 
 Weights without digests (a user's own update) pass through untouched and earn no receipt. Every
 tensor-parallel rank checks what it received itself; the first rank answers for all of them.
@@ -29,7 +29,7 @@ _reading: ContextVar[Mapping[str, str] | None] = ContextVar("slime_reading", def
 
 
 class _Checked:
-    """The live model, except that ``load_weights`` verifies first."""
+    """The live model, except that ``load_weights`` verifies."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -39,11 +39,18 @@ class _Checked:
         return getattr(self.__dict__["_model"], name)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *args: Any, **kwargs: Any) -> Any:
-        """Strip and check the digests, then load."""
+        """Strip the digests, and load while a GPU works out what they should be.
+
+        Buckets before a damaged one are in the model already, so it may as well be: an engine goes
+        on generating only after a publish of which it has confirmed every bucket.
+        """
         tensors, self.digests = digests.split(weights)
-        if self.digests:
-            digests.verify(tensors, self.digests)
-        return self._model.load_weights(tensors, *args, **kwargs)
+        if not self.digests:
+            return self._model.load_weights(tensors, *args, **kwargs)
+        verify = digests.begin_verifying(tensors, self.digests)
+        loaded = self._model.load_weights(tensors, *args, **kwargs)
+        verify()
+        return loaded
 
 
 def _checked_update(original: Callable[..., _Outcome], updater: Any, *args: Any, **kw: Any) -> Any:

@@ -5,9 +5,9 @@ range. Tensors are ordered by falling item size, so that each starts at a multip
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from slime_sglang.weights.digests import (
     DIGESTS,
     NamedTensors,
-    begin_digests,
+    begin_copy,
     encode,
     receipt,
     room_for,
@@ -32,6 +32,17 @@ class Bucket:
     shapes: tuple[torch.Size, ...]
     receipt: str
     """What an engine that verified it answers."""
+
+    @classmethod
+    def of(cls, flat: Tensor, tensors: NamedTensors, receipt: str) -> Self:
+        """``tensors`` lie in ``flat`` one behind the other."""
+        return cls(
+            flat=flat,
+            names=tuple(name for name, _ in tensors),
+            dtypes=tuple(tensor.dtype for _, tensor in tensors),
+            shapes=tuple(tensor.shape for _, tensor in tensors),
+            receipt=receipt,
+        )
 
     def metadata(self) -> list[SimpleNamespace]:
         """SGLang's FlattenedTensorMetadata by attribute names, without importing SGLang."""
@@ -63,32 +74,14 @@ class Bucket:
 
 
 def pack(tensors: NamedTensors) -> Bucket:
-    """Copy ``tensors``, all on one device, into one bucket together with their digests.
-
-    A GPU copies while the host writes the digests down.
-    """
-    finish = begin_digests(tensors)
-    room = tensors[0][1].new_empty(room_for(name for name, _ in tensors), dtype=torch.uint8)
-    bucket = end_to_end([*tensors, (DIGESTS, room)])
-    digests = finish()
-    bucket.flat[-len(room) :] = encode(digests)
-    return replace(bucket, receipt=receipt(digests))
-
-
-def end_to_end(tensors: NamedTensors) -> Bucket:
-    """``tensors`` alone in one bucket, for which no engine owes a receipt."""
+    """Copy ``tensors``, all on one device, into one bucket together with their digests."""
     ordered = sorted(tensors, key=lambda item: -item[1].element_size())
-    return Bucket(
-        flat=torch.cat([_bytes(tensor) for _, tensor in ordered]),
-        names=tuple(name for name, _ in ordered),
-        dtypes=tuple(tensor.dtype for _, tensor in ordered),
-        shapes=tuple(tensor.shape for _, tensor in ordered),
-        receipt="",
-    )
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().flatten().view(torch.uint8)
+    size = sum(tensor.nbytes for _, tensor in ordered)
+    room = room_for(name for name, _ in ordered)
+    flat = ordered[0][1].new_empty(size + room, dtype=torch.uint8)
+    digests = begin_copy(ordered, flat[:size])()
+    flat[size:] = encode(digests)
+    return Bucket.of(flat, [*ordered, (DIGESTS, flat[size:])], receipt(digests))
 
 
 def unpack(flat: Tensor, metadata: Sequence[SimpleNamespace]) -> list[tuple[str, Tensor]]:

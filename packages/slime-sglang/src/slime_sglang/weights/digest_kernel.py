@@ -2,7 +2,8 @@
 
 Each program adds up some blocks of one tensor, so that a multiplier is read once for all of them,
 scrambles each sum with the block's number, and adds them to the tensor's; integer sums are exact in
-any order, so the digits are those of a CPU.
+any order, so the digits are those of a CPU. What it has read it can write down as well: a copy that
+is digested takes no longer than a copy.
 """
 
 # Triton reads the kernels' annotations itself, and knows none of Python's.
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from jaxtyping import UInt8
 from slime_core.digest import BLOCK, finished, keys, words_of
 from slime_core.transfer import sent
 from torch import Tensor
@@ -34,26 +36,36 @@ def _mixed(x):
 
 
 @triton.jit
-def _add_blocks(table, count, owners, keys, sums, block: tl.constexpr, step: tl.constexpr):
-    """``table``: address, number of words and first program of each of ``count`` tensors."""
+def _add_blocks(table, count, keys, copies: tl.constexpr, block: tl.constexpr, step: tl.constexpr):
+    """``table``: what is known of each of ``count`` tensors, then each program's tensor.
+
+    Known are, each for all tensors: address, number of words, first program, where the copy goes,
+    and two sums, which begin at 0.
+    """
     program = tl.program_id(0)
-    owner = tl.load(owners + program)
-    size = tl.load(table + count + owner)
+    owner = tl.load(table + 6 * count + program)
     words = tl.load(table + owner).to(tl.pointer_type(tl.int32))
-    places = (program - tl.load(table + 2 * count + owner)) * _ROWS + tl.arange(0, _ROWS)
+    size = tl.load(table + count + owner)
+    places = program - tl.load(table + 2 * count + owner)
+    target = tl.load(table + 3 * count + owner).to(tl.pointer_type(tl.int32))
+    places = places * _ROWS + tl.arange(0, _ROWS)
     starts = places.to(tl.int64) * block
     first = tl.zeros((_ROWS, step), tl.int64)
     second = tl.zeros((_ROWS, step), tl.int64)
     for at in range(0, block, step):
         column = at + tl.arange(0, step)
         where = starts[:, None] + column[None, :]
-        word = tl.load(words + where, mask=where < size, other=0).to(tl.int64)
+        found = tl.load(words + where, mask=where < size, other=0)
+        if copies:
+            tl.store(target + where, found, mask=where < size)
+        word = found.to(tl.int64)
         first += word * tl.load(keys + column)[None, :]
         second += word * tl.load(keys + block + column)[None, :]
     salts = (places + 1).to(tl.uint64) * 0x9E3779B97F4A7C15
     there = starts < size
-    _add(sums + 2 * owner, tl.sum(first, 1).to(tl.uint64) + salts, there)
-    _add(sums + 2 * owner + 1, tl.sum(second, 1).to(tl.uint64) + salts, there)
+    sums = table + 4 * count + 2 * owner
+    _add(sums, tl.sum(first, 1).to(tl.uint64) + salts, there)
+    _add(sums + 1, tl.sum(second, 1).to(tl.uint64) + salts, there)
 
 
 @triton.jit
@@ -68,34 +80,39 @@ def tensor_digests(tensors: Sequence[Tensor]) -> list[str]:
     return start(tensors)()
 
 
-def start(tensors: Sequence[Tensor]) -> Callable[[], list[str]]:
-    """Begin; what comes back waits for the digests, and for nothing that is begun later."""
+def start(
+    tensors: Sequence[Tensor], copy_to: UInt8[Tensor, " bytes"] | None = None
+) -> Callable[[], list[str]]:
+    """Begin; what comes back waits for the digests, and for nothing that is begun later.
+
+    ``copy_to``: where the tensors, which ``is_plain`` then, go one behind the other.
+    """
     device = tensors[0].device
-    held = [tensor if _is_plain(tensor) else words_of(tensor) for tensor in tensors]
+    held = [tensor if is_plain(tensor) else words_of(tensor) for tensor in tensors]
+    count = len(held)
     num_bytes = np.array([tensor.nbytes for tensor in tensors], np.int64)
     sizes = -(-num_bytes // _WORD)
     blocks = -(-sizes // BLOCK)
     programs = -(-blocks // _ROWS.value)
-    firsts = np.cumsum(programs) - programs
-    table = np.stack([[each.data_ptr() for each in held], sizes, firsts])
-    owners = np.repeat(np.arange(len(held), dtype=np.int32), programs)
-    sums = torch.zeros(len(held), 2, dtype=torch.int64, device=device)
-    arguments = (
-        sent(torch.from_numpy(table), device),
-        len(held),
-        sent(torch.from_numpy(owners), device),
-        keys(device),
-        sums,
-    )
-    if len(owners):
-        launch: Any = _add_blocks[(len(owners),)]
-        with torch.cuda.device_of(sums):
-            launch(*arguments, BLOCK, _STEP, num_warps=8)
-    here, arrived = sums.to("cpu", non_blocking=True), _mark(device)
+    table = np.zeros(6 * count + programs.sum(), np.int64)
+    known = table[: 4 * count].reshape(4, count)
+    known[0] = [each.data_ptr() for each in held]
+    known[1] = sizes
+    known[2] = np.cumsum(programs) - programs
+    if copy_to is not None:
+        known[3] = copy_to.data_ptr() + np.cumsum(num_bytes) - num_bytes
+    table[6 * count :] = np.repeat(np.arange(count), programs)
+    there = sent(torch.from_numpy(table), device)
+    if programs.any():
+        launch: Any = _add_blocks[(int(programs.sum()),)]
+        with torch.cuda.device_of(there):
+            launch(there, count, keys(device), copy_to is not None, BLOCK, _STEP, num_warps=8)
+    sums = there[4 * count : 6 * count].to("cpu", non_blocking=True)
+    arrived = _mark(device)
 
     def finish() -> list[str]:
         arrived()
-        return finished(here, torch.from_numpy(num_bytes), torch.from_numpy(blocks))
+        return finished(sums.view(-1, 2).numpy(), num_bytes, blocks)
 
     return finish
 
@@ -108,7 +125,7 @@ def _mark(device: torch.device) -> Callable[[], None]:
         return torch.cuda.current_stream().record_event().synchronize
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether its memory can be read as words where it is."""
+def is_plain(tensor: Tensor) -> bool:
+    """Whether its memory can be read, and copied, as words where it is."""
     aligned = tensor.nbytes % _WORD == 0 and tensor.data_ptr() % _WORD == 0
     return aligned and tensor.is_contiguous()

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+from jaxtyping import UInt8
 from slime_core.digest import DIGITS, tensor_digest, tensor_digests
 from slime_core.errors import WeightSyncError
 from torch import Tensor
@@ -29,15 +30,30 @@ def digests_of(tensors: NamedTensors) -> dict[str, str]:
 def begin_digests(tensors: NamedTensors) -> Callable[[], dict[str, str]]:
     """``digests_of`` once called; a GPU begins now, and is not kept from what it is given next."""
     finish = _begin([tensor for _, tensor in tensors])
-    return lambda: {name: found for (name, _), found in zip(tensors, finish(), strict=True)}
+    return lambda: dict(zip((name for name, _ in tensors), finish(), strict=True))
 
 
-def _begin(tensors: Sequence[Tensor]) -> Callable[[], list[str]]:
+def begin_copy(tensors: NamedTensors, to: UInt8[Tensor, " bytes"]) -> Callable[[], dict[str, str]]:
+    """``begin_digests``, and ``tensors`` one behind the other in ``to``, which they fill."""
+    finish = _begin([tensor for _, tensor in tensors], to)
+    return lambda: dict(zip((name for name, _ in tensors), finish(), strict=True))
+
+
+def _begin(tensors: Sequence[Tensor], copy_to: Tensor | None = None) -> Callable[[], list[str]]:
+    kernel = None
     if tensors and all(tensor.is_cuda for tensor in tensors):
-        from slime_sglang.weights import digest_kernel
+        from slime_sglang.weights import digest_kernel as kernel
 
-        return digest_kernel.start(tensors)
-    return lambda: tensor_digests(tensors)
+        if copy_to is not None and all(kernel.is_plain(tensor) for tensor in tensors):
+            return kernel.start(tensors, copy_to)
+    if copy_to is not None:
+        torch.cat([flat_bytes(tensor) for tensor in tensors], out=copy_to)
+    return kernel.start(tensors) if kernel else lambda: tensor_digests(tensors)
+
+
+def flat_bytes(tensor: Tensor) -> UInt8[Tensor, " bytes"]:
+    """Its memory, copied only if it has gaps."""
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
 def room_for(names: Iterable[str]) -> int:
@@ -75,15 +91,23 @@ def split(tensors: Iterable[tuple[str, Tensor]]) -> tuple[list[tuple[str, Tensor
     return weights, digests
 
 
-def verify(tensors: NamedTensors, expected: Mapping[str, str]) -> None:
-    """Raise ``WeightSyncError`` naming the first tensor that is not what was sent."""
-    for name, found in digests_of(tensors).items():
-        compare(name, found, expected)
-    missing(expected, {name for name, _ in tensors})
+def begin_verifying(tensors: NamedTensors, expected: Mapping[str, str]) -> Callable[[], None]:
+    """Once called, raises ``WeightSyncError`` naming the first tensor that is not what was sent.
+
+    A GPU begins now; what it is given next it does meanwhile.
+    """
+    finish = begin_digests(tensors)
+
+    def verify() -> None:
+        for name, found in finish().items():
+            compare(name, found, expected)
+        missing(expected, {name for name, _ in tensors})
+
+    return verify
 
 
 def verify_one(name: str, tensor: Tensor, expected: Mapping[str, str]) -> None:
-    """``verify`` for one tensor of several."""
+    """Raise ``WeightSyncError`` unless ``tensor`` is what was sent under ``name``."""
     compare(name, tensor_digest(tensor), expected)
 
 
