@@ -16,16 +16,15 @@ def reference(data: bytes) -> str:
         return x ^ (x >> 31)
 
     golden = 0x9E3779B97F4A7C15
-    keys = [mix(i * golden & bits) | 1 for i in range(1, 2 * BLOCK + 1)]
-    padded = data + bytes(-len(data) % 4)
-    words = [
-        int.from_bytes(padded[i : i + 4], "little", signed=True) for i in range(0, len(padded), 4)
-    ]
+    keys = [mix(i * golden & bits) >> 32 for i in range(1, 2 * BLOCK + 1)]
+    padded = data + bytes(-len(data) % 8)
+    words = [int.from_bytes(padded[i : i + 4], "little") for i in range(0, len(padded), 4)]
     out = ""
     for half in (keys[:BLOCK], keys[BLOCK:]):
+        keyed = [(word + half[i % BLOCK]) % 2**32 for i, word in enumerate(words)]
+        products = [a * b for a, b in zip(keyed[::2], keyed[1::2], strict=True)]
         sums = [
-            sum(w * k for w, k in zip(words[i : i + BLOCK], half, strict=False)) & bits
-            for i in range(0, len(words), BLOCK)
+            sum(products[i : i + BLOCK // 2]) & bits for i in range(0, len(products), BLOCK // 2)
         ]
         mixed = sum(mix((s + p * golden) & bits) for p, s in enumerate([*sums, len(data)], 1))
         out += f"{mix(mixed & bits):016x}"

@@ -15,14 +15,14 @@ from slime_sglang.weights import digest_kernel
 
 device = sys.argv[1]
 generator = torch.Generator().manual_seed(0)
-sizes = (0, 1, 3, 7, BLOCK, 2 * BLOCK + 5, 9 * BLOCK * 2 + 1)
+sizes = (0, 1, 3, 7, 8, BLOCK, 2 * BLOCK + 4, 2 * BLOCK + 5, 9 * BLOCK * 2 + 1)
 kinds = (torch.bfloat16, torch.float32)
 tensors = [torch.randn(n, generator=generator).to(kind) for n in sizes for kind in kinds]
 tensors += [torch.randint(0, 255, (13,), dtype=torch.uint8), torch.randn(64, 48).T]
 tensors += [torch.randn(9).bfloat16()[1:]]
 found = digest_kernel.tensor_digests([tensor.to(device) for tensor in tensors])
 assert found == tensor_digests(tensors), [a == b for a, b in zip(found, tensor_digests(tensors))]
-plain = [tensor.to(device) for tensor in tensors if digest_kernel.is_plain(tensor)]
+plain = [tensor.to(device) for tensor in tensors if digest_kernel.are_plain([tensor])]
 assert 5 < len(plain) < len(tensors)
 copy = torch.zeros(sum(tensor.nbytes for tensor in plain) + 16, dtype=torch.uint8, device=device)
 found = digest_kernel.start(plain, copy[:-16])()

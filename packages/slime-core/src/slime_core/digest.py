@@ -1,12 +1,16 @@
 """A 128-bit fingerprint of a tensor's bytes, equal on every device.
 
-Every 32-bit word is multiplied by a fixed pseudo-random 64-bit key of its place in a block, the
-products of a block are added modulo 2**64 (twice, under independent keys), and the block sums are
-scrambled with the block's number and added. Integer sums do not depend on the order of addition,
-so a CPU and a GPU agree exactly, and the tensor never leaves its device.
+To every 32-bit word the fixed pseudo-random key of its place in a block is added, modulo 2**32;
+words are multiplied in pairs, and the products of a block are added modulo 2**64, twice, under
+independent keys. Block sums are scrambled with the block's number and added. Integer sums do not
+depend on the order of addition, so a CPU and a GPU agree exactly, and the tensor never leaves its
+device. What is missing of the last pair is zero.
 
-Two tensors of one size that differ collide with probability about 2**-64 (multilinear hashing:
-Lemire and Kaser, arXiv:1202.4961). It detects accidents, not adversaries.
+    sum of ((w[2i] + k[2i]) mod 2**32) * ((w[2i + 1] + k[2i + 1]) mod 2**32)  mod 2**64
+
+Two tensors of one size that differ collide with probability about 2**-64: this is NH of UMAC
+(Black, Halevi, Krawczyk, Krovetz and Rogaway, CRYPTO 1999, theorem 4.2) with two keys of 32 bits.
+It detects accidents, not adversaries.
 """
 
 import functools
@@ -20,7 +24,9 @@ from torch import Tensor
 from slime_core.splitmix import GOLDEN, mix
 
 BLOCK = 1 << 14
+PAIR_BYTES = 8
 DIGITS = 32
+_WORD = 0xFFFFFFFF
 _CHUNK = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Words at a time: what stays in a CPU's cache, what keeps a GPU busy."""
 
@@ -66,13 +72,13 @@ def _fingerprint(t: Tensor) -> Int[Tensor, " 2"]:
 
 
 def words_of(t: Tensor) -> Int[Tensor, " words"]:
-    """The bytes of ``t`` as 32-bit integers, the last one filled up with zeros."""
+    """The bytes of ``t`` as pairs of 32-bit integers, the last pair filled up with zeros."""
     flat = t.detach().contiguous().flatten()
     data = flat.view(torch.uint8)
-    if missing := -data.numel() % 4:
+    if missing := -data.numel() % PAIR_BYTES:
         data = torch.cat([data, data.new_zeros(missing)])
-    elif data.storage_offset() % 4:
-        data = data.clone()  # a view of wider words must start at one
+    elif data.data_ptr() % PAIR_BYTES:
+        data = data.clone()  # a pair is read at once
     return data.view(torch.int32)
 
 
@@ -89,21 +95,26 @@ def _block_sums(words: Int[Tensor, " words"], keys: Int[Tensor, "2 block"]) -> T
 def _products(
     blocks: Int[Tensor, "blocks words"], keys: Int[Tensor, "2 words"]
 ) -> Int[Tensor, "blocks 2"]:
-    """Wrapping integer matrix product, which CUDA has no kernel for."""
-    wide = blocks.long()
-    return torch.stack([(wide * key).sum(1) for key in keys], dim=1)
+    """Of every block, under either key."""
+    rows: list[Tensor] = []
+    for key in keys:
+        first, second = ((blocks + key).long() & _WORD).unflatten(1, (-1, 2)).unbind(2)
+        rows.append((first * second).sum(1))
+    return torch.stack(rows, dim=1)
 
 
 def _products_cpu(
     blocks: Int[Tensor, "blocks words"], keys: Int[Tensor, "2 words"]
 ) -> Int[Tensor, "blocks 2"]:
-    """The same without temporaries: 1.2 GB/s on one core, four times the speed of the other."""
-    wide = blocks.numpy().astype(np.int64)
-    return torch.from_numpy(np.einsum("bi,ki->bk", wide, keys.numpy()))
+    """The same with fewer temporaries."""
+    words = blocks.numpy()
+    pairs = [(words + key).view(np.uint64) for key in keys.numpy()]
+    sums = [np.einsum("bi,bi->b", pair & _WORD, pair >> 32) for pair in pairs]
+    return torch.from_numpy(np.stack(sums, axis=1).view(np.int64))
 
 
 @functools.cache
 def keys(device: torch.device) -> Int[Tensor, "2 block"]:
-    """The multiplier of each place in a block, for either sum."""
+    """What is added to the word of each place in a block, for either sum, in 32 bits."""
     places = torch.arange(1, 2 * BLOCK + 1, device=device)
-    return (mix(places * GOLDEN) | 1).view(2, BLOCK)
+    return (mix(places * GOLDEN) >> 32).int().view(2, BLOCK)

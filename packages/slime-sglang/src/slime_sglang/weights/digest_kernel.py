@@ -1,6 +1,6 @@
 """``slime_core.digest`` of many tensors on a GPU at once: one kernel reads all their bytes.
 
-Each program adds up some blocks of one tensor, so that a multiplier is read once for all of them,
+Each program adds up some blocks of one tensor, so that a key is read once for all of them,
 scrambles each sum with the block's number, and adds them to the tensor's; integer sums are exact in
 any order, so the digits are those of a CPU. What it has read it can write down as well: a copy that
 is digested takes no longer than a copy.
@@ -8,6 +8,7 @@ is digested takes no longer than a copy.
 
 # Triton reads the kernels' annotations itself, and knows none of Python's.
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportGeneralTypeIssues=false
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,15 +17,17 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import UInt8
-from slime_core.digest import BLOCK, finished, keys, words_of
+from jaxtyping import Int, UInt8
+from slime_core.digest import BLOCK, PAIR_BYTES, finished, keys, words_of
 from slime_core.transfer import sent
 from torch import Tensor
 
 _ROWS = tl.constexpr(8)
 """Blocks of a program."""
-_STEP = 512
-_WORD = 4
+_STEP = tl.constexpr(256)
+"""Pairs of words that are read at once of each of them."""
+_PAIRS = tl.constexpr(BLOCK // 2)
+"""Of a block."""
 
 
 @triton.jit
@@ -36,36 +39,56 @@ def _mixed(x):
 
 
 @triton.jit
-def _add_blocks(table, count, keys, copies: tl.constexpr, block: tl.constexpr, step: tl.constexpr):
+def _add_tensors(table, count, keys, copies: tl.constexpr):
     """``table``: what is known of each of ``count`` tensors, then each program's tensor.
 
-    Known are, each for all tensors: address, number of words, first program, where the copy goes,
+    Known are, each for all tensors: address, number of pairs, first program, where the copy goes,
     and two sums, which begin at 0.
     """
     program = tl.program_id(0)
     owner = tl.load(table + 6 * count + program)
-    words = tl.load(table + owner).to(tl.pointer_type(tl.int32))
     size = tl.load(table + count + owner)
-    places = program - tl.load(table + 2 * count + owner)
-    target = tl.load(table + 3 * count + owner).to(tl.pointer_type(tl.int32))
-    places = places * _ROWS + tl.arange(0, _ROWS)
-    starts = places.to(tl.int64) * block
-    first = tl.zeros((_ROWS, step), tl.int64)
-    second = tl.zeros((_ROWS, step), tl.int64)
-    for at in range(0, block, step):
-        column = at + tl.arange(0, step)
-        where = starts[:, None] + column[None, :]
-        found = tl.load(words + where, mask=where < size, other=0)
-        if copies:
-            tl.store(target + where, found, mask=where < size)
-        word = found.to(tl.int64)
-        first += word * tl.load(keys + column)[None, :]
-        second += word * tl.load(keys + block + column)[None, :]
+    begin = (program - tl.load(table + 2 * count + owner)) * _ROWS
+    places = begin + tl.arange(0, _ROWS)
+    starts = places * _PAIRS
+    where = starts[:, None] + tl.arange(0, _STEP)[None, :]
+    source = tl.load(table + owner).to(tl.pointer_type(tl.int64)) + where
+    target = tl.load(table + 3 * count + owner).to(tl.pointer_type(tl.int64)) + where
+    left = size - where
+    if (begin + _ROWS) * _PAIRS <= size:
+        first, second = _block_sums(source, target, left, keys, copies, True)
+    else:
+        first, second = _block_sums(source, target, left, keys, copies, False)
     salts = (places + 1).to(tl.uint64) * 0x9E3779B97F4A7C15
-    there = starts < size
     sums = table + 4 * count + 2 * owner
-    _add(sums, tl.sum(first, 1).to(tl.uint64) + salts, there)
-    _add(sums + 1, tl.sum(second, 1).to(tl.uint64) + salts, there)
+    _add(sums, first + salts, starts < size)
+    _add(sums + 1, second + salts, starts < size)
+
+
+@triton.jit
+def _block_sums(source, target, left, keys, copies: tl.constexpr, whole: tl.constexpr):
+    """Both sums of every block, of what is ``left`` of it; if it is ``whole``, nobody looks."""
+    first = tl.zeros((_ROWS, _STEP), tl.uint64)
+    second = tl.zeros((_ROWS, _STEP), tl.uint64)
+    columns = keys + tl.arange(0, _STEP)
+    for at in range(0, _PAIRS, _STEP):
+        there = None if whole else at < left
+        words = tl.load(source + at, mask=there)
+        if copies:
+            tl.store(target + at, words, mask=there)
+        products = _products(words, tl.load(columns + at))
+        others = _products(words, tl.load(columns + _PAIRS + at))
+        first += products if whole else tl.where(there, products, 0)
+        second += others if whole else tl.where(there, others, 0)
+    return tl.sum(first, 1), tl.sum(second, 1)
+
+
+@triton.jit
+def _products(words, keys):
+    """Each pair of words, after its keys are added, multiplied."""
+    low = words.to(tl.uint32) + keys.to(tl.uint32)[None, :]
+    high = (words >> 32).to(tl.uint32) + (keys >> 32).to(tl.uint32)[None, :]
+    return low.to(tl.uint64) * high.to(tl.uint64)
 
 
 @triton.jit
@@ -85,28 +108,26 @@ def start(
 ) -> Callable[[], list[str]]:
     """Begin; what comes back waits for the digests, and for nothing that is begun later.
 
-    ``copy_to``: where the tensors, which ``is_plain`` then, go one behind the other.
+    ``copy_to``: where the tensors, which ``are_plain`` then, go one behind the other.
     """
     device = tensors[0].device
-    held = [tensor if is_plain(tensor) else words_of(tensor) for tensor in tensors]
+    held, addresses, num_bytes = _words(tensors)
     count = len(held)
-    num_bytes = np.array([tensor.nbytes for tensor in tensors], np.int64)
-    sizes = -(-num_bytes // _WORD)
-    blocks = -(-sizes // BLOCK)
+    sizes = -(-num_bytes // PAIR_BYTES)
+    blocks = -(-num_bytes // (4 * BLOCK))
     programs = -(-blocks // _ROWS.value)
     table = np.zeros(6 * count + programs.sum(), np.int64)
     known = table[: 4 * count].reshape(4, count)
-    known[0] = [each.data_ptr() for each in held]
-    known[1] = sizes
-    known[2] = np.cumsum(programs) - programs
+    known[:3] = addresses, sizes, np.cumsum(programs) - programs
     if copy_to is not None:
         known[3] = copy_to.data_ptr() + np.cumsum(num_bytes) - num_bytes
     table[6 * count :] = np.repeat(np.arange(count), programs)
     there = sent(torch.from_numpy(table), device)
     if programs.any():
-        launch: Any = _add_blocks[(int(programs.sum()),)]
+        launch: Any = _add_tensors[(int(programs.sum()),)]
+        pairs = keys(device).view(torch.int64)
         with torch.cuda.device_of(there):
-            launch(there, count, keys(device), copy_to is not None, BLOCK, _STEP, num_warps=8)
+            launch(there, count, pairs, copy_to is not None, num_warps=8)
     sums = there[4 * count : 6 * count].to("cpu", non_blocking=True)
     arrived = _mark(device)
 
@@ -125,7 +146,22 @@ def _mark(device: torch.device) -> Callable[[], None]:
         return torch.cuda.current_stream().record_event().synchronize
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether its memory can be read, and copied, as words where it is."""
-    aligned = tensor.nbytes % _WORD == 0 and tensor.data_ptr() % _WORD == 0
-    return aligned and tensor.is_contiguous()
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether the memory of all can be read, and copied, in pairs of words where it is."""
+    return all(_is_plain(tensor, tensor.data_ptr(), tensor.nbytes) for tensor in tensors)
+
+
+def _is_plain(tensor: Tensor, address: int, num_bytes: int) -> bool:
+    return (address | num_bytes) % PAIR_BYTES == 0 and tensor.is_contiguous()
+
+
+def _words(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[int], Int[np.ndarray, "..."]]:
+    """What holds the pairs of each, where they are, and how many bytes belong to the tensor."""
+    held = list(tensors)
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    num_bytes = [tensor.nbytes for tensor in tensors]
+    for at, tensor in enumerate(tensors):
+        if not _is_plain(tensor, addresses[at], num_bytes[at]):
+            held[at] = words_of(tensor)
+            addresses[at] = held[at].data_ptr()
+    return held, addresses, np.array(num_bytes, np.int64)

@@ -44,7 +44,7 @@ def _begin(tensors: Sequence[Tensor], copy_to: Tensor | None = None) -> Callable
     if tensors and all(tensor.is_cuda for tensor in tensors):
         from slime_sglang.weights import digest_kernel as kernel
 
-        if copy_to is not None and all(kernel.is_plain(tensor) for tensor in tensors):
+        if copy_to is not None and kernel.are_plain(tensors):
             return kernel.start(tensors, copy_to)
     if copy_to is not None:
         torch.cat([flat_bytes(tensor) for tensor in tensors], out=copy_to)
