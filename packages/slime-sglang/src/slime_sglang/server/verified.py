@@ -39,17 +39,17 @@ class _Checked:
         return getattr(self.__dict__["_model"], name)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *args: Any, **kwargs: Any) -> Any:
-        """Strip the digests, and load while a GPU works out what they should be.
+        """Strip the digests, and load while a GPU receives them and works out what they should be.
 
         Buckets before a damaged one are in the model already, so it may as well be: an engine goes
         on generating only after a publish of which it has confirmed every bucket.
         """
-        tensors, self.digests = digests.split(weights)
-        if not self.digests:
+        tensors, told = digests.split(weights)
+        if told is None:
             return self._model.load_weights(tensors, *args, **kwargs)
-        verify = digests.begin_verifying(tensors, self.digests)
+        verify = digests.begin_verifying(tensors, told)
         loaded = self._model.load_weights(tensors, *args, **kwargs)
-        verify()
+        self.digests = verify()
         return loaded
 
 

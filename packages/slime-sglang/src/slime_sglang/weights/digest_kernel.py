@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Int, UInt8
 from slime_core.digest import BLOCK, PAIR_BYTES, finished, keys, words_of
-from slime_core.transfer import sent
+from slime_core.transfer import fetched, sent
 from torch import Tensor
 
 _ROWS = tl.constexpr(8)
@@ -128,22 +128,8 @@ def start(
         pairs = keys(device).view(torch.int64)
         with torch.cuda.device_of(there):
             launch(there, count, pairs, copy_to is not None, num_warps=8)
-    sums = there[4 * count : 6 * count].to("cpu", non_blocking=True)
-    arrived = _mark(device)
-
-    def finish() -> list[str]:
-        arrived()
-        return finished(sums.view(-1, 2).numpy(), num_bytes, blocks)
-
-    return finish
-
-
-def _mark(device: torch.device) -> Callable[[], None]:
-    """Waits until the device has done what it was given so far."""
-    if device.type != "cuda":
-        return lambda: None
-    with torch.cuda.device(device):
-        return torch.cuda.current_stream().record_event().synchronize
+    sums = fetched(there[4 * count : 6 * count])
+    return lambda: finished(sums().view(-1, 2).numpy(), num_bytes, blocks)
 
 
 def are_plain(tensors: Sequence[Tensor]) -> bool:

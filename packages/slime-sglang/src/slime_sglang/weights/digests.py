@@ -13,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 from slime_core.digest import DIGITS, tensor_digest, tensor_digests
 from slime_core.errors import WeightSyncError
+from slime_core.transfer import fetched
 from torch import Tensor
 
 DIGESTS = "slime.digests"
@@ -79,29 +80,32 @@ def decode(tensor: Tensor) -> dict[str, str]:
         raise WeightSyncError(f"`{DIGESTS}` itself arrived damaged: {error}") from error
 
 
-def split(tensors: Iterable[tuple[str, Tensor]]) -> tuple[list[tuple[str, Tensor]], dict[str, str]]:
-    """The weights, and the digests that came with them (empty if none did)."""
+def split(tensors: Iterable[tuple[str, Tensor]]) -> tuple[list[tuple[str, Tensor]], Tensor | None]:
+    """The weights, and what ``encode`` made of the digests that were sent with them, if any."""
     weights: list[tuple[str, Tensor]] = []
-    digests: dict[str, str] = {}
+    told: Tensor | None = None
     for name, tensor in tensors:
         if name == DIGESTS:
-            digests = decode(tensor)
+            told = tensor
         else:
             weights.append((name, tensor))
-    return weights, digests
+    return weights, told
 
 
-def begin_verifying(tensors: NamedTensors, expected: Mapping[str, str]) -> Callable[[], None]:
-    """Once called, raises ``WeightSyncError`` naming the first tensor that is not what was sent.
+def begin_verifying(tensors: NamedTensors, told: Tensor) -> Callable[[], dict[str, str]]:
+    """Once called, the digests that were sent: ``encode`` made ``told`` of them.
 
-    A GPU begins now; what it is given next it does meanwhile.
+    Raises ``WeightSyncError`` naming the first tensor that is not what was sent. A GPU begins now,
+    as soon as it has the tensors; nobody waits for it, nor is it kept from what it is given next.
     """
-    finish = begin_digests(tensors)
+    sent, finish = fetched(told), begin_digests(tensors)
 
-    def verify() -> None:
+    def verify() -> dict[str, str]:
+        expected = decode(sent())
         for name, found in finish().items():
             compare(name, found, expected)
         missing(expected, {name for name, _ in tensors})
+        return expected
 
     return verify
 
