@@ -1,6 +1,5 @@
-"""Small tensors on their way between the host and a device."""
+"""Small tensors of the host on their way to a device."""
 
-from collections.abc import Callable
 from typing import overload
 
 import torch
@@ -22,17 +21,3 @@ def sent(x: Tensor | None, device: torch.device) -> Tensor | None:
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
-
-
-def fetched(x: Tensor) -> Callable[[], Tensor]:
-    """``x`` on the host once called, which waits for nothing that the device is given later."""
-    if x.device.type == "cpu":
-        return lambda: x
-    here = x.to("cpu", non_blocking=True)
-    arrived = torch.accelerator.current_stream(x.device).record_event()
-
-    def wait() -> Tensor:
-        arrived.synchronize()
-        return here
-
-    return wait

@@ -19,8 +19,10 @@ import triton
 import triton.language as tl
 from jaxtyping import Int, UInt8
 from slime_core.digest import BLOCK, PAIR_BYTES, finished, keys, words_of
-from slime_core.transfer import fetched, sent
+from slime_core.transfer import sent
 from torch import Tensor
+
+from slime_sglang.weights.fetch import fetched
 
 _ROWS = tl.constexpr(8)
 """Blocks of a program."""

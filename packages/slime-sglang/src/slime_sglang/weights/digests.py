@@ -13,8 +13,9 @@ import torch
 from jaxtyping import UInt8
 from slime_core.digest import DIGITS, tensor_digest, tensor_digests
 from slime_core.errors import WeightSyncError
-from slime_core.transfer import fetched
 from torch import Tensor
+
+from slime_sglang.weights.fetch import fetched
 
 DIGESTS = "slime.digests"
 _RECEIPT = "slime-receipt"
