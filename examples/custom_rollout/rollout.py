@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 from slime_core.data.chat import conversation, render
-from slime_core.rollout_functions import RolloutFnTrainOutput
+from slime_core.hooks.rollout_functions import RolloutFnTrainOutput
 from slime_core.types import Sample, Status
 from slime_rewards.math import grade
 from transformers import AutoTokenizer

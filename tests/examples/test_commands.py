@@ -77,7 +77,7 @@ def commands_of(example: Path, quickstart: Path, directory: Path) -> list[list[s
 def test_the_commands_of_an_example_are_accepted(
     example: Path, quickstart: Path, tmp_path: Path
 ) -> None:
-    from slime_core.user_functions import problems
+    from slime_core.hooks.user_functions import problems
     from slime_train.facts import gather
     from slime_train.resolve import resolve
     from slime_train.sources import read_sources

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 from slime_core.no_trainer import NoTrainer
-from slime_core.phases import Phases
+from slime_core.reports.phases import Phases
 from slime_core.residency import SideBySide
 from slime_train.loop import Cadence, Job, train
 

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from slime_core import events
 from slime_core.errors import PluginError
+from slime_core.processes import events
 from slime_rewards.sandbox import Limits
 from slime_rewards.verdict import Outcome, Question
 from slime_rewards.workers import Workers

@@ -1,8 +1,8 @@
 import io
 
 import pytest
-from slime_core.iteration_rows import evaluations, header, row
-from slime_core.progress import Progress
+from slime_core.reports.iteration_rows import evaluations, header, row
+from slime_core.reports.progress import Progress
 from slime_train.console import Console
 from slime_train.loop import Cadence
 

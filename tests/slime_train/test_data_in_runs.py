@@ -4,7 +4,7 @@ import json
 
 import pytest
 from slime_core.errors import ConfigErrors, DataError
-from slime_core.user_functions import problems
+from slime_core.hooks.user_functions import problems
 from slime_testing.tiny import make_qwen3
 from slime_train.facts import gather
 from slime_train.resolve import resolve

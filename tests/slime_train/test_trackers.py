@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from slime_core.config.tracking import TrackingConfig
-from slime_core.tracking import tensorboard_directory
+from slime_core.reports.tracking import tensorboard_directory
 from slime_train.trackers import open_trackers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from slime_core.config.tracking import TrackingConfig
-from slime_core.wandb_tracker import RUN_ID
+from slime_core.reports.wandb_tracker import RUN_ID
 from slime_testing.runs import wait_for
 from slime_train.trackers import open_trackers
 from wandb.proto.wandb_internal_pb2 import Record

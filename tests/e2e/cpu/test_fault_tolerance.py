@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from slime_core.data.dump import read_dump
-from slime_core.events import read_events
+from slime_core.processes.events import read_events
 from slime_core.types import samples_of
 from slime_testing.runs import TIMEOUT_S, Run, carriers, run, wait_for, write_sums
 from slime_testing.tiny import make_qwen3

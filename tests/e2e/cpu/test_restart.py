@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from slime_core.events import FILE_NAME, read_events
+from slime_core.processes.events import FILE_NAME, read_events
 from slime_testing.runs import Run, carriers, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 

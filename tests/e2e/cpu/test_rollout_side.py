@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from slime_core.events import read_events
+from slime_core.processes.events import read_events
 from slime_testing.runs import TIMEOUT_S, Run, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 

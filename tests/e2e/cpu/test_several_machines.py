@@ -9,8 +9,8 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 from slime_core.data.dump import read_dump
-from slime_core.events import read_events
-from slime_core.this_machine import network_address
+from slime_core.processes.events import read_events
+from slime_core.processes.this_machine import network_address
 from slime_core.types import samples_of
 from slime_testing.runs import TIMEOUT_S, Run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3

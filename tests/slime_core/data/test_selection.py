@@ -1,10 +1,10 @@
 from types import SimpleNamespace
 
 import pytest
-from slime_core import hooks
 from slime_core.data import selection
 from slime_core.data.selection import as_select, take
 from slime_core.errors import PluginError
+from slime_core.hooks import adapters as hooks
 from slime_core.types import Sample, SampleGroup
 
 

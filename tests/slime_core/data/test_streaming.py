@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
-from slime_core import events
 from slime_core.config.data import DataConfig
 from slime_core.data.ahead import ReadAhead
 from slime_core.data.opening import open_stream
 from slime_core.data.prompts import prompt_rows
 from slime_core.data.streaming import StreamedPrompts
 from slime_core.errors import DataError
+from slime_core.processes import events
 from slime_testing.chars import CharTokenizer
 
 

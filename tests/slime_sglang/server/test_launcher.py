@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from slime_core.errors import EngineError
-from slime_core.heartbeat import WorkerError
-from slime_core.this_machine import network_address
+from slime_core.processes.heartbeat import WorkerError
+from slime_core.processes.this_machine import network_address
 from slime_sglang.server import launcher
 from slime_sglang.server.launch import EngineSpec
 from slime_sglang.server.launcher import Launcher, launch_by

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from ray._private import services
 from slime_core.errors import DataError, EngineError, SlimeError
-from slime_core.heartbeat import Watch
-from slime_core.mistakes import MistakeError
+from slime_core.hooks.mistakes import MistakeError
+from slime_core.processes.heartbeat import Watch
 from slime_train.runtime.cluster import Remote, WorkerError, cluster, gather, share
 
 
@@ -187,7 +187,7 @@ def test_a_raylet_that_dies_while_ray_starts_is_noticed_at_once(monkeypatch):
 
 TERMINATED = """
 import os, signal, sys, time
-from slime_core.sentinel import Terminated, sigterm_interrupts
+from slime_core.processes.sentinel import Terminated, sigterm_interrupts
 from slime_train.runtime import env
 env.prepare()
 from slime_train.runtime.cluster import cluster

@@ -10,7 +10,7 @@ import ray
 from ray.cluster_utils import Cluster
 from slime_core.config.cluster import ClusterConfig
 from slime_core.config.machines import machines, rooms
-from slime_core.heartbeat import WorkerError
+from slime_core.processes.heartbeat import WorkerError
 from slime_train.runtime import placement
 from slime_train.runtime.cluster import Remote, gather
 
@@ -27,7 +27,7 @@ class Rank:
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
     def meeting_place(self) -> str:
-        from slime_core.this_machine import meeting_place
+        from slime_core.processes.this_machine import meeting_place
 
         return meeting_place()
 

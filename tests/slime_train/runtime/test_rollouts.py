@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 from slime_core.errors import DataError
-from slime_core.heartbeat import WorkerError
+from slime_core.processes.heartbeat import WorkerError
 from slime_train.runtime import rollouts
 from slime_train.runtime.rollouts import RolloutProcess
 

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from slime_core.events import Events
+from slime_core.processes.events import Events
 
 NUM_ITERATIONS = 4
 PHASE_S = 0.05

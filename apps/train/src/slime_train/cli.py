@@ -44,7 +44,7 @@ _HELPS = {
 
 
 def _configured(words: Sequence[str]) -> int:
-    from slime_core.user_functions import problems
+    from slime_core.hooks.user_functions import problems
 
     from slime_train.actor_critic import CRITIC
     from slime_train.facts import gather
@@ -62,7 +62,7 @@ def _configured(words: Sequence[str]) -> int:
     if raw.value("dump_config"):
         _print(dump(resolved))
         return 0
-    from slime_core.run_record import RunRecord
+    from slime_core.reports.run_record import RunRecord
 
     from slime_train.runtime import env
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slime_core.checkpoints import Checkpoints
+from slime_core.checkpoints.commit import Checkpoints
+from slime_core.checkpoints.resume import Resume
 from slime_core.config.machines import rooms
-from slime_core.events import FILE_NAME, Events
 from slime_core.interfaces import Metrics, Trainer
 from slime_core.iterations import num_iterations
 from slime_core.no_trainer import NoTrainer
-from slime_core.phases import Phases
-from slime_core.progress import Progress
+from slime_core.processes.events import FILE_NAME, Events
+from slime_core.reports.phases import Phases
+from slime_core.reports.progress import Progress
 from slime_core.residency import TakingTurns
-from slime_core.resume import Resume
 from slime_megatron.meeting import Meeting
 from slime_sglang.health import HealthSpec
 from slime_sglang.readmission import Connectable, Readmission, RemoteFleet

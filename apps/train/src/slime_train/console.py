@@ -7,8 +7,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from slime_core.interfaces import Metrics
-from slime_core.iteration_rows import Table
-from slime_core.progress import Progress as Reading
+from slime_core.reports.iteration_rows import Table
+from slime_core.reports.progress import Progress as Reading
 
 from slime_train.loop import Cadence
 

@@ -17,7 +17,7 @@ from slime_core.data.first_look import FirstLook, first_look
 from slime_core.data.prompts import columns_found
 from slime_core.data.rows import epoch_len
 from slime_core.errors import CheckpointError, ConfigError
-from slime_core.this_machine import available_memory, visible_gpus
+from slime_core.processes.this_machine import available_memory, visible_gpus
 
 from slime_train.runtime.env import ray_address
 from slime_train.sources import RawConfig

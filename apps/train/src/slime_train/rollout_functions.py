@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from slime_core.batch_functions import Convert, custom_convert
-from slime_core.hooks import RewardPostProcess, reward_post_process
-from slime_core.rollout_functions import log_function
+from slime_core.hooks.adapters import reward_post_process
+from slime_core.hooks.batch_functions import Convert, custom_convert
+from slime_core.hooks.contracts import RewardPostProcess
+from slime_core.hooks.rollout_functions import log_function
 
 from slime_train.run_config import RunConfig
 

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slime_core import metrics as statistics
 from slime_core.batch import TrainBatch
 from slime_core.collate import age_metrics, collate
 from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
 from slime_core.data.dump import write_dump
 from slime_core.data.finished import FinishedRollouts
-from slime_core.hook_forms import functions_of_samples
+from slime_core.hooks.forms import functions_of_samples
 from slime_core.interfaces import Metrics
-from slime_core.progress import Progress
+from slime_core.reports import metrics as statistics
+from slime_core.reports.progress import Progress
+from slime_core.reports.time_ledger import TimeLedger
 from slime_core.schedule.flops import model_cost
 from slime_core.schedule.plan import StepPlan, plan
-from slime_core.time_ledger import TimeLedger
 from slime_core.types import SampleGroup, samples_of
 from slime_megatron.stages import RankPayload
 from slime_sglang.server.launcher import NO_LAUNCHERS, Launchers

@@ -6,18 +6,18 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from slime_core.events import FILE_NAME, Events
-from slime_core.heartbeat import Watch
+from slime_core.checkpoints.resume import Resume
+from slime_core.checkpoints.save_lock import sole_writer
+from slime_core.hooks.mistakes import told
 from slime_core.interfaces import Beginning, Metrics
-from slime_core.logs import output_directory
-from slime_core.mistakes import told
-from slime_core.restarts import Restarts
-from slime_core.resume import Resume
-from slime_core.run_record import RunRecord
-from slime_core.run_summary import finished, stopped
-from slime_core.save_lock import sole_writer
-from slime_core.sentinel import owned_processes, sigterm_interrupts
-from slime_core.skipped_steps import SkippedSteps
+from slime_core.processes.events import FILE_NAME, Events
+from slime_core.processes.heartbeat import Watch
+from slime_core.processes.logs import output_directory
+from slime_core.processes.restarts import Restarts
+from slime_core.processes.sentinel import owned_processes, sigterm_interrupts
+from slime_core.reports.run_record import RunRecord
+from slime_core.reports.run_summary import finished, stopped
+from slime_core.reports.skipped_steps import SkippedSteps
 
 from slime_train.compose import Screen, compose
 from slime_train.console import Console

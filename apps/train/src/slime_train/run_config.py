@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from slime_core.checkpoints.resume import HOW_TO_LOAD, going_on
 from slime_core.config.algorithm import (
     AdvantageConfig,
     CriticConfig,
@@ -26,7 +27,6 @@ from slime_core.config.reference import DistillationConfig, ReferenceConfig
 from slime_core.config.rollout import HealthConfig, RolloutConfig, SamplingConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.config.tracking import TrackingConfig
-from slime_core.resume import HOW_TO_LOAD, going_on
 from slime_megatron.config import MegatronConfig
 from slime_rewards.config import RewardConfig
 from slime_sglang.config import SGLangConfig

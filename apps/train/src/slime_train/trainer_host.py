@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 from slime_core.interfaces import Metrics
+from slime_core.processes.this_machine import meeting_place
 from slime_core.residency import Holding
-from slime_core.this_machine import meeting_place
 from slime_megatron.objective import Role
 from slime_megatron.stages import NOTHING
 from slime_megatron.trainer import RankPayload, SampleVectors, TrainerConfig, TrainerRank

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from slime_core.batch import LocalTokens
 from slime_core.errors import PluginError
-from slime_core.hooks import bind, load_hook
-from slime_core.keyed import Keyed
+from slime_core.hooks.keyed import Keyed
+from slime_core.hooks.loading import bind, load_hook
 from slime_core.losses.aggregate import LossOutput, weighted_sum
 from torch import Tensor
 

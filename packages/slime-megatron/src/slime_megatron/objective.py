@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from slime_core.advantages.custom import CustomAdvantages
-from slime_core.batch_functions import Postprocess
 from slime_core.config.algorithm import (
     AdvantageConfig,
     Aggregation,
@@ -15,6 +14,7 @@ from slime_core.config.algorithm import (
 )
 from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.config.reference import DistillationConfig
+from slime_core.hooks.batch_functions import Postprocess
 from slime_core.losses.functions import LossFunctions
 
 from slime_megatron.custom_loss import CustomLoss

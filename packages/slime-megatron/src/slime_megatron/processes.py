@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from slime_core.config.cluster import ClusterConfig
-from slime_core.this_machine import visible_device
+from slime_core.processes.this_machine import visible_device
 
 
 def rank_environment(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from slime_core.ci_checks import check_grad_norms, check_iteration
 from slime_core.errors import ConfigError
 from slime_core.interfaces import Metrics, WeightReceiver
+from slime_core.reports.ci_checks import check_grad_norms, check_iteration
 from slime_core.residency import Holding
 
 from slime_megatron.objective import OLD_ACTOR, REFERENCE

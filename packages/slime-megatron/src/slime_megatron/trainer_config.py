@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slime_core.advantages.custom import custom_advantages
-from slime_core.batch_functions import data_postprocess
+from slime_core.checkpoints.staging import TRACKER, latest
 from slime_core.config.algorithm import (
     AdvantageConfig,
     CriticConfig,
@@ -22,8 +22,8 @@ from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.config.reference import DistillationConfig, ReferenceConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.errors import CheckpointError
+from slime_core.hooks.batch_functions import data_postprocess
 from slime_core.losses.functions import LossFunctions, custom_importance, custom_reducer
-from slime_core.staging import TRACKER, latest
 
 from slime_megatron.config import MegatronConfig
 from slime_megatron.custom_loss import custom_loss

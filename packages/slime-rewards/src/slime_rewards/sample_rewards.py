@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from slime_core.hooks import RewardFunction
+from slime_core.hooks.contracts import RewardFunction
 from slime_core.types import Sample, Status
 
 from slime_rewards.config import RewardConfig

@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from slime_core.errors import ConfigError
-from slime_core.hook_forms import is_plain
-from slime_core.hooks import RewardFunction, custom_reward, load_hook
+from slime_core.hooks.adapters import custom_reward
+from slime_core.hooks.contracts import RewardFunction
+from slime_core.hooks.forms import is_plain
+from slime_core.hooks.loading import load_hook
 from slime_core.types import Sample
 
 from slime_rewards import graders, math

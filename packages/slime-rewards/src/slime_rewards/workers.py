@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from slime_core import events
-from slime_core.diagnosis import is_stopped
+from slime_core.processes import events
+from slime_core.processes.diagnosis import is_stopped
 
 from slime_rewards import graders
 from slime_rewards.readable import readable

@@ -11,7 +11,7 @@ from slime_core.config.eval_sets import EvalDataset
 from slime_core.data.chat import Tokenizer
 from slime_core.data.prompts import Prompt, load_prompts
 from slime_core.data.stream import make_group
-from slime_core.metrics import merge, pass_rates, sample_metrics
+from slime_core.reports.metrics import merge, pass_rates, sample_metrics
 from slime_core.types import Sample, SampleGroup, Status
 
 from slime_sglang.collecting import Abortable

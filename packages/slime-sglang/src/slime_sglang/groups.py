@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from slime_core.data.buffer import restarted
 from slime_core.errors import SampleError
-from slime_core.hooks import SampleHook
+from slime_core.hooks.contracts import SampleHook
 from slime_core.interfaces import Generate, Reward
 from slime_core.scores import is_broken, reward_value
 from slime_core.types import Sample, SampleGroup, Status

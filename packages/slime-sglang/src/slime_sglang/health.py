@@ -24,7 +24,7 @@ _END_S = 30.0
 """For a watching thread to end; longer ones are killing a process meanwhile."""
 
 Record = Callable[..., None]
-"""``record(event, **fields)``, as of ``slime_core.events.Events``."""
+"""``record(event, **fields)``, as of ``slime_core.processes.events.Events``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

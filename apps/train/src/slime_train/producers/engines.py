@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from slime_core import hooks
 from slime_core.data.buffer import oldest_first
 from slime_core.data.chat import Tokenizer
 from slime_core.data.prompts import prompt_rows
 from slime_core.data.source import UserSource, open_source
 from slime_core.data.stream import PromptStream
-from slime_core.event_loop import EventLoop
-from slime_core.events import FILE_NAME, Events
-from slime_core.interfaces import Metrics
-from slime_core.progress import Progress
-from slime_core.rollout_functions import (
+from slime_core.hooks import adapters as hooks
+from slime_core.hooks.contracts import SampleHook
+from slime_core.hooks.rollout_functions import (
     EvalResult,
     Evaluation,
     Rollout,
@@ -24,6 +21,10 @@ from slime_core.rollout_functions import (
     eval_metrics,
     rollout_function,
 )
+from slime_core.interfaces import Metrics
+from slime_core.processes.event_loop import EventLoop
+from slime_core.processes.events import FILE_NAME, Events
+from slime_core.reports.progress import Progress
 from slime_core.types import SampleGroup
 from slime_rewards.select import make_reward
 from slime_sglang.agents.settings import AgentSettings
@@ -214,7 +215,7 @@ def _optional[T](
     return None if path is None else load(path, config.flat)
 
 
-def _sample_hooks(config: RunConfig) -> list[hooks.SampleHook]:
+def _sample_hooks(config: RunConfig) -> list[SampleHook]:
     paths = config.rollout.rollout_sample_hook_path
     return [hooks.sample_hook(path, config.flat) for path in paths]
 

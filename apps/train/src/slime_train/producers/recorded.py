@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slime_core.data.stream import PromptStream
+from slime_core.hooks.rollout_functions import EvalResult
 from slime_core.interfaces import Metrics
-from slime_core.progress import Progress
-from slime_core.rollout_functions import EvalResult
+from slime_core.reports.progress import Progress
 from slime_core.types import SampleGroup
 from slime_sglang.weights.session import EngineTarget
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from slime_core.config.algorithm import PAIR_LOSSES
 from slime_core.data.chat import Tokenizer
-from slime_core.imports import lean
+from slime_core.processes.imports import lean
 from slime_sglang.server.launcher import Launchers
 
 from slime_train.producers.interface import Producer

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slime_core.errors import ConfigError, SlimeError
-from slime_core.sentinel import owned_processes
+from slime_core.processes.sentinel import owned_processes
 
 from slime_train.quickstart import commands
 from slime_train.quickstart.report import Durations, read_curves, write_summary

@@ -15,11 +15,11 @@ import ray
 from ray._private import parameter, services, utils
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from slime_core.errors import SlimeError
-from slime_core.heartbeat import WorkerError
-from slime_core.mistakes import Held
-from slime_core.patience import Starting, patient
-from slime_core.replaced import answer, replaced
-from slime_core.sentinel import end_own_processes, keeping_sigterm
+from slime_core.hooks.mistakes import Held
+from slime_core.processes.heartbeat import WorkerError
+from slime_core.processes.patience import Starting, patient
+from slime_core.processes.replaced import answer, replaced
+from slime_core.processes.sentinel import end_own_processes, keeping_sigterm
 
 from slime_train.runtime.env import ray_address
 

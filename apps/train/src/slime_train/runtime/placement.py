@@ -14,8 +14,8 @@ from ray.util.scheduling_strategies import (
 )
 from slime_core.config.cluster import ClusterConfig
 from slime_core.config.machines import Room
-from slime_core.heartbeat import WorkerError
-from slime_core.this_machine import granted_devices
+from slime_core.processes.heartbeat import WorkerError
+from slime_core.processes.this_machine import granted_devices
 
 from slime_train.runtime.cluster import Remote
 from slime_train.runtime.env import ray_address

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slime_core.heartbeat import WorkerError, announce
 from slime_core.interfaces import BatchHandle, Metrics
-from slime_core.logs import log_everything_to_file
-from slime_core.progress import Progress
+from slime_core.processes.heartbeat import WorkerError, announce
+from slime_core.processes.logs import log_everything_to_file
+from slime_core.reports.progress import Progress
 from slime_core.residency import Holding
 from slime_sglang.server.launcher import Launcher, Launchers
 from slime_sglang.weights.session import EngineTarget

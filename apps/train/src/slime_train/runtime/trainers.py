@@ -135,8 +135,8 @@ class TrainerGroup:
 
 def _trainer_rank(config: RunConfig, rank: int, world_size: int, logs: Path, role: "Role") -> Any:
     # Here, in the rank's own process, the first import of torch and Megatron happens.
-    from slime_core.heartbeat import announce
-    from slime_core.logs import log_everything_to_file
+    from slime_core.processes.heartbeat import announce
+    from slime_core.processes.logs import log_everything_to_file
 
     kind, name = ("trainer_rank", "trainer") if role == "actor" else ("critic_rank", "critic")
     log_everything_to_file(log := logs / f"{name}-{rank}.log")

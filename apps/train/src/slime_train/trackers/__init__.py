@@ -6,8 +6,8 @@ from typing import Any
 
 from slime_core.config.tracking import TrackingConfig
 from slime_core.interfaces import Tracker
-from slime_core.tracking import Fanout, JsonlTracker, tensorboard_directory
-from slime_core.wandb_tracker import WandbTracker
+from slime_core.reports.tracking import Fanout, JsonlTracker, tensorboard_directory
+from slime_core.reports.wandb_tracker import WandbTracker
 
 METRICS_FILE = "metrics.jsonl"
 

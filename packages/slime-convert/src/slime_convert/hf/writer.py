@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import torch
-from slime_core.durable import sync
+from slime_core.checkpoints.durable import sync
 from slime_core.errors import CheckpointError
 from torch import Tensor
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from itertools import batched, count
 from typing import IO, Any
 
-from slime_core import events
 from slime_core.data.formats import Record
 from slime_core.data.reading import Job, Outcome
-from slime_core.diagnosis import is_stopped
 from slime_core.errors import DataError
+from slime_core.processes import events
+from slime_core.processes.diagnosis import is_stopped
 
 logger = logging.getLogger(__name__)
 

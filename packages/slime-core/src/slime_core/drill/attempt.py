@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from slime_core.drill.plan import START, Cell
-from slime_core.events import read_events
+from slime_core.processes.events import read_events
 
 POLL_S = 0.02
 GRACE_S = 30.0

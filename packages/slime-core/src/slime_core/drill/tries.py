@@ -23,7 +23,7 @@ from slime_core.drill.attempt import (
 )
 from slime_core.drill.plan import Cell
 from slime_core.drill.trained import Outcome, compare, outcome
-from slime_core.events import FILE_NAME, read_events
+from slime_core.processes.events import FILE_NAME, read_events
 
 FINISHED, HUNG, ABSENT = "finished", "no end", "no such process"
 _LOG = "output.log"

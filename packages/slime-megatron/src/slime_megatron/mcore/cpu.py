@@ -24,7 +24,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
-from slime_core.imports import lean
+from slime_core.processes.imports import lean
 from torch.overrides import TorchFunctionMode
 
 logger = logging.getLogger(__name__)

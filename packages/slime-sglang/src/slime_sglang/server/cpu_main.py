@@ -15,7 +15,7 @@ import runpy
 import sys
 from typing import Any
 
-from slime_core.imports import lean
+from slime_core.processes.imports import lean
 
 _SUPPORTED = "0.5.17"
 _OPTIONAL = ("flashinfer", "flash_attn", "megatron", "scipy", "sklearn")

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from slime_core.errors import EngineError
+from slime_core.processes.this_machine import visible_device
 from slime_core.residency import Holding
-from slime_core.this_machine import visible_device
 
 from slime_sglang.client import EngineClient, MemoryTag
 from slime_sglang.command_line import to_words

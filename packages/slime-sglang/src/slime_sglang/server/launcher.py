@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from slime_core.errors import EngineError, SlimeError
-from slime_core.this_machine import network_address
+from slime_core.processes.this_machine import network_address
 
 from slime_sglang.server.launch import EngineSpec, launch
 from slime_sglang.supervise import Supervised

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slime_core import hooks
+from slime_core.checkpoints.durable import sync_tree
 from slime_core.config.sync import UpdateMode, WeightSyncConfig
-from slime_core.durable import sync_tree
 from slime_core.errors import WeightSyncError
+from slime_core.hooks import adapters as hooks
 from slime_core.interfaces import Metrics
 from torch import Tensor
 

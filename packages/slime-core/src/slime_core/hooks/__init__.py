@@ -1,0 +1,1 @@
+"""Users' functions: found, checked before anything starts, called as their authors expect."""

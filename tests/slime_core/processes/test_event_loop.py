@@ -1,0 +1,66 @@
+import asyncio
+import threading
+
+import pytest
+from slime_core.processes.event_loop import EventLoop
+
+
+@pytest.fixture
+def loop():
+    loop = EventLoop("of a test")
+    yield loop
+    loop.close()
+
+
+def test_a_task_goes_on_between_two_calls(loop):
+    done = threading.Event()
+    tasks = []
+
+    async def leave_something_behind():
+        async def later():
+            await asyncio.sleep(0.01)
+            done.set()
+
+        tasks.append(asyncio.create_task(later()))
+        return "answered"
+
+    assert loop.run(leave_something_behind()) == "answered"
+    assert done.wait(10)
+
+
+def test_errors_come_back_timeouts_too(loop):
+    async def fail(error):
+        raise error
+
+    for error in (ValueError("a bug"), TimeoutError("of its own")):
+        with pytest.raises(type(error), match=str(error)):
+            loop.run(fail(error))
+
+
+def test_what_still_runs_is_cancelled_at_the_end():
+    loop, ended = EventLoop("of a test"), []
+
+    async def leave_something_behind():
+        async def forever():
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                ended.append(True)
+
+        ended.append(asyncio.create_task(forever()))
+        await asyncio.sleep(0)
+
+    loop.run(leave_something_behind())
+    loop.close()
+    loop.close()
+    assert ended[1:] == [True]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_loop_that_was_ended_says_so_rather_than_waits(loop):
+    async def leave():
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(3600)
+
+    with pytest.raises(RuntimeError, match="'of a test' has ended"):
+        loop.run(leave())

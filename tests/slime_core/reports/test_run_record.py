@@ -1,0 +1,44 @@
+import json
+import logging
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from slime_core.reports.run_record import RunRecord, set_aside
+
+WORDS = ("--lr", "1e-6", "--input-key", "my question")
+
+
+def test_a_start_leaves_its_command_its_values_and_versions(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    RunRecord("slime-train", WORDS, ["[optimizer]", "  lr 1e-6"]).write(tmp_path)
+    assert (tmp_path / "config.txt").read_text() == "[optimizer]\n  lr 1e-6\n"
+    lines = (tmp_path / "command.txt").read_text().splitlines()
+    assert lines[0] == "slime-train --lr 1e-6 --input-key 'my question'"
+    assert shlex.split(lines[0]) == ["slime-train", *WORDS]
+    assert f"slime-core {version('slime-core')}, " in " ".join(lines)
+    assert str(Path.cwd()) in lines[2]
+    assert caplog.records[0].getMessage() == lines[0]
+
+
+def test_a_second_start_keeps_what_the_first_one_was(tmp_path: Path):
+    for rate in (1, 1, 2, 3):
+        RunRecord("slime-train", ["--lr", str(rate)], [f"lr {rate}"]).write(tmp_path)
+    commands = (tmp_path / "command.txt").read_text().splitlines()
+    assert [line for line in commands if line.startswith("slime-train")] == [
+        f"slime-train --lr {rate}" for rate in (1, 1, 2, 3)
+    ]
+    found = {path.name: path.read_text() for path in tmp_path.glob("config*")}
+    assert found == {"config.txt": "lr 3\n", "config-1.txt": "lr 1\n", "config-2.txt": "lr 2\n"}
+
+
+def test_a_file_is_set_aside_under_the_first_free_name(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    for number in (1, 2):
+        path.write_text(json.dumps(number))
+        assert set_aside(path) == tmp_path / f"metrics-{number}.jsonl"
+    assert not path.exists()
+    assert (tmp_path / "metrics-1.jsonl").read_text() == "1"
