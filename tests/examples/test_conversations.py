@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slime_core.hooks.plugins import load_plugin
+from slime_core.plugins.plugin import load_plugin
 from slime_core.types import Sample, Status
 from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.sampling_params import Sampling

@@ -6,8 +6,8 @@ from typing import Any
 
 from slime_core.data.prompts import Prompt
 from slime_core.data.stream import PromptStream
-from slime_core.hooks.plugins import load_plugin
 from slime_core.hooks.rollout_functions import rollout_function
+from slime_core.plugins.plugin import load_plugin
 from slime_core.types import Status
 from slime_testing.json_server import json_server
 from slime_testing.tiny import make_qwen3

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from slime_convert import cli, upstream_converter
 from slime_convert.dist import Layout, hf_to_dist
-from slime_core.checkpoints.staging import TRACKER, latest
+from slime_core.files.staging import TRACKER, latest
 from slime_testing.checkpoints import change, hf_tensors, in_shards, same_bytes
 from slime_testing.tiny import make_qwen3
 from slime_testing.tiny_families import make_family

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from slime_core.checkpoints.resume import Origin, Resume
-from slime_core.checkpoints.staging import staged
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.config.evaluation import EvalConfig
+from slime_core.files.staging import staged
 from slime_testing.tiny import make_qwen3
 from slime_train.compose import cadence
 from slime_train.facts import gather

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from slime_convert.dist import hf_to_dist
-from slime_core.hooks.forms import FIELDS
+from slime_core.plugins.forms import FIELDS
 from slime_testing.tiny import make_qwen3
 from slime_train.cli import main
 from slime_train.facts import gather

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from slime_core.config.gone import GONE
-from slime_core.hooks import upstream
+from slime_core.plugins import upstream
 from slime_train.sources import all_flags
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from slime_core.checkpoints.staging import TRACKER
 from slime_core.data.dump import write_dump
+from slime_core.files.staging import TRACKER
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 from slime_testing.runs import run, series

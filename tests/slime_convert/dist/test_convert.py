@@ -15,8 +15,8 @@ from slime_convert.dist import chunks as chunks_module
 from slime_convert.dist import to_hf as to_hf_module
 from slime_convert.dist.pickled import read_metadata
 from slime_convert.families import FAMILIES
-from slime_core.checkpoints.staging import latest
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import latest
 from slime_testing.checkpoints import change, hf_tensors, in_shards, same_bytes, to_bfloat16
 from slime_testing.tiny import make_qwen3
 from slime_testing.tiny_families import make_family

@@ -6,7 +6,7 @@ import pytest
 import torch.distributed as dist
 from slime_convert.dist import DistReader, Layout, dist_to_hf, hf_to_dist
 from slime_convert.families import FAMILIES, find, read_config
-from slime_core.checkpoints.staging import latest
+from slime_core.files.staging import latest
 from slime_testing.checkpoints import hf_tensors, same_bytes, to_bfloat16
 from slime_testing.megatron_state import make_state
 from slime_testing.megatron_steps import whole_model

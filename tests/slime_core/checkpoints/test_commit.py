@@ -2,9 +2,9 @@ import errno
 
 import pytest
 from slime_core.checkpoints.commit import Checkpoints
-from slime_core.checkpoints.staging import TRACKER, latest
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import TRACKER, latest
 
 
 class Trainer:

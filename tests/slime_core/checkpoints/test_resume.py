@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from slime_core.checkpoints.resume import Origin, Resume, going_on
-from slime_core.checkpoints.staging import TRACKER, staged
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.config.evaluation import EvalConfig
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import TRACKER, staged
 
 
 def commit(save: Path, *iterations: int) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from slime_core.checkpoints import staging
 from slime_core.checkpoints.commit import Checkpoints
 from slime_core.checkpoints.retention import EXPORT, spared, superfluous
-from slime_core.checkpoints.staging import clean, complete, latest, staged
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.config.reference import ReferenceConfig
+from slime_core.files import staging
+from slime_core.files.staging import clean, complete, latest, staged
 
 
 class Trainer:

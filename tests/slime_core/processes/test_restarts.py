@@ -1,6 +1,6 @@
 import pytest
-from slime_core.checkpoints.staging import staged
 from slime_core.errors import EngineError, SlimeError
+from slime_core.files.staging import staged
 from slime_core.processes.events import Events, read_events
 from slime_core.processes.heartbeat import ProcessLost
 from slime_core.processes.restarts import Restarts

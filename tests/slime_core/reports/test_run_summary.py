@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from slime_core.checkpoints.staging import begin
 from slime_core.config.checkpoint import CheckpointConfig
+from slime_core.files.staging import begin
 from slime_core.processes.sentinel import Terminated
 from slime_core.reports.run_summary import duration, finished, interrupted, stopped
 

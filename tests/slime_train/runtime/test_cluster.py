@@ -10,7 +10,7 @@ import psutil
 import pytest
 from ray._private import services
 from slime_core.errors import DataError, EngineError, SlimeError
-from slime_core.hooks.mistakes import MistakeError
+from slime_core.plugins.mistakes import MistakeError
 from slime_core.processes.heartbeat import Watch
 from slime_train.runtime.cluster import Remote, WorkerError, cluster, gather, share
 

@@ -10,8 +10,8 @@ from slime_core.collate import age_metrics, collate
 from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
 from slime_core.data.dump import write_dump
 from slime_core.data.finished import FinishedRollouts
-from slime_core.hooks.forms import functions_of_samples
 from slime_core.interfaces import Metrics
+from slime_core.plugins.forms import functions_of_samples
 from slime_core.reports import metrics as statistics
 from slime_core.reports.progress import Progress
 from slime_core.reports.time_ledger import TimeLedger

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from slime_core.checkpoints.resume import Resume
-from slime_core.checkpoints.save_lock import sole_writer
-from slime_core.hooks.mistakes import told
+from slime_core.files.save_lock import sole_writer
 from slime_core.interfaces import Beginning, Metrics
+from slime_core.plugins.mistakes import told
 from slime_core.processes.events import FILE_NAME, Events
 from slime_core.processes.heartbeat import Watch
 from slime_core.processes.logs import output_directory

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from slime_core.checkpoints.staging import latest
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import latest
 
 from slime_convert.families import Family
 

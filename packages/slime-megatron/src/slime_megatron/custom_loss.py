@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from slime_core.batch import LocalTokens
 from slime_core.errors import PluginError
-from slime_core.hooks.keyed import Keyed
-from slime_core.hooks.loading import bind, load_hook
 from slime_core.losses.aggregate import LossOutput, weighted_sum
+from slime_core.plugins.functions import bind, load_hook
+from slime_core.plugins.keyed import Keyed
 from torch import Tensor
 
 CustomLoss = Callable[[Mapping[str, Any], Tensor, LocalTokens], LossOutput]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slime_core.advantages.custom import custom_advantages
-from slime_core.checkpoints.staging import TRACKER, latest
 from slime_core.config.algorithm import (
     AdvantageConfig,
     CriticConfig,
@@ -22,6 +21,7 @@ from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.config.reference import DistillationConfig, ReferenceConfig
 from slime_core.config.sync import WeightSyncConfig
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import TRACKER, latest
 from slime_core.hooks.batch_functions import data_postprocess
 from slime_core.losses.functions import LossFunctions, custom_importance, custom_reducer
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slime_core.config.debug import DebugConfig
-from slime_core.hooks.loading import bind, load_hook
+from slime_core.plugins.functions import bind, load_hook
 
 
 def _nothing(*args: Any) -> None:

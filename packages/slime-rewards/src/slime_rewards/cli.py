@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from typing import Any, TextIO, cast
 
 from slime_core.errors import PluginError
-from slime_core.hooks.forms import is_plain
-from slime_core.hooks.loading import load_hook
+from slime_core.plugins.forms import is_plain
+from slime_core.plugins.functions import load_hook
 
 from slime_rewards import graders
 from slime_rewards.config import BOXED

@@ -9,8 +9,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from slime_core.errors import PluginError
-from slime_core.hooks.loading import load_hook
-from slime_core.hooks.plugins import ENTRY_POINT_GROUP
+from slime_core.plugins.functions import load_hook
+from slime_core.plugins.plugin import ENTRY_POINT_GROUP
 
 from slime_rewards import code, dapo, deepscaler, exact_match, f1, gpqa, ifbench, math
 from slime_rewards.boxed import last_boxed

@@ -11,8 +11,8 @@ from typing import Any
 from slime_core.errors import ConfigError
 from slime_core.hooks.adapters import custom_reward
 from slime_core.hooks.contracts import RewardFunction
-from slime_core.hooks.forms import is_plain
-from slime_core.hooks.loading import load_hook
+from slime_core.plugins.forms import is_plain
+from slime_core.plugins.functions import load_hook
 from slime_core.types import Sample
 
 from slime_rewards import graders, math

@@ -13,7 +13,7 @@ from slime_core.data.template_certificate import TemplateDriftError
 from slime_core.errors import ConfigError, EngineError
 from slime_core.hooks.adapters import custom_generate
 from slime_core.hooks.contracts import GenerateFunction
-from slime_core.hooks.mistakes import where
+from slime_core.plugins.mistakes import where
 from slime_core.scores import WHERE
 from slime_core.types import Sample, Status
 

@@ -15,7 +15,7 @@ import ray
 from ray._private import parameter, services, utils
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from slime_core.errors import SlimeError
-from slime_core.hooks.mistakes import Held
+from slime_core.plugins.mistakes import Held
 from slime_core.processes.heartbeat import WorkerError
 from slime_core.processes.patience import Starting, patient
 from slime_core.processes.replaced import answer, replaced

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from slime_core.checkpoints.staging import RELEASE, TRACKER, staged
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import RELEASE, TRACKER, staged
 from torch import Tensor
 
 from slime_convert.disk import check_room

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import torch
-from slime_core.checkpoints.staging import TRACKER, latest
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import TRACKER, latest
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import torch
-from slime_core.checkpoints.durable import sync
 from slime_core.errors import CheckpointError
+from slime_core.files.durable import sync
 from torch import Tensor
 
 from slime_convert.hf.dtypes import DTYPES

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from slime_core.batch import PolicySignals, Ragged, TrainBatch
 from slime_core.errors import PluginError
-from slime_core.hooks.keyed import Keyed
-from slime_core.hooks.loading import bind, load_hook
+from slime_core.plugins.functions import bind, load_hook
+from slime_core.plugins.keyed import Keyed
 
 CustomAdvantages = Callable[[TrainBatch, PolicySignals, list[Tensor]], dict[str, list[Tensor]]]
 """(batch, signals, KL per token) -> ``advantages`` and ``returns``, one vector per sample."""

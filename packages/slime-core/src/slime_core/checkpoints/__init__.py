@@ -1,1 +1,1 @@
-"""What a run saves, whole or not at all, and where it goes on from."""
+"""What a run saves, which of it is kept, and where the run goes on from."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from slime_core.checkpoints.retention import Retention, spared
-from slime_core.checkpoints.staging import Staging, begin, latest
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.config.model import ModelConfig
 from slime_core.config.reference import ReferenceConfig
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import Staging, begin, latest
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slime_core.checkpoints.staging import RELEASE, clean, last_commit, latest
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.config.evaluation import EvalConfig
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import RELEASE, clean, last_commit, latest
 
 HOW_TO_LOAD = ("finetune", "no_load_optim", "no_load_rng")
 """Fields that say how a run starts from a checkpoint it did not write."""

@@ -13,7 +13,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slime_core.checkpoints.staging import (
+from slime_core.config.checkpoint import CheckpointConfig
+from slime_core.config.reference import ReferenceConfig
+from slime_core.errors import CheckpointError
+from slime_core.files.staging import (
     MANIFEST,
     complete,
     delete,
@@ -21,10 +24,7 @@ from slime_core.checkpoints.staging import (
     last_commit,
     latest,
 )
-from slime_core.checkpoints.staging import checkpoint_name as name_of
-from slime_core.config.checkpoint import CheckpointConfig
-from slime_core.config.reference import ReferenceConfig
-from slime_core.errors import CheckpointError
+from slime_core.files.staging import checkpoint_name as name_of
 
 logger = logging.getLogger(__name__)
 

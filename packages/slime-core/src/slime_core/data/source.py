@@ -21,7 +21,7 @@ from slime_core.data.reading import RowReader
 from slime_core.data.selection import Groups
 from slime_core.data.stream import PromptStream
 from slime_core.errors import DataError, PluginError
-from slime_core.hooks.plugins import load_plugin
+from slime_core.plugins.plugin import load_plugin
 from slime_core.prompt_ledger import PromptLedger
 from slime_core.types import Sample, SampleGroup
 

@@ -1,1 +1,1 @@
-"""Users' functions: found, checked before anything starts, called as their authors expect."""
+"""What functions of users can take over, and how they are called."""

@@ -5,13 +5,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slime_core.config.flat import FlatArgs
+from slime_core.config.flat import Flat, FlatArgs
 from slime_core.data import selection
 from slime_core.data.filters import DynamicFilterOutput
 from slime_core.errors import PluginError
 from slime_core.hooks.contracts import (
     DynamicFilter,
-    Flat,
     GenerateFunction,
     RewardFunction,
     RewardPostProcess,
@@ -19,8 +18,8 @@ from slime_core.hooks.contracts import (
     SampleFilter,
     SampleHook,
 )
-from slime_core.hooks.forms import require, reward_arguments, takes_list
-from slime_core.hooks.loading import bind, load_hook, settle
+from slime_core.plugins.forms import require, reward_arguments, takes_list
+from slime_core.plugins.functions import bind, load_hook, settle
 from slime_core.types import Sample
 
 

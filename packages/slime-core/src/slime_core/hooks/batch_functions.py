@@ -15,10 +15,10 @@ from torch import Tensor
 from slime_core.advantages.custom import rollout_data
 from slime_core.batch import PolicySignals, Ragged, Targets, TrainBatch
 from slime_core.collate import token_counts
+from slime_core.config.flat import Flat
 from slime_core.errors import PluginError
-from slime_core.hooks.contracts import Flat
-from slime_core.hooks.keyed import Keyed
-from slime_core.hooks.loading import bind, load_hook
+from slime_core.plugins.functions import bind, load_hook
+from slime_core.plugins.keyed import Keyed
 from slime_core.types import SampleGroup
 
 Convert = Callable[[Sequence[SampleGroup]], TrainBatch]

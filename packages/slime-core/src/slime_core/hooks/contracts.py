@@ -6,8 +6,6 @@ from typing import Any, Protocol, runtime_checkable
 from slime_core.data.filters import DynamicFilterOutput
 from slime_core.types import Sample
 
-Flat = Mapping[str, Any]
-"""Every value of the configuration by the name that upstream has for it."""
 RewardValue = float | dict[str, Any]
 
 

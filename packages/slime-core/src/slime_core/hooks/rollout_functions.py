@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, cast
 
-from slime_core.config.flat import FlatArgs
+from slime_core.config.flat import Flat, FlatArgs
 from slime_core.errors import PluginError
-from slime_core.hooks.contracts import Flat
-from slime_core.hooks.forms import require
-from slime_core.hooks.loading import load_hook
 from slime_core.interfaces import PromptSource
+from slime_core.plugins.forms import require
+from slime_core.plugins.functions import load_hook
 from slime_core.types import Sample, SampleGroup
 
 Metrics = dict[str, float]

@@ -1,11 +1,15 @@
 """Load the user's functions before anything starts, so that a typo costs a second."""
 
+import inspect
 from collections.abc import Iterator
 
 from slime_core.config.draft import Draft
+from slime_core.config.flat import Flat
+from slime_core.data import selection
+from slime_core.data.source import load_source
 from slime_core.errors import PluginError
-from slime_core.hooks.forms import given
-from slime_core.hooks.loading import check
+from slime_core.plugins.forms import given, is_plain, require, reward_arguments
+from slime_core.plugins.functions import load_hook
 
 
 def problems(draft: Draft) -> Iterator[str]:
@@ -16,6 +20,24 @@ def problems(draft: Draft) -> Iterator[str]:
             check(name, spec, flat)
         except PluginError as error:
             yield f"--{name.replace('_', '-')} {spec}: {error}"
+
+
+def check(field: str, spec: str, flat: Flat) -> None:
+    """Load a user function and look at how it can be called, without calling it.
+
+    Raises:
+        PluginError: it cannot be loaded, or cannot be called as it will be.
+    """
+    if field == "data_source_path":
+        load_source(spec)
+        return
+    fn = load_hook(field, spec)
+    if field == "buffer_filter_path":
+        selection.as_select(fn, spec)
+    elif field == "custom_rm_path" and inspect.isclass(fn):
+        reward_arguments(spec, fn, flat.get("reward_model_path"))
+    elif field != "custom_rm_path" or not is_plain(fn):
+        require(field, spec, fn)
 
 
 def _given(draft: Draft) -> Iterator[tuple[str, str]]:

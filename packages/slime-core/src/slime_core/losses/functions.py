@@ -13,9 +13,9 @@ from torch import Tensor
 
 from slime_core.batch import LocalTokens, LossInputs
 from slime_core.errors import PluginError
-from slime_core.hooks.loading import bind, load_hook
 from slime_core.interfaces import Reduce
 from slime_core.losses.sequence import num_ranks, whole
+from slime_core.plugins.functions import bind, load_hook
 
 
 @runtime_checkable

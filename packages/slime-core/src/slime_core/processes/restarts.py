@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
-from slime_core.checkpoints.staging import last_commit
 from slime_core.errors import SlimeError
+from slime_core.files.staging import last_commit
 from slime_core.processes.events import Events
 from slime_core.processes.heartbeat import ProcessLost
 

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from slime_core.checkpoints.staging import latest
 from slime_core.config.checkpoint import CheckpointConfig
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import latest
 from slime_core.processes.sentinel import Terminated
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from slime_core.checkpoints.durable import replace_file
 from slime_core.config.tracking import TrackingConfig
 from slime_core.errors import TrackingError
+from slime_core.files.durable import replace_file
 from slime_core.interfaces import Beginning, Metrics, Rewinding, Tracker
 from slime_core.reports.run_record import set_aside
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slime_core.checkpoints.durable import sync_tree
 from slime_core.config.sync import UpdateMode, WeightSyncConfig
 from slime_core.errors import WeightSyncError
+from slime_core.files.durable import sync_tree
 from slime_core.hooks import adapters as hooks
 from slime_core.interfaces import Metrics
 from torch import Tensor

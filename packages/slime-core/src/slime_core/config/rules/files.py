@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from slime_core.checkpoints.staging import TRACKER
 from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
 from slime_core.config.rules.cluster import engines_needed, starts_engines, trainer_needed
+from slime_core.files.staging import TRACKER
 
 
 def checkpoints(draft: Draft, facts: Facts) -> None:

@@ -11,13 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from slime_core.config.flat import FlatArgs
-from slime_core.data import selection
-from slime_core.data.source import load_source
+from slime_core.config.flat import Flat, FlatArgs
 from slime_core.errors import PluginError
-from slime_core.hooks.contracts import Flat
-from slime_core.hooks.forms import is_plain, require, reward_arguments, takes_args
-from slime_core.hooks.plugins import load_plugin
+from slime_core.plugins.forms import takes_args
+from slime_core.plugins.plugin import load_plugin
 
 _NAMES = {
     "custom_generate_function_path": ("custom_generate", "generate"),
@@ -93,21 +90,3 @@ def bind(fn: Callable[..., Any], flat: Flat) -> Callable[..., Any]:
 async def settle(value: Any) -> Any:
     """``value``, awaited if it wants to be."""
     return await value if inspect.isawaitable(value) else value
-
-
-def check(field: str, spec: str, flat: Flat) -> None:
-    """Load a user function and look at how it can be called, without calling it.
-
-    Raises:
-        PluginError: it cannot be loaded, or cannot be called as it will be.
-    """
-    if field == "data_source_path":
-        load_source(spec)
-        return
-    fn = load_hook(field, spec)
-    if field == "buffer_filter_path":
-        selection.as_select(fn, spec)
-    elif field == "custom_rm_path" and inspect.isclass(fn):
-        reward_arguments(spec, fn, flat.get("reward_model_path"))
-    elif field != "custom_rm_path" or not is_plain(fn):
-        require(field, spec, fn)

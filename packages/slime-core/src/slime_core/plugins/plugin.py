@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slime_core.errors import PluginError
-from slime_core.hooks import upstream
+from slime_core.plugins import upstream
 
 ENTRY_POINT_GROUP = "slime.plugins"
 _FILE_PREFIX = "slime_plugin_"

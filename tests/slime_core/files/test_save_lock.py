@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from slime_core.checkpoints.save_lock import sole_writer
 from slime_core.errors import CheckpointError
+from slime_core.files.save_lock import sole_writer
 
 _HOLD = """
 import sys
-from slime_core.checkpoints.save_lock import sole_writer
+from slime_core.files.save_lock import sole_writer
 with sole_writer(sys.argv[1]):
     print("mine", flush=True)
     sys.stdin.read()

@@ -2,7 +2,7 @@ import math
 
 import pytest
 from slime_core.errors import PluginError
-from slime_core.hooks.plugins import load_plugin
+from slime_core.plugins.plugin import load_plugin
 
 
 async def reward_contract(args, sample): ...

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
-from slime_core.checkpoints.staging import TRACKER, begin, clean, latest, staged
 from slime_core.errors import CheckpointError
+from slime_core.files.staging import TRACKER, begin, clean, latest, staged
 
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-import slime_core.checkpoints.staging as staging
+import slime_core.files.staging as staging
 
 def write(save, first, last):
     staging.clean(save)

@@ -9,12 +9,12 @@ from slime_core.collate import collate
 from slime_core.config.algorithm import AdvantageConfig
 from slime_core.errors import PluginError
 from slime_core.hooks.batch_functions import data_postprocess
-from slime_core.hooks.keyed import Keyed
-from slime_core.hooks.loading import load_hook
+from slime_core.plugins.functions import load_hook
+from slime_core.plugins.keyed import Keyed
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 
-PAGE = (Path(__file__).parents[2] / "docs" / "customize.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "customize.md").read_text()
 
 
 def documented(heading: str) -> set[str]:

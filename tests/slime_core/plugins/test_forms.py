@@ -1,7 +1,7 @@
 import pytest
 from slime_core.errors import PluginError
-from slime_core.hooks.forms import EXACT, FORMS, functions_of_samples, given
-from slime_core.hooks.loading import check
+from slime_core.hooks.user_functions import check
+from slime_core.plugins.forms import EXACT, FORMS, functions_of_samples, given
 
 FITTING = [
     ("custom_generate_function_path", "async def f(args, sample, sampling_params): ..."),

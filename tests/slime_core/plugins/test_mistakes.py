@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 from slime_core.errors import DataError
-from slime_core.hooks.mistakes import Held, MistakeError, told
+from slime_core.plugins.mistakes import Held, MistakeError, told
 
 
 class Broken:

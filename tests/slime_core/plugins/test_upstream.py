@@ -2,8 +2,8 @@ import sys
 
 import pytest
 from slime_core.errors import PluginError
-from slime_core.hooks import upstream
-from slime_core.hooks.plugins import load_plugin
+from slime_core.plugins import upstream
+from slime_core.plugins.plugin import load_plugin
 
 PLUGIN = """
 import json

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from slime_core.checkpoints.durable import replace_file, sync, sync_tree
 from slime_core.errors import CheckpointError
+from slime_core.files.durable import replace_file, sync, sync_tree
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 import pytest
-from slime_core.checkpoints import durable
-from slime_core.checkpoints.durable import replace_file, sync_tree
+from slime_core.files import durable
+from slime_core.files.durable import replace_file, sync_tree
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):

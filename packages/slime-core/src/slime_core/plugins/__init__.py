@@ -1,0 +1,1 @@
+"""Code of users: where it is, whether it can be called, and its errors told to its author."""
