@@ -116,8 +116,8 @@ def chunked(
     top_p: float = 1.0,
 ) -> Tensor:
     """The product."""
+    from slime_megatron.iteration.passes import Entropy
     from slime_megatron.mcore.logprobs import Scoring, VocabSlice, target_log_probs
-    from slime_megatron.passes import Entropy
 
     scoring = Scoring(
         rows=targets,

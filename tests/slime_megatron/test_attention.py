@@ -24,7 +24,7 @@ def picked(rank: int, world: int) -> dict[str, tuple[list[str], float]]:
     from megatron.core.transformer.enums import AttnBackend
     from slime_megatron.mcore import attention
     from slime_megatron.mcore.packing import PackedInput
-    from slime_megatron.spans import Padded, causal_spans
+    from slime_megatron.packing.spans import Padded, causal_spans
 
     ran: list[str] = []
 

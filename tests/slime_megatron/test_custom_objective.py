@@ -15,12 +15,12 @@ from slime_core.losses.functions import LossFunctions, custom_importance
 from slime_core.reduce import LocalReduce
 from slime_core.schedule.plan import RankStep, StepCounts
 from slime_core.types import SampleGroup
-from slime_megatron.microbatch_loss import MicrobatchLoss, cut
-from slime_megatron.objective import Objective
-from slime_megatron.pack import PackLayout, pack_steps
-from slime_megatron.passes import Entropy, StepResult
-from slime_megatron.signals import Vectors
-from slime_megatron.stages import RankPayload, train_iteration
+from slime_megatron.iteration.microbatch_loss import MicrobatchLoss, cut
+from slime_megatron.iteration.objective import Objective
+from slime_megatron.iteration.passes import Entropy, StepResult
+from slime_megatron.iteration.signals import Vectors
+from slime_megatron.iteration.stages import RankPayload, train_iteration
+from slime_megatron.packing.pack import PackLayout, pack_steps
 from slime_testing import make_sample
 
 

@@ -29,10 +29,10 @@ def compare_with_hugging_face(rank: int, world: int, directories: dict[str, str]
 def compare(directory: Path, rank: int, world: int) -> dict[str, float]:
     import torch
     from slime_core.losses.aggregate import LossOutput
+    from slime_megatron.iteration.passes import Entropy, StepSize, TrainItem
     from slime_megatron.mcore.forward import ScoreConfig, score_responses
     from slime_megatron.mcore.step import train_step
-    from slime_megatron.pack import PackLayout, pack
-    from slime_megatron.passes import Entropy, StepSize, TrainItem
+    from slime_megatron.packing.pack import PackLayout, pack
     from slime_testing.megatron_state import make_state
     from torch.overrides import _pop_mode_temporarily
 

@@ -16,10 +16,10 @@ FLAGS = ("--moe-router-load-balancing-type=aux_loss", f"--moe-aux-loss-coeff={CO
 def router_gradient(rank: int, world: int, model: str) -> dict[str, Any]:
     """The gradient of a step whose own loss is zero, and the hand-made one of its rows."""
     from slime_core.losses.aggregate import LossOutput
+    from slime_megatron.iteration.passes import Entropy, StepSize, TrainItem
     from slime_megatron.mcore.forward import ScoreConfig
     from slime_megatron.mcore.step import train_step
-    from slime_megatron.pack import PackLayout, pack
-    from slime_megatron.passes import Entropy, StepSize, TrainItem
+    from slime_megatron.packing.pack import PackLayout, pack
 
     state = make_state(Path(model), rank, world, "--clip-grad=0", *FLAGS)
     router = next(m for n, m in state.chunks[0].named_modules() if n.endswith("mlp.router"))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from slime_megatron.context.zigzag import chunk_multiple, gathered_order, local_positions
+from slime_megatron.packing.zigzag import chunk_multiple, gathered_order, local_positions
 
 
 def test_two_ranks_hold_an_outer_and_an_inner_pair_of_chunks():

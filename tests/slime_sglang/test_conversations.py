@@ -12,8 +12,8 @@ from slime_core.data.template_certificate import TemplateDriftError
 from slime_core.types import Sample, Status
 from slime_sglang import generate_single
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.generation import Generation
-from slime_sglang.sampling_params import Sampling
+from slime_sglang.rollout.generation import Generation
+from slime_sglang.rollout.sampling_params import Sampling
 from slime_testing.engine_stub import Script, Server, run
 from slime_testing.templates import MergingTokenizer
 

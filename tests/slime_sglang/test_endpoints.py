@@ -17,8 +17,8 @@ from slime_sglang import run_agent
 from slime_sglang.agents import endpoints
 from slime_sglang.agents.run import AgentError
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.generation import Generation
-from slime_sglang.sampling_params import Sampling
+from slime_sglang.rollout.generation import Generation
+from slime_sglang.rollout.sampling_params import Sampling
 from slime_testing.engine_stub import Script, Server, run
 from slime_testing.templates import MergingTokenizer
 

@@ -58,7 +58,7 @@ def test_a_critic_may_come_from_another_checkpoint(tmp_path):
 
 
 def test_actor_and_critic_must_fit_into_host_memory_together(monkeypatch):
-    from slime_megatron import host_memory
+    from slime_megatron.rules import host_memory
 
     monkeypatch.setattr(host_memory, "num_parameters", lambda _: host_memory.Parameters(10**9))
     words = f"{BASE} {PPO} --colocate --use-distributed-optimizer --offload-host-memory-gib".split()

@@ -22,7 +22,7 @@ SIZES = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2,
 
 def kernels() -> dict[str, float]:
     """Relative differences of cuDNN on rectangles and FlashAttention from float32, one by one."""
-    from slime_megatron.blocks import Blocks
+    from slime_megatron.packing.blocks import Blocks
     from torch.nn import functional
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -64,7 +64,7 @@ def kernels() -> dict[str, float]:
 def flash() -> dict[str, float]:
     """Relative differences of FlashAttention-4 from float32, of sequences and parts of them."""
     from slime_megatron.mcore.flash import Heads, flash_attention
-    from slime_megatron.spans import Varlen, causal_spans
+    from slime_megatron.packing.spans import Varlen, causal_spans
 
     device = torch.device("cuda")
     cases = {

@@ -17,8 +17,8 @@ from slime_core.residency import TakingTurns
 from slime_core.schedule.layout import ParallelLayout
 from slime_megatron.trainer import TrainerRank
 from slime_sglang.config import SGLangConfig
-from slime_sglang.engines import Engines
-from slime_sglang.fleet_spec import FleetSpec
+from slime_sglang.fleet.engines import Engines
+from slime_sglang.fleet.spec import FleetSpec
 from slime_sglang.weights.tensor import TensorReceiver
 
 from slime_testing.qwen3_shapes import qwen3_config

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from slime_megatron.custom_loss import log_probs_and_entropy
+from slime_megatron.iteration.custom_loss import log_probs_and_entropy
 from torch import Tensor
 
 

@@ -68,10 +68,10 @@ def compare(
 ) -> dict[str, float]:
     """The largest differences from ``expected`` on this layout; of gradients, relative ones."""
     from slime_core.losses.aggregate import LossOutput
+    from slime_megatron.iteration.passes import Entropy, StepSize, TrainItem
     from slime_megatron.mcore.forward import ScoreConfig, score_responses
     from slime_megatron.mcore.step import train_step
-    from slime_megatron.pack import pack
-    from slime_megatron.passes import Entropy, StepSize, TrainItem
+    from slime_megatron.packing.pack import pack
 
     from slime_testing.megatron_state import make_state
 
@@ -143,7 +143,7 @@ def _own_rows(world: int) -> list[int]:
 
 def _pack_layout() -> Any:
     from megatron.core import parallel_state as groups
-    from slime_megatron.pack import PackLayout
+    from slime_megatron.packing.pack import PackLayout
 
     return PackLayout(
         cp_size=groups.get_context_parallel_world_size(),

@@ -17,8 +17,8 @@ from slime_core.reports.phases import Phases
 from slime_core.reports.progress import Progress
 from slime_core.residency import TakingTurns
 from slime_megatron.meeting import Meeting
-from slime_sglang.health import HealthSpec
-from slime_sglang.readmission import Connectable, Readmission, RemoteFleet
+from slime_sglang.fleet.health import HealthSpec
+from slime_sglang.fleet.readmission import Connectable, Readmission, RemoteFleet
 
 from slime_train.actor_critic import ActorCritic
 from slime_train.loop import Cadence, Job
@@ -28,7 +28,7 @@ from slime_train.runtime.rollouts import RolloutFacts, RolloutProcess
 from slime_train.runtime.trainers import TrainerGroup
 
 if TYPE_CHECKING:
-    from slime_megatron.objective import Role
+    from slime_megatron.iteration.objective import Role
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from slime_core.config.rules import (
     tracking,
 )
 from slime_core.errors import ConfigErrors
-from slime_megatron import rules as megatron
 from slime_megatron.config import MegatronConfig, command_line, megatron_flags
-from slime_megatron.host_memory import host_memory_of_both
+from slime_megatron.rules import model as megatron
+from slime_megatron.rules.host_memory import host_memory_of_both
 from slime_rewards import rules as rewards
 from slime_sglang import rules as engine
 from slime_sglang.config import ROUTER, SERVER, router_flags, server_flags

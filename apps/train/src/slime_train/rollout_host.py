@@ -18,7 +18,7 @@ from slime_core.reports.time_ledger import TimeLedger
 from slime_core.schedule.flops import model_cost
 from slime_core.schedule.plan import StepPlan, plan
 from slime_core.types import SampleGroup, samples_of
-from slime_megatron.stages import RankPayload
+from slime_megatron.iteration.stages import RankPayload
 from slime_sglang.server.launcher import NO_LAUNCHERS, Launchers
 from slime_sglang.weights.session import EngineTarget
 
@@ -125,7 +125,7 @@ class RolloutHost:
         self._producer.published(version)
 
     def fleet(self, verb: str, *args: Any) -> Any:
-        """What ``slime_sglang.readmission.Fleet`` asks of the engines; quick, thread-safe."""
+        """What ``slime_sglang.fleet.readmission.Fleet`` asks of the engines; quick, thread-safe."""
         return getattr(self._producer.fleet, verb)(*args)
 
     def save(self, directory: Path, iteration: int) -> None:

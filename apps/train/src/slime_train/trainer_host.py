@@ -7,8 +7,8 @@ import torch
 from slime_core.interfaces import Metrics
 from slime_core.processes.this_machine import meeting_place
 from slime_core.residency import Holding
-from slime_megatron.objective import Role
-from slime_megatron.stages import NOTHING
+from slime_megatron.iteration.objective import Role
+from slime_megatron.iteration.stages import NOTHING
 from slime_megatron.trainer import RankPayload, SampleVectors, TrainerConfig, TrainerRank
 from slime_sglang.weights.changing import ChangingReceiver
 from slime_sglang.weights.select import make_receiver, senders

@@ -12,23 +12,23 @@ from slime_core.interfaces import Metrics, WeightReceiver
 from slime_core.reports.ci_checks import check_grad_norms, check_iteration
 from slime_core.residency import Holding
 
-from slime_megatron.objective import OLD_ACTOR, REFERENCE
-from slime_megatron.processes import no_gpu
-from slime_megatron.report import (
+from slime_megatron.iteration.objective import OLD_ACTOR, REFERENCE
+from slime_megatron.iteration.report import (
     Report,
     actor_metrics,
     critic_metrics,
     skipped_in_a_row,
     step_metrics,
 )
-from slime_megatron.signals import Vectors
-from slime_megatron.stages import (
+from slime_megatron.iteration.signals import Vectors
+from slime_megatron.iteration.stages import (
     NOTHING,
     RankPayload,
     SampleVectors,
     score_iteration,
     train_iteration,
 )
+from slime_megatron.processes import no_gpu
 from slime_megatron.trainer_config import TrainerConfig, is_hugging_face
 from slime_megatron.trainer_hooks import model_provider, trainer_hooks
 

@@ -26,8 +26,8 @@ from slime_core.hooks.batch_functions import data_postprocess
 from slime_core.losses.functions import LossFunctions, custom_importance, custom_reducer
 
 from slime_megatron.config import MegatronConfig
-from slime_megatron.custom_loss import custom_loss
-from slime_megatron.objective import REFERENCE, TEACHER, Objective, Role
+from slime_megatron.iteration.custom_loss import custom_loss
+from slime_megatron.iteration.objective import REFERENCE, TEACHER, Objective, Role
 
 
 @dataclass(frozen=True, kw_only=True)

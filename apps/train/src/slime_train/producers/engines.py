@@ -28,17 +28,17 @@ from slime_core.reports.progress import Progress
 from slime_core.types import SampleGroup
 from slime_rewards.select import make_reward
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.collecting import Collected, CollectSpec, collect
-from slime_sglang.engines import Engines
-from slime_sglang.evaluate import EvalSet, evaluate
-from slime_sglang.fleet_spec import FleetSpec
-from slime_sglang.flight import Flight, InTime, begin_again
-from slime_sglang.generation import Generation, GenerationSpec
-from slime_sglang.groups import Greedy, GroupWorker
-from slime_sglang.health import HealthSpec
-from slime_sglang.sampling_params import Sampling
+from slime_sglang.fleet.engines import Engines
+from slime_sglang.fleet.health import HealthSpec
+from slime_sglang.fleet.spec import FleetSpec
+from slime_sglang.rollout.collecting import Collected, CollectSpec, collect
+from slime_sglang.rollout.evaluate import EvalSet, evaluate
+from slime_sglang.rollout.flight import Flight, InTime, begin_again
+from slime_sglang.rollout.generation import Generation, GenerationSpec
+from slime_sglang.rollout.groups import Greedy, GroupWorker
+from slime_sglang.rollout.sampling_params import Sampling
+from slime_sglang.rollout.teacher import Teacher
 from slime_sglang.server.launcher import Launchers
-from slime_sglang.teacher import Teacher
 from slime_sglang.weights.session import EngineTarget
 
 from slime_train.run_config import RunConfig

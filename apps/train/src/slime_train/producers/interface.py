@@ -10,7 +10,7 @@ from slime_core.types import SampleGroup
 from slime_sglang.weights.session import EngineTarget
 
 if TYPE_CHECKING:
-    from slime_sglang.engines import Engines
+    from slime_sglang.fleet.engines import Engines
 
 
 class Producer(Protocol):

@@ -15,7 +15,7 @@ from slime_train.runtime.cluster import Pending, Remote, gather
 from slime_train.runtime.placement import Place
 
 if TYPE_CHECKING:
-    from slime_megatron.objective import Role  # torch stays out of the driver
+    from slime_megatron.iteration.objective import Role  # torch stays out of the driver
 
 Handles = Sequence[Any]
 """Vectors of samples, by reference: they travel from rank to rank, not through the driver."""

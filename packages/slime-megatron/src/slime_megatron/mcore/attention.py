@@ -35,7 +35,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from slime_megatron.mcore.flash import Attend, Heads, flash_attention
 from slime_megatron.mcore.packing import PackedInput
-from slime_megatron.spans import Padded, Rectangle, Varlen
+from slime_megatron.packing.spans import Padded, Rectangle, Varlen
 
 _KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 _CUDNN_HEAD = 128

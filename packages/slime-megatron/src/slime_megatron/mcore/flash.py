@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from slime_megatron.spans import Varlen, causal_spans
+from slime_megatron.packing.spans import Varlen, causal_spans
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from slime_core.batch import Ragged
 from torch import Tensor
 
+from slime_megatron.iteration.passes import Entropy
 from slime_megatron.mcore.full_logits import full_logits
 from slime_megatron.mcore.logprobs import Scoring, score
 from slime_megatron.mcore.packing import PackedInput
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.value_head import value_scores
-from slime_megatron.pack import PackedMicrobatch
-from slime_megatron.passes import Entropy
+from slime_megatron.packing.pack import PackedMicrobatch
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
+from slime_megatron.iteration.passes import Entropy
 from slime_megatron.mcore.weight_gradients import add_product
-from slime_megatron.passes import Entropy
 
 
 @dataclass(frozen=True)

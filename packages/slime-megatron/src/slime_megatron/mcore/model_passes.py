@@ -8,21 +8,21 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from slime_core.batch import Ragged
 
+from slime_megatron.iteration.passes import Entropy, StepResult, StepSize, TrainItem
 from slime_megatron.mcore import adam_state
 from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, score_responses
 from slime_megatron.mcore.reduce import GroupReduce
 from slime_megatron.mcore.snapshots import Snapshots
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.step import train_step
-from slime_megatron.pack import PackedMicrobatch, PackLayout
-from slime_megatron.passes import Entropy, StepResult, StepSize, TrainItem
+from slime_megatron.packing.pack import PackedMicrobatch, PackLayout
 from slime_megatron.trainer_hooks import TrainerHooks
 
 _NO_HOOKS = TrainerHooks()
 
 
 class ModelPasses:
-    """The verbs of ``slime_megatron.passes.Passes`` for one rank; as long-lived as the model."""
+    """The verbs of ``iteration.passes.Passes`` for one rank; as long-lived as the model."""
 
     def __init__(
         self,

@@ -6,8 +6,8 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
-from slime_megatron.blocks import Blocks
-from slime_megatron.spans import Padded, Spans, Varlen
+from slime_megatron.packing.blocks import Blocks
+from slime_megatron.packing.spans import Padded, Spans, Varlen
 
 
 @dataclass

@@ -15,8 +15,8 @@ from megatron.core import parallel_state
 from megatron.core.transformer.moe.moe_logging import get_moe_metrics_tracker
 from megatron.core.utils import get_model_config
 
+from slime_megatron.iteration.passes import TrainItem
 from slime_megatron.mcore.state import TrainState
-from slime_megatron.passes import TrainItem
 
 
 def average_over_rows(state: TrainState, items: Sequence[TrainItem]) -> None:

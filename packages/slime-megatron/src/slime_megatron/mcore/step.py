@@ -21,12 +21,12 @@ from megatron.core import parallel_state
 from slime_core.losses.report import finish_metrics
 from torch import Tensor
 
+from slime_megatron.iteration.passes import Entropy, StepResult, StepSize, TrainItem
 from slime_megatron.mcore.forward import ScoreConfig, is_last_stage, run_model, run_schedule
 from slime_megatron.mcore.optimizer import NonFiniteGradientError
 from slime_megatron.mcore.router_losses import average_over_rows
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.weight_gradients import mark_added_elsewhere
-from slime_megatron.passes import Entropy, StepResult, StepSize, TrainItem
 
 
 def train_step(

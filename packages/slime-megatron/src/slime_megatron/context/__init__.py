@@ -1,1 +1,0 @@
-"""How sequences are divided among context-parallel ranks; plain index arithmetic."""

@@ -1,0 +1,1 @@
+"""One iteration of the trainer: signals, advantages, losses, optimizer steps."""

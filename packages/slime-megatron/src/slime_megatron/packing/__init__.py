@@ -1,0 +1,1 @@
+"""Samples end to end: packed, cut among ranks, as kernels want them."""

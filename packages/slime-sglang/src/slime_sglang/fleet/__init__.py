@@ -1,0 +1,1 @@
+"""Engines and their router: which there are, started, watched, begun again."""

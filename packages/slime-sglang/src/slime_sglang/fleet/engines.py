@@ -1,0 +1,284 @@
+"""All engines of a run and the router in front of them."""
+
+import functools
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from slime_core.errors import EngineError
+from slime_core.residency import Holding
+
+from slime_sglang.fleet.external import ExternalPart, discover
+from slime_sglang.fleet.health import HealthSpec, Part, Record, Watch
+from slime_sglang.fleet.parts import EnginePart, RouterPart, Routing
+from slime_sglang.fleet.ports import require_free
+from slime_sglang.fleet.router import Members, Router, RouterSpec
+from slime_sglang.fleet.spec import FleetSpec
+from slime_sglang.fleet.supervise import check
+from slime_sglang.server.launch import Engine, Launch, launch
+from slime_sglang.server.launcher import NO_LAUNCHERS, Launchers, launch_by
+from slime_sglang.weights.session import EngineTarget, FleetStatus
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+
+
+def _nothing(event: str, **fields: Any) -> None:
+    """Nobody keeps a record."""
+
+
+class Engines:
+    """Servers and router of one run; belongs to the process that starts them.
+
+    Whatever ends that process ends them too.
+    """
+
+    def __init__(
+        self,
+        spec: FleetSpec,
+        health: HealthSpec | None = None,
+        record: Record = _nothing,
+        launchers: Launchers = NO_LAUNCHERS,
+    ) -> None:
+        """With ``health``, parts that are lost are started again and ``record`` hears of it.
+
+        ``launchers`` start the engines of each machine, where they are on several.
+        """
+        self.spec = spec
+        self._launchers = launchers
+        self._health = health
+        self._record = record
+        self._parts: list[EnginePart | ExternalPart] = []
+        self._router: Router | None = None
+        self._routing: Routing | None = None
+        self._watch: Watch | None = None
+
+    def start(self) -> None:
+        """Start everything at once; on any failure stop everything and raise ``EngineError``."""
+        began = time.monotonic()
+        try:
+            if self.spec.external:
+                self._parts += discover(self.spec.external, self.spec.model_path)
+            else:
+                self._start_engines(began + self.spec.ready_timeout_s)
+            self._start_router()
+            self._start_watch()
+        except BaseException:
+            self.stop()
+            raise
+        logger.info("%d engines ready in %.1f s", len(self._parts), time.monotonic() - began)
+
+    def _start_engines(self, deadline: float) -> None:
+        engines: list[Engine] = []
+        for index in range(self.spec.num_engines):
+            spec = self.spec.engine(index)
+            part = EnginePart(
+                spec,
+                self.spec.ready_timeout_s,
+                serves_at_once=self.spec.fixed_weights,
+                launch=self._launch(spec.machine),
+            )
+            self._parts.append(part)
+            engines.append(part.engine)
+        waiting = engines
+        while waiting:
+            for engine in engines:
+                check(engine.process, "starting")
+            waiting = [engine for engine in waiting if not engine.client.is_up()]
+            if waiting and time.monotonic() > deadline:
+                waiting[0].wait_ready(0.0)
+            time.sleep(_POLL_S)
+        for engine in engines:
+            engine.wait_ready(max(1.0, deadline - time.monotonic()))
+
+    def _launch(self, machine: int) -> Launch:
+        """What starts engines there."""
+        if not self.spec.machines:
+            return launch
+        return functools.partial(launch_by, self._launchers[machine])
+
+    def _start_watch(self) -> None:
+        if self._health is None:
+            return
+        members = Members(self.router_url) if self._router is None else self._router.members
+        self._routing = routing = Routing(members, self._router)
+        routing.begin(self.urls)
+        for part in self._parts:
+            part.leave, part.join = routing.remove, routing.add
+        parts: list[Part] = [*self._own_parts]
+        if self._router is not None:
+            parts.append(RouterPart(self._router, routing, f"{self.spec.prefix}router"))
+        self._watch = Watch(parts, self._health, self._record)
+        self._watch.start()
+
+    def _start_router(self) -> None:
+        config = self.spec.sglang
+        if config.sglang_router_ip is not None:
+            self._join_router(self.router_url)
+            return
+        if config.sglang_router_port is not None:
+            require_free(config.sglang_router_port, "--sglang-router-port")
+        self._router = Router(
+            RouterSpec(
+                worker_urls=self.urls,
+                log_dir=self.spec.log_dir,
+                router=config.router,
+                request_timeout_s=config.sglang_router_request_timeout_secs,
+                port=config.sglang_router_port,
+            )
+        )
+        self._router.wait_ready(60.0)
+
+    def _join_router(self, url: str) -> None:
+        members = Members(url)
+        try:
+            for worker in self.urls:
+                members.add(worker)
+        except EngineError as error:
+            raise EngineError(
+                f"the router at {url} (--sglang-router-ip, --sglang-router-port): {error}"
+            ) from error
+        finally:
+            members.close()
+
+    @property
+    def _own_parts(self) -> list[EnginePart]:
+        """Those that the run started."""
+        return [part for part in self._parts if isinstance(part, EnginePart)]
+
+    @property
+    def urls(self) -> list[str]:
+        """The address of every engine that is up."""
+        return [part.url for part in self._parts if part.is_up]
+
+    @property
+    def targets(self) -> tuple[EngineTarget, ...]:
+        """What weight receivers need to know about the engines; crosses processes."""
+        return tuple(part.target for part in self._parts if part.is_up)
+
+    @property
+    def router_url(self) -> str:
+        """Where requests go."""
+        config = self.spec.sglang
+        if config.sglang_router_ip is not None:
+            return f"http://{config.sglang_router_ip}:{config.sglang_router_port or 30000}"
+        assert self._router is not None, "the engines have not been started"
+        return self._router.url
+
+    def check_alive(self) -> None:
+        """Raise ``EngineError`` with the end of the log of the first process that has ended.
+
+        With ``health``, only when a part was lost too often.
+        """
+        if self._watch is not None:
+            if self._watch.problem is not None:
+                raise EngineError(self._watch.problem)
+            return
+        for part in self._parts:
+            part.engine.check_alive()
+        if self._router is not None:
+            self._router.check_alive()
+
+    def status(self) -> FleetStatus:
+        """Who serves and who waits for weights; raises as ``check_alive`` does."""
+        self.check_alive()
+        watch, routing = self._watch, self._routing
+        assert watch is not None, "asked of engines that are watched"
+        assert routing is not None, "made with the watch"
+        serving = routing.serving
+        up = [part for part in self._parts if part.is_up]
+        return FleetStatus(
+            num_losses=watch.num_losses,
+            serving=tuple(part.target for part in up if part.url in serving),
+            waiting=tuple(part.target for part in up if part.url not in serving),
+        )
+
+    def publishing(self, urls: Sequence[str]) -> None:
+        """These engines are given weights from now on, until ``admit``: they are paused."""
+        for part in self._parts:
+            if part.url in urls:
+                part.quiet = True
+
+    def admit(self, urls: Sequence[str]) -> None:
+        """These engines have the current weights: send them requests.
+
+        Raises:
+            EngineError: the router does not take one of them.
+        """
+        for part in self._parts:
+            if part.url in urls and part.is_up and self._routing is not None:
+                self._routing.add(part.url)
+                part.quiet = False
+                if self._watch is not None and isinstance(part, EnginePart):
+                    self._watch.recovered(part)
+
+    def unanswered(self, urls: Sequence[str], why: str) -> None:
+        """These did not answer a publish in time: they count as lost, whatever else they answer."""
+        for part in self._own_parts:
+            if part.url in urls and part.is_up and self._watch is not None:
+                self._watch.accuse(part, why)
+
+    def progress(self) -> None:
+        """A rollout is finished: losses so far did not keep the run from getting on."""
+        if self._watch is not None:
+            self._watch.progress()
+
+    def may_recover(self, since: float) -> bool:
+        """Whether what has failed since ``since`` (monotonic) may be a loss that is repaired."""
+        return self._watch is not None and self._watch.may_recover(since)
+
+    def hold(self, what: Holding) -> None:
+        """Keep so much in memory, on every engine that is up; none may have anything to do.
+
+        An engine that is lost is not started again while engines hold nothing.
+        """
+        parts = self._own_parts
+        for part in parts:
+            part.lends = part.lends or what != "everything"
+            if what == "nothing":
+                part.room.clear()
+        up = [part for part in parts if part.is_up]
+        with ThreadPoolExecutor(max(1, len(up))) as pool:
+            found = list(pool.map(functools.partial(_held, what), up))
+        problems = [error for error in found if error is not None]
+        if problems and self._watch is None:
+            raise problems[0]
+        for part in parts:
+            part.lends = what != "everything"
+            if what != "nothing":
+                part.room.set()
+
+    def stop(self) -> None:
+        """End every process that was started; safe to call twice."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.end()
+        parts: list[Router | EnginePart | ExternalPart] = [*self._parts]
+        if self._router is not None:
+            parts.insert(0, self._router)
+        self._parts, self._router = [], None
+        if parts:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                list(pool.map(_stop, parts))
+        if watch is not None:
+            watch.join()  # waits: with a timeout of its own
+        if self._routing is not None:
+            self._routing.close()
+
+
+def _held(what: Holding, part: EnginePart) -> EngineError | None:
+    try:
+        if part.lends:
+            part.finish_check()
+        part.engine.hold(what)
+    except EngineError as error:
+        logger.warning("%s does not hold %s: %s", part.name, what, error)
+        return error
+    return None
+
+
+def _stop(part: Router | EnginePart | ExternalPart) -> None:
+    part.stop()

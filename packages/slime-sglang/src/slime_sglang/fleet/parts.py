@@ -1,0 +1,208 @@
+"""An engine and the router as parts that can be lost and started again."""
+
+import threading
+from collections.abc import Callable
+
+import httpx
+from slime_core.errors import EngineError
+
+from slime_sglang.fleet.router import Members, Router
+from slime_sglang.fleet.supervise import keep_log, last_words
+from slime_sglang.server.launch import Engine, EngineSpec, Launch, launch
+from slime_sglang.weights.session import EngineTarget
+
+_ROOM_S = 1.0
+
+
+class Routing:
+    """Which engines get requests; the router may be our own or another's."""
+
+    def __init__(self, members: Members, router: Router | None) -> None:
+        self._members, self._router = members, router
+        self._lock = threading.RLock()
+        self._serving: list[str] = []
+
+    @property
+    def serving(self) -> tuple[str, ...]:
+        """Engines that requests are sent to."""
+        return tuple(self._serving)
+
+    def begin(self, urls: list[str]) -> None:
+        """The router knows these already."""
+        self._serving = list(urls)
+
+    def add(self, url: str) -> None:
+        """Send requests there; raises ``EngineError``."""
+        with self._lock:
+            if url not in self._serving:
+                self._members.add(url)
+                self._serving.append(url)
+
+    def remove(self, url: str) -> None:
+        """Send nothing there any more."""
+        with self._lock:
+            if url in self._serving:
+                self._serving.remove(url)
+                self._members.remove(url)
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._members.close()
+
+    def restart(self) -> None:
+        """Start our own router again for the engines that serve."""
+        assert self._router is not None, "another's router is not watched"
+        with self._lock:
+            self._router.start_again(self._serving)
+
+
+class EnginePart:
+    """One engine of a run, whichever process it is at the moment."""
+
+    kind = "engine"
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        ready_timeout_s: float,
+        *,
+        serves_at_once: bool = False,
+        launch: Launch = launch,
+    ) -> None:
+        """``serves_at_once``: its weights are those that it starts with.
+
+        ``launch`` starts it where it runs, also again.
+        """
+        self.spec, self._launch = spec, launch
+        self.serves_at_once = serves_at_once
+        self.name = spec.name
+        self.engine = Engine(spec, launch)
+        self.is_up = True
+        self.quiet = False
+        """Whether it is given weights: it is paused then and generates nothing."""
+        self.lends = False
+        """Whether some of its memory is in use by others: it cannot generate then."""
+        self._asked = threading.Lock()
+        """Held while a check is on its way to it."""
+        self.room = threading.Event()
+        """Whether there is memory to start it."""
+        self.room.set()
+        self.ended = False
+        self.leave: Callable[[str], None] = _nobody
+        """Called with its address when it is lost."""
+        self.join: Callable[[str], None] = _nobody
+        """Called with its address when it is back, where it serves at once."""
+        self._ready_timeout_s = ready_timeout_s
+
+    @property
+    def pid(self) -> int | None:
+        """SGLang's main process."""
+        return self.engine.process.command_pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self.engine.process.exit_code
+
+    @property
+    def last_words(self) -> str:
+        """Where its log is and how it ends."""
+        return last_words(self.engine.process)
+
+    @property
+    def url(self) -> str:
+        """Where it listens now."""
+        return self.engine.url
+
+    @property
+    def target(self) -> EngineTarget:
+        """What a publish needs to know of it."""
+        return EngineTarget(self.engine.url, self.engine.num_ranks, self.spec.machine)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether it generates, or, where it may not now, none of its processes is stopped."""
+        with self._asked:
+            idle = self.quiet or self.lends
+            if not idle and self._answers("/health_generate", timeout_s):
+                return True
+        return (self.quiet or self.lends) and self._is_there(timeout_s)
+
+    def finish_check(self) -> None:
+        """Return when no check generates: an engine without weights would end at it.
+
+        Comes after ``lends`` was set, so that no other begins; takes as long as one may.
+        """
+        with self._asked:
+            pass
+
+    def _is_there(self, timeout_s: float) -> bool:
+        return not self.engine.process.is_stopped and self._answers("/model_info", timeout_s)
+
+    def _answers(self, path: str, timeout_s: float) -> bool:
+        """Within ``timeout_s`` in all; sooner when its process ends."""
+        try:
+            with httpx.Client(timeout=timeout_s, trust_env=False) as http:
+                return http.get(f"{self.engine.url}{path}").is_success
+        except httpx.HTTPError:
+            return False
+
+    def start_again(self) -> None:
+        """Kill what is left and return when a new process generates, with its first weights."""
+        self.is_up = False
+        self.leave(self.engine.url)
+        self.engine.kill()
+        keep_log(self.engine.process.log_path)
+        while not (self.room.wait(_ROOM_S) or self.ended):
+            pass
+        self.quiet = False
+        self.engine = Engine(self.spec, self._launch)
+        if self.ended:
+            self.engine.stop()
+            raise EngineError(f"{self.name} is not needed any more")
+        self.engine.wait_ready(self._ready_timeout_s)
+        if self.serves_at_once:
+            self.join(self.engine.url)
+        self.is_up = True
+
+    def stop(self) -> None:
+        """End it."""
+        self.ended = True
+        self.engine.stop()
+
+
+class RouterPart:
+    """The run's own router."""
+
+    kind = "router"
+    serves_at_once = True
+
+    def __init__(self, router: Router, routing: Routing, name: str = "router") -> None:
+        self._router, self._routing = router, routing
+        self.name = name
+
+    @property
+    def pid(self) -> int | None:
+        """Its process."""
+        return self._router.process.command_pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._router.process.exit_code
+
+    @property
+    def last_words(self) -> str:
+        """Where its log is and how it ends."""
+        return last_words(self._router.process)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether it says anything."""
+        return self._router.members.answers(timeout_s)
+
+    def start_again(self) -> None:
+        """Kill what is left; the new one has the same address and the same engines."""
+        self._routing.restart()
+
+
+def _nobody(url: str) -> None:
+    """Nobody has to know."""

@@ -1,0 +1,180 @@
+"""sglang-router in front of the engines, ready when it knows every one of them."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+from slime_core.errors import EngineError
+
+from slime_sglang.fleet.command_line import to_words
+from slime_sglang.fleet.ports import PortLease
+from slime_sglang.fleet.supervise import Command, Supervised, check, keep_log, wait_until
+
+logger = logging.getLogger(__name__)
+
+_PROBE_S = 5.0
+_CHANGE_S = 10.0
+_CHANGE_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSpec:
+    """What the router serves and how."""
+
+    worker_urls: Sequence[str]
+    log_dir: Path
+    router: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """RouterArgs given by the user."""
+    request_timeout_s: int = 14400
+    host: str = "127.0.0.1"
+    port: int | None = None
+    """None takes a free one."""
+
+
+class Members:
+    """The engines that a router, ours or another, sends requests to."""
+
+    def __init__(self, router_url: str) -> None:
+        self._http = httpx.Client(base_url=router_url, timeout=_PROBE_S, trust_env=False)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether the router says anything within ``timeout_s``."""
+        try:
+            self._http.get("/health", timeout=timeout_s)
+        except httpx.HTTPError:
+            return False
+        return True
+
+    def healthy(self) -> set[str]:
+        """URLs of the engines that get requests now."""
+        try:
+            return {str(each["url"]) for each in self._workers() if each.get("is_healthy")}
+        except (httpx.HTTPError, ValueError, KeyError):
+            return set()
+
+    def add(self, url: str) -> None:
+        """Send requests to the engine ``url`` too; returns when the router does so.
+
+        Raises:
+            EngineError: the router does not take it.
+        """
+        deadline = time.monotonic() + _CHANGE_S
+        try:
+            if url not in self.healthy():
+                self._http.post("/workers", json={"url": url}).raise_for_status()
+            while url not in self.healthy():
+                if time.monotonic() > deadline:
+                    raise EngineError(f"the router did not take up {url} in {_CHANGE_S:.0f} s")
+                time.sleep(_CHANGE_POLL_S)
+        except httpx.HTTPError as error:
+            raise EngineError(f"the router does not accept the engine {url}: {error}") from error
+
+    def remove(self, url: str) -> None:
+        """Send it nothing more; a router that does not answer is left alone."""
+        try:
+            for each in self._workers():
+                if str(each["url"]) == url:
+                    self._http.delete(f"/workers/{each['id']}")
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            logger.warning("the router was not told that %s is gone: %r", url, error)
+
+    def _workers(self) -> list[dict[str, Any]]:
+        reply = self._http.get("/workers")
+        return reply.json()["workers"] if reply.is_success else []
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._http.close()
+
+
+class Router:
+    """A running sglang-router; owned by the process that started it."""
+
+    def __init__(self, spec: RouterSpec) -> None:
+        self.spec = spec
+        self._lease = PortLease(2, spec.host)
+        free, metrics_port = self._lease.ports
+        port = spec.port or free
+        self.url = f"http://{spec.host}:{port}"
+        self.members = Members(self.url)
+        self._ports = port, metrics_port
+        self.process = Supervised(self._command())
+
+    def _command(self) -> Command:
+        port, metrics_port = self._ports
+        return Command(
+            name="router",
+            argv=command_line(self.spec, port=port, metrics_port=metrics_port),
+            log_path=self.spec.log_dir / "router.log",
+            env=dict(os.environ),
+        )
+
+    def start_again(self, worker_urls: Sequence[str], deadline_s: float = 60.0) -> None:
+        """Kill it and serve ``worker_urls`` at the same address; ``EngineError`` if it does not."""
+        self.process.kill()
+        self.spec = replace(self.spec, worker_urls=tuple(worker_urls))
+        keep_log(self.process.log_path)
+        self.process = Supervised(self._command())
+        self.wait_ready(deadline_s)
+
+    def wait_ready(self, deadline_s: float) -> None:
+        """Return when every engine is known and healthy; ``EngineError`` naming those missing."""
+        expected = set(self.spec.worker_urls)
+        try:
+            wait_until(self.process, lambda: self._serves(expected), deadline_s)
+        except EngineError as error:
+            absent = ", ".join(sorted(expected - self.members.healthy()))
+            raise EngineError(f"{error}\nengines it does not serve: {absent}") from error
+
+    def _serves(self, urls: set[str]) -> bool:
+        return self.members.answers(_PROBE_S) and urls <= self.members.healthy()
+
+    def check_alive(self) -> None:
+        """Raise ``EngineError`` with the end of its log if it has ended."""
+        check(self.process)
+
+    def stop(self) -> None:
+        """End it."""
+        self.members.close()
+        self.process.stop()
+        self._lease.close()
+
+
+def start_router(spec: RouterSpec, *, deadline_s: float = 60.0) -> Router:
+    """A router that serves every engine of ``spec``."""
+    router = Router(spec)
+    try:
+        router.wait_ready(deadline_s)
+    except BaseException:
+        router.stop()
+        raise
+    return router
+
+
+def command_line(spec: RouterSpec, *, port: int, metrics_port: int) -> list[str]:
+    """The words of the router's command line: defaults, the user's values, then the run's.
+
+    Circuit breaker and health checks are off by default, because an engine that is paused for a
+    weight update is not broken; the run itself notices when one dies.
+    """
+    defaults = {
+        "prometheus_host": spec.host,
+        "prometheus_port": metrics_port,
+        "disable_circuit_breaker": True,
+        "disable_health_check": True,
+        "log_level": "warn",
+    }
+    ours = {
+        "host": spec.host,
+        "port": port,
+        "worker_urls": list(spec.worker_urls),
+        "request_timeout_secs": spec.request_timeout_s,
+    }
+    words = to_words({**defaults, **spec.router, **ours}, "router_flags")
+    return [sys.executable, "-m", "slime_sglang.fleet.router_main", *words]

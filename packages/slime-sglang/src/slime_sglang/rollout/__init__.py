@@ -1,0 +1,1 @@
+"""From prompts to finished groups: requests, hooks, filters, what is carried on."""

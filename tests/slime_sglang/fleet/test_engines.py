@@ -1,0 +1,150 @@
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from slime_core.config.cluster import ClusterConfig
+from slime_core.config.machines import machines
+from slime_core.errors import EngineError
+from slime_sglang.config import SGLangConfig
+from slime_sglang.fleet.engines import Engines
+from slime_sglang.fleet.parts import EnginePart
+from slime_sglang.fleet.spec import FleetSpec
+from slime_sglang.server.launch import EngineSpec, Launch
+
+
+def part(name: str, url: str, *, is_up: bool = True) -> EnginePart:
+    made = EnginePart.__new__(EnginePart)  # without a process
+    made.name, made.is_up = name, is_up
+    made.engine = SimpleNamespace(url=url)  # pyright: ignore[reportAttributeAccessIssue]
+    return made
+
+
+class Started:
+    """An engine that came up."""
+
+    def __init__(self, spec: EngineSpec, launch: Launch) -> None:
+        self.url, self.killed = f"http://{spec.name}", False
+        self.process = SimpleNamespace(log_path=spec.log_dir / "engine.log")
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def wait_ready(self, deadline_s: float) -> None: ...
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_engine_whose_weights_are_its_own_gets_requests_as_soon_as_it_is_back(
+    at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slime_sglang.fleet.parts.Engine", Started)
+    spec = FleetSpec(model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig())
+    made = EnginePart(spec.engine(0), 1.0, serves_at_once=at_once)
+    told: list[tuple[str, str]] = []
+    made.leave = lambda url: told.append(("leave", url))
+    made.join = lambda url: told.append(("join", url))
+    made.start_again()
+    assert told == [("leave", made.url), ("join", made.url)][: 1 + at_once]
+    assert (made.is_up, made.quiet) == (True, False)
+
+
+def test_a_teacher_has_names_logs_and_a_router_of_its_own(tmp_path: Path) -> None:
+    student = FleetSpec(
+        model_path=tmp_path,
+        device="cpu",
+        log_dir=tmp_path,
+        sglang=SGLangConfig(sglang_router_port=4000, server={"dtype": "float32"}),
+        num_engines=2,
+        external=("host:1",),
+    )
+    spec = student.of_teacher(tmp_path / "teacher")
+    assert spec.engine(0).name == "teacher_engine_0"
+    assert (spec.num_engines, spec.external, spec.fixed_weights) == (1, (), True)
+    assert (spec.sglang.sglang_router_port, spec.sglang.server) == (None, {"dtype": "float32"})
+    assert spec.log_dir != student.log_dir
+    assert spec.model_path != student.model_path
+
+
+def test_only_engines_that_are_up_are_replaced_for_not_answering_a_publish(tmp_path: Path) -> None:
+    accused: list[tuple[str, str]] = []
+    spec = FleetSpec(model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig())
+    engines: Any = Engines(spec)
+    engines._parts = [part("a", "x"), part("b", "y"), part("c", "x", is_up=False)]
+    engines._watch = SimpleNamespace(accuse=lambda lost, why: accused.append((lost.name, why)))
+    engines.unanswered(["x"], "did not load")
+    assert accused == [("a", "did not load")]
+
+
+def test_engines_of_several_machines_count_gpus_there_and_share_its_cores(tmp_path: Path) -> None:
+    cluster = ClusterConfig(
+        device="cuda",
+        colocate=True,
+        actor_num_nodes=2,
+        actor_num_gpus_per_node=4,
+        rollout_num_gpus=8,
+        rollout_num_gpus_per_engine=2,
+        offload_rollout=True,
+    )
+    spec = FleetSpec.resolve(
+        cluster, SGLangConfig(), machines(cluster), model_path=tmp_path, log_dir=tmp_path, seed=7
+    )
+    engines = [spec.engine(index) for index in range(spec.num_engines)]
+    assert [engine.machine for engine in engines] == [0, 0, 1, 1]
+    assert [engine.gpus for engine in engines] == [(0, 1), (2, 3), (0, 1), (2, 3)]
+    assert {engine.lender for engine in engines} == {0}
+    assert [engine.name for engine in engines] == [f"engine_{index}" for index in range(4)]
+    assert spec.of_teacher(tmp_path).engine(0).machine == 0
+
+
+def test_each_machines_launcher_starts_its_engines(tmp_path: Path) -> None:
+    class Refuses:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def call(self, method: str, *args: Any) -> Any:
+            raise EngineError(f"{self.name}: {method} {args[0].name}")
+
+    cluster = ClusterConfig(device="cpu", actor_num_nodes=2, rollout_num_engines=2)
+    spec = FleetSpec.resolve(
+        cluster, SGLangConfig(), machines(cluster), model_path=tmp_path, log_dir=tmp_path, seed=7
+    )
+    engines = Engines(spec, launchers={0: Refuses("first"), 1: Refuses("second")})
+    for machine, told in ((0, "first: start engine_0"), (1, "second: start engine_1")):
+        with pytest.raises(EngineError, match=told):
+            engines._launch(machine)(spec.engine(machine))
+
+
+def test_memory_is_lent_only_after_a_check_that_generates_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    asked, go_on = threading.Event(), threading.Event()
+
+    class Checked(EnginePart):
+        def _answers(self, path: str, timeout_s: float) -> bool:
+            asked.set()
+            assert go_on.wait(30)
+            order.append(path)
+            return True
+
+    class Lending(Started):
+        def hold(self, what: str) -> None:
+            order.append(f"hold {what}")
+
+    monkeypatch.setattr("slime_sglang.fleet.parts.Engine", Lending)
+    spec = FleetSpec(model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig())
+    engines: Any = Engines(spec)
+    checked = Checked(spec.engine(0), 1.0)
+    engines._parts = [checked]
+    check = threading.Thread(target=checked.answers, args=(30.0,))
+    lend = threading.Thread(target=engines.hold, args=("nothing",))
+    check.start()
+    assert asked.wait(30)
+    lend.start()
+    lend.join(0.2)
+    assert lend.is_alive(), "lent while a check was on its way"
+    go_on.set()
+    for thread in (check, lend):
+        thread.join(30)
+    assert order == ["/health_generate", "hold nothing"]
