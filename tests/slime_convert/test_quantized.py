@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,19 @@ def test_other_quantizations_are_refused(tmp_path, capsys):
     source = make_qwen3(tmp_path / "hf", quantization_config={"quant_method": "awq"})
     given = ("cast", "--hf", source, "--out", tmp_path / "out", "--dtype", "bf16")
     assert "quant_method = 'awq'" in failed(capsys, *given)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_no_room_for_a_cast_is_told_before_anything_is_written(
+    tmp_path, capsys, monkeypatch, dtype
+):
+    source, out = make_qwen3(tmp_path / "hf"), tmp_path / "there" / "cast"
+    run("cast", "--hf", source, "--out", tmp_path / "done", "--dtype", dtype)
+    needed = sum(tensor.nbytes for tensor in hf_tensors(tmp_path / "done").values())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    said = failed(capsys, "cast", "--hf", source, "--out", out, "--dtype", dtype)
+    assert f"cannot write {out}: {needed:,} bytes are needed and {needed - 1:,} are free" in said
+    assert not out.parent.exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    run("cast", "--hf", source, "--out", out, "--dtype", dtype)

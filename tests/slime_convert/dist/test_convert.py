@@ -296,5 +296,6 @@ def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     source, out = make_qwen3(tmp_path / "hf"), tmp_path / "dist"
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    assert "GB are needed" in error_of(hf_to_dist, source, out)
+    said = error_of(hf_to_dist, source, out)
+    assert said.startswith(f"cannot write {out}: 446,208 bytes are needed and 1,000 are free")
     assert not out.exists()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_convert import quantized
+from slime_convert.disk import check_room
 from slime_convert.families import read_config
 from slime_convert.hf import HfReader, write_hf
 from slime_convert.hf.stream import NamedTensor, TensorStream, reported, streamed
@@ -29,7 +31,8 @@ def cast(
     """Write ``source`` in another precision, one tensor at a time.
 
     Raises:
-        CheckpointError: it is in that precision already, or its tensors are not in order.
+        CheckpointError: it is in that precision already, its tensors are not in order, or there is
+            no room for them; then ``out`` is as before.
     """
     config = read_config(source)
     kept = quantized.quantization(config)
@@ -39,6 +42,7 @@ def cast(
         written = "bf16" if kept.kind == "none" and _is_bfloat16(plain) else kept.kind
         if written == dtype:
             raise CheckpointError(f"{source} is {dtype} already")
+        check_room(out, sum(_bytes_as(dtype, name, stream) for name, stream in plain.items()))
         items = reported(_items(reader, plain, dtype), progress)
         return write_hf(
             out,
@@ -63,8 +67,7 @@ def _weights(reader: HfReader, kept: Quantization) -> dict[str, TensorStream]:
 
 def _is_bfloat16(plain: dict[str, TensorStream]) -> bool:
     return all(
-        stream.dtype == torch.bfloat16 or not stream.dtype.is_floating_point or _EXACT.search(name)
-        for name, stream in plain.items()
+        stream.dtype == torch.bfloat16 or _is_kept(name, stream) for name, stream in plain.items()
     )
 
 
@@ -125,14 +128,33 @@ def _stream(reader: HfReader, name: str) -> TensorStream:
 
 def _items(reader: HfReader, plain: dict[str, TensorStream], dtype: str) -> Iterator[NamedTensor]:
     for name, stream in plain.items():
-        if not stream.dtype.is_floating_point or _EXACT.search(name):
+        if _is_kept(name, stream):
             yield name, stream
-        elif dtype == "fp8" and len(stream.shape) == 2 and _PROJECTION.search(name):
+        elif dtype == "fp8" and _is_projection(name, stream):
             eight, scale = _quantize(stream)
             yield name, eight
             yield name + SCALE_INV, scale
         else:
             yield name, _rounded(stream)
+
+
+def _bytes_as(dtype: str, name: str, stream: TensorStream) -> int:
+    """How many bytes will be written of a tensor, the factors of its blocks included."""
+    if _is_kept(name, stream):
+        return stream.nbytes
+    if dtype == "fp8" and _is_projection(name, stream):
+        factors = prod(-(-size // quantized.BLOCK) for size in stream.shape)
+        return prod(stream.shape) + factors * torch.float32.itemsize
+    return prod(stream.shape) * torch.bfloat16.itemsize
+
+
+def _is_kept(name: str, stream: TensorStream) -> bool:
+    """Whether a tensor goes over as it is."""
+    return not stream.dtype.is_floating_point or _EXACT.search(name) is not None
+
+
+def _is_projection(name: str, stream: TensorStream) -> bool:
+    return len(stream.shape) == 2 and _PROJECTION.search(name) is not None
 
 
 def _rounded(stream: TensorStream) -> TensorStream:

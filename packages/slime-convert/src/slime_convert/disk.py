@@ -12,5 +12,5 @@ def check_room(out: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if num_bytes > free:
         raise CheckpointError(
-            f"cannot write {out}: {num_bytes / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free"
+            f"cannot write {out}: {num_bytes:,} bytes are needed and {free:,} are free on its disk"
         )
