@@ -117,7 +117,8 @@ def chunked(
 ) -> Tensor:
     """The product."""
     from slime_megatron.iteration.passes import Entropy
-    from slime_megatron.mcore.logprobs import Scoring, VocabSlice, target_log_probs
+    from slime_megatron.mcore.logprobs.scoring import Scoring, VocabSlice
+    from slime_megatron.mcore.logprobs.target_log_probs import target_log_probs
 
     scoring = Scoring(
         rows=targets,

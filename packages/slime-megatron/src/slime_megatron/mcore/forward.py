@@ -14,7 +14,8 @@ from torch import Tensor
 
 from slime_megatron.iteration.passes import Entropy
 from slime_megatron.mcore.full_logits import full_logits
-from slime_megatron.mcore.logprobs import Scoring, score
+from slime_megatron.mcore.logprobs.output_processor import score
+from slime_megatron.mcore.logprobs.scoring import Scoring
 from slime_megatron.mcore.packing import PackedInput
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.value_head import value_scores

@@ -13,7 +13,7 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
-from slime_megatron.mcore.logprobs import Scoring, VocabSlice
+from slime_megatron.mcore.logprobs.scoring import Scoring, VocabSlice
 
 
 def full_logits(
@@ -28,7 +28,7 @@ def full_logits(
     """Megatron's ``output_processor``: float32 logits of every row over the temperature.
 
     A tensor-parallel rank holds its slice of the vocabulary, without padding. Unlike
-    ``logprobs.score`` this keeps [rows, vocab / tp] alive until the backward pass.
+    ``logprobs.output_processor.score`` this keeps [rows, vocab / tp] alive until the backward pass.
     """
     weight = output_layer.weight if output_weight is None else output_weight
     if config.sequence_parallel:

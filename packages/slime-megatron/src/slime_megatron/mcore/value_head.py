@@ -7,7 +7,7 @@ from jaxtyping import Float
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from torch import Tensor, nn
 
-from slime_megatron.mcore.logprobs import Scoring
+from slime_megatron.mcore.logprobs.scoring import Scoring
 
 
 class ValueHead(nn.Module):

@@ -1,4 +1,4 @@
-"""The passes of ``logprobs`` over a chunk of logits as Triton kernels.
+"""The passes over a chunk of logits as Triton kernels.
 
 Each reads the logits once, in the type the product left them in, and computes in float32; the
 gradient takes their place. With tensor operations each of a dozen steps would read and write a
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from slime_megatron.mcore.logprobs import Slopes
+from slime_megatron.mcore.logprobs.logits import Slopes
 
 _BLOCK = 4096
 _WARPS = 8
