@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from slime_sglang.fleet import external
 from slime_sglang.fleet.engines import Engines
 from slime_sglang.fleet.spec import FleetSpec
 from slime_testing.engine_http import FakeEngine, serving
+from slime_testing.runs import wait_for
 
 USABLE = {"tp_size": 2, "dp_size": 1, "pp_size": 1, "internal_states": [{"slime_plugin": "0"}]}
 
@@ -88,15 +90,57 @@ def test_every_address_without_an_engine_is_named(engine: FakeEngine, tmp_path: 
     assert engines.urls == []
 
 
-def test_silence_is_noticed_after_some_time(
+@pytest.fixture
+def found(
     engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Iterator[external.ExternalEngine]:
+    """``engine`` as the run knows it, asked almost all the time."""
+    monkeypatch.setattr(external, "_CHECK_EVERY_S", 0.01)
     (part,) = external.discover([engine.url], make_model(tmp_path))
-    monkeypatch.setattr(external, "_CHECK_EVERY_S", -1.0)
-    part.engine.check_alive()
-    engine.replies["/health"] = [(503, {})]
-    part.engine.check_alive()
-    part.engine.check_alive()
-    with pytest.raises(EngineError, match="does not answer any more"):
-        part.engine.check_alive()
+    yield part.engine
     part.stop()
+
+
+def lost(engine: external.ExternalEngine) -> EngineError | None:
+    try:
+        engine.check_alive()
+    except EngineError as error:
+        return error
+    return None
+
+
+def test_silence_is_noticed_after_some_time(
+    engine: FakeEngine, found: external.ExternalEngine
+) -> None:
+    assert wait_for(lambda: sum(path == "/health" for path, _ in engine.calls) > 3, 10)
+    assert lost(found) is None
+    engine.replies["/health"] = [(503, {})]
+    assert wait_for(lambda: lost(found) is not None, 10)
+    assert f"-addrs {engine.url}: the engine left 3 health checks in a row" in str(lost(found))
+    engine.replies["/health"] = [(200, {})]
+    assert wait_for(lambda: lost(found) is None, 10)
+
+
+def test_an_engine_that_hangs_holds_up_nobody_who_asks_for_it(
+    engine: FakeEngine, found: external.ExternalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slime_sglang.client._PROBE_S", 0.5)
+    engine.silent_about = "/health"
+    longest, error, began = 0.0, None, time.monotonic()
+    while error is None and time.monotonic() - began < 10:
+        asked = time.monotonic()
+        error = lost(found)
+        longest = max(longest, time.monotonic() - asked)
+        time.sleep(0.02)
+    assert longest < 0.3, "waited for an answer"
+    assert engine.url in str(error)
+
+
+def test_nobody_asks_an_engine_that_is_not_needed_any_more(
+    engine: FakeEngine, found: external.ExternalEngine
+) -> None:
+    assert wait_for(lambda: ("/health", {}) in engine.calls, 10)
+    found.stop()
+    asked = len(engine.calls)
+    time.sleep(0.1)
+    assert len(engine.calls) == asked

@@ -2,7 +2,7 @@
 
 import json
 import logging
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ FLAG = "--rollout-external-engine-addrs"
 _CHECK_EVERY_S = 10.0
 _CHECKS = 3
 """Unanswered in a row, until an engine counts as lost."""
+_END_S = 15.0
+"""For the last check to end: it may wait to connect, and then for an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,34 @@ class Found:
     model_path: str
 
 
+class _Checks:
+    """Asks an engine now and then whether it answers, in a thread: those who care wait for nothing.
+
+    The thread alone uses the client from ``start`` to ``end``.
+    """
+
+    def __init__(self, client: EngineClient) -> None:
+        self.num_unanswered = 0
+        """In a row, up to now."""
+        self._client = client
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._ask, name=f"ask {client.url}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def _ask(self) -> None:
+        while not self._ended.wait(_CHECK_EVERY_S):
+            self.num_unanswered = 0 if self._client.is_up() else self.num_unanswered + 1
+
+    def end(self) -> None:
+        """Ask no more."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(_END_S)
+
+
 class ExternalEngine:
     """One engine at an address; the connection is ours, the process is not."""
 
@@ -39,7 +69,7 @@ class ExternalEngine:
         self.client = EngineClient(self.url)
         self._model_path = model_path
         self._found: Found | None = None
-        self._asked, self._unanswered = 0.0, 0
+        self._checks = _Checks(self.client)
 
     @property
     def num_ranks(self) -> int:
@@ -61,21 +91,21 @@ class ExternalEngine:
             raise EngineError(f"{FLAG} {self.url}: {problem}")
         self._found = Found(int(info.get("tp_size", 1)), str(info.get("model_path", "")))
         logger.info("%s: %s", self.url, self._found)
+        self._checks.start()
 
     def check_alive(self) -> None:
-        """Ask now and then whether it answers; ``EngineError`` after some silence."""
-        if time.monotonic() - self._asked < _CHECK_EVERY_S:
-            return
-        self._unanswered = 0 if self.client.is_up() else self._unanswered + 1
-        self._asked = time.monotonic()
-        if self._unanswered >= _CHECKS:
+        """Raise ``EngineError`` after some silence; returns at once, however long that lasts."""
+        silent = self._checks.num_unanswered
+        if silent >= _CHECKS:
             raise EngineError(
-                f"{FLAG} {self.url}: the engine does not answer any more; it is not started again "
-                "by the run: start it, then the run from its last checkpoint"
+                f"{FLAG} {self.url}: the engine left {silent} health checks in a row unanswered, "
+                f"one every {_CHECK_EVERY_S:g} s; it is not started again by the run: start it, "
+                "then the run from its last checkpoint"
             )
 
     def stop(self) -> None:
         """Drop the connection; the engine goes on."""
+        self._checks.end()
         self.client.close()
 
 
