@@ -1,13 +1,17 @@
 """The real router in front of engines that only answer."""
 
 import json
+import socket
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+from slime_sglang.fleet import router as router_module
 from slime_sglang.fleet.parts import RouterPart, Routing
-from slime_sglang.fleet.router import Router, RouterSpec
+from slime_sglang.fleet.ports import PortLease
+from slime_sglang.fleet.router import Members, Router, RouterSpec
 from slime_sglang.fleet.supervise import log_tail
 from slime_testing.runs import wait_for
 
@@ -32,17 +36,21 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def serving(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+
+
 @pytest.fixture
 def engines():
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2)]
-    threads = [threading.Thread(target=server.serve_forever) for server in servers]
-    for thread in threads:
-        thread.start()
-    yield [f"http://127.0.0.1:{server.server_port}" for server in servers]
-    for server, thread in zip(servers, threads, strict=True):
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    with serving(Handler) as first, serving(Handler) as second:
+        yield [first, second]
 
 
 @pytest.fixture
@@ -86,3 +94,43 @@ def test_a_router_may_be_left_without_engines(router, engines):
     assert router.members.healthy() == set()
     routing.add(engines[1])
     assert answered_by(router) == engines[1]
+
+
+def test_a_router_that_cannot_be_started_gives_its_ports_back(tmp_path, monkeypatch):
+    leases = []
+
+    class Kept(PortLease):
+        def __init__(self, count, host):
+            super().__init__(count, host)
+            leases.append(self)
+
+    monkeypatch.setattr(router_module, "PortLease", Kept)
+    (tmp_path / "router.log").mkdir()
+    with pytest.raises(OSError, match=r"router\.log"):
+        Router(RouterSpec(worker_urls=(), log_dir=tmp_path))
+    for port in leases[0].ports:
+        with socket.socket() as anyone:
+            anyone.bind(("127.0.0.1", port))  # refused while it is leased
+
+
+def test_a_router_that_will_not_forget_an_engine_is_reported(caplog):
+    class Refusing(Handler):
+        def do_GET(self):
+            self._say({"workers": [{"id": 1, "url": "http://gone"}]})
+
+        def do_DELETE(self):
+            self.send_error(500)
+
+    with serving(Refusing) as url:
+        members = Members(url)
+        members.remove("http://gone")
+        members.close()
+    assert "the router was not told that http://gone is gone" in caplog.text
+
+
+def test_an_engine_lost_while_the_run_ends_is_no_error(caplog):
+    members = Members("http://127.0.0.1:9")
+    members.close()
+    members.remove("http://gone")
+    assert not members.answers(1.0)
+    assert members.healthy() == set()

@@ -1,11 +1,14 @@
 import importlib.metadata
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from slime_core.errors import EngineError
+from slime_sglang.fleet.ports import PortLease
+from slime_sglang.server import launch as launching
 from slime_sglang.server.archs import disabled_models
 from slime_sglang.server.launch import EngineSpec, command_line, environment, plugin_paths
 
@@ -87,6 +90,31 @@ def test_a_model_directory_without_config_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     with pytest.raises(EngineError, match=r"cannot read .*config\.json"):
         environment(spec, {})
+
+
+@pytest.mark.parametrize("fault", ["no config", "no log"])
+def test_an_engine_that_cannot_be_started_gives_its_ports_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    leases: list[PortLease] = []
+
+    class Kept(PortLease):
+        def __init__(self, count: int, host: str) -> None:
+            super().__init__(count, host)
+            leases.append(self)
+
+    monkeypatch.setattr(launching, "PortLease", Kept)
+    spec = make_spec(tmp_path)
+    if fault == "no config":
+        (tmp_path / "config.json").unlink()
+    else:
+        (tmp_path / "e.log").mkdir()
+    with pytest.raises((EngineError, OSError)):
+        launching.launch(spec)
+    (lease,) = leases
+    for port in lease.ports:
+        with socket.socket() as anyone:
+            anyone.bind(("127.0.0.1", port))  # refused while it is leased
 
 
 def test_sglang_finds_the_plugin_installed_or_not(monkeypatch: pytest.MonkeyPatch) -> None:

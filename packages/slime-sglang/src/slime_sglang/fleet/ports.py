@@ -1,6 +1,7 @@
 """TCP ports that nobody else is given between choosing one and listening on it."""
 
 import socket
+from contextlib import ExitStack
 
 from slime_core.errors import ConfigError
 
@@ -14,7 +15,9 @@ class PortLease:
     """
 
     def __init__(self, count: int, host: str = "127.0.0.1") -> None:
-        self._sockets = [_hold(host) for _ in range(count)]
+        with ExitStack() as held:
+            self._sockets = [held.enter_context(_hold(host)) for _ in range(count)]
+            held.pop_all()
         self.ports = tuple(int(held.getsockname()[1]) for held in self._sockets)
 
     def close(self) -> None:
@@ -45,5 +48,9 @@ def require_free(port: int, flag: str, host: str = "127.0.0.1") -> None:
 def _hold(host: str) -> socket.socket:
     held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind((host, 0))
+    try:
+        held.bind((host, 0))
+    except OSError:
+        held.close()
+        raise
     return held

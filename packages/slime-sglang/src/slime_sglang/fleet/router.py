@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 _PROBE_S = 5.0
 _CHANGE_S = 10.0
 _CHANGE_POLL_S = 0.05
+_FAILURES = (httpx.HTTPError, RuntimeError)
+"""Of a request; the latter where another thread has closed the client, as ``stop`` does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,7 @@ class Members:
         """Whether the router says anything within ``timeout_s``."""
         try:
             self._http.get("/health", timeout=timeout_s)
-        except httpx.HTTPError:
+        except _FAILURES:
             return False
         return True
 
@@ -55,7 +58,7 @@ class Members:
         """URLs of the engines that get requests now."""
         try:
             return {str(each["url"]) for each in self._workers() if each.get("is_healthy")}
-        except (httpx.HTTPError, ValueError, KeyError):
+        except (*_FAILURES, ValueError, KeyError):
             return set()
 
     def add(self, url: str) -> None:
@@ -68,25 +71,24 @@ class Members:
         try:
             if url not in self.healthy():
                 self._http.post("/workers", json={"url": url}).raise_for_status()
-            while url not in self.healthy():
-                if time.monotonic() > deadline:
-                    raise EngineError(f"the router did not take up {url} in {_CHANGE_S:.0f} s")
-                time.sleep(_CHANGE_POLL_S)
-        except httpx.HTTPError as error:
+        except _FAILURES as error:
             raise EngineError(f"the router does not accept the engine {url}: {error}") from error
+        while url not in self.healthy():
+            if time.monotonic() > deadline:
+                raise EngineError(f"the router did not take up {url} in {_CHANGE_S:.0f} s")
+            time.sleep(_CHANGE_POLL_S)
 
     def remove(self, url: str) -> None:
         """Send it nothing more; a router that does not answer is left alone."""
         try:
             for each in self._workers():
                 if str(each["url"]) == url:
-                    self._http.delete(f"/workers/{each['id']}")
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+                    self._http.delete(f"/workers/{each['id']}").raise_for_status()
+        except (*_FAILURES, ValueError, KeyError) as error:
             logger.warning("the router was not told that %s is gone: %r", url, error)
 
     def _workers(self) -> list[dict[str, Any]]:
-        reply = self._http.get("/workers")
-        return reply.json()["workers"] if reply.is_success else []
+        return self._http.get("/workers").raise_for_status().json()["workers"]
 
     def close(self) -> None:
         """Drop the connections."""
@@ -98,13 +100,16 @@ class Router:
 
     def __init__(self, spec: RouterSpec) -> None:
         self.spec = spec
-        self._lease = PortLease(2, spec.host)
-        free, metrics_port = self._lease.ports
-        port = spec.port or free
-        self.url = f"http://{spec.host}:{port}"
-        self.members = Members(self.url)
-        self._ports = port, metrics_port
-        self.process = Supervised(self._command())
+        with ExitStack() as unless_started:
+            self._lease = unless_started.enter_context(PortLease(2, spec.host))
+            free, metrics_port = self._lease.ports
+            port = spec.port or free
+            self._ports = port, metrics_port
+            self.url = f"http://{spec.host}:{port}"
+            self.members = Members(self.url)
+            unless_started.callback(self.members.close)
+            self.process = Supervised(self._command())
+            unless_started.pop_all()
 
     def _command(self) -> Command:
         port, metrics_port = self._ports

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -69,15 +70,18 @@ class EngineSpec:
 
 def launch(spec: EngineSpec) -> tuple[str, Supervised]:
     """Start a server on this machine; its address and its process."""
-    ports = PortLease(2, spec.host)
-    port, collective_port = ports.ports
-    command = Command(
-        name=f"engine {spec.name}",
-        argv=command_line(spec, port=port, collective_port=collective_port),
-        log_path=spec.log_dir / f"{spec.name}.log",
-        env=environment(spec, os.environ),
-    )
-    return f"http://{spec.host}:{port}", Supervised(command, ports)
+    with ExitStack() as unless_started:
+        ports = unless_started.enter_context(PortLease(2, spec.host))
+        port, collective_port = ports.ports
+        command = Command(
+            name=f"engine {spec.name}",
+            argv=command_line(spec, port=port, collective_port=collective_port),
+            log_path=spec.log_dir / f"{spec.name}.log",
+            env=environment(spec, os.environ),
+        )
+        process = Supervised(command, ports)
+        unless_started.pop_all()
+    return f"http://{spec.host}:{port}", process
 
 
 Launch = Callable[[EngineSpec], tuple[str, Running]]
