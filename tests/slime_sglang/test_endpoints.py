@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import anthropic
 import httpx
 import openai
 import pytest
-from slime_core.errors import ConfigError
+from slime_core.errors import ConfigError, EngineError
 from slime_core.types import Sample, Status
 from slime_sglang import run_agent
 from slime_sglang.agents import endpoints
+from slime_sglang.agents.endpoints import Endpoints
 from slime_sglang.agents.run import AgentError
 from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.rollout.generation import Generation
@@ -305,6 +308,42 @@ def test_tools_without_a_parser_stop_the_run(monkeypatch: pytest.MonkeyPatch) ->
         worked(monkeypatch, agent, [], settings=AgentSettings())
 
 
+def test_an_agent_that_cannot_be_called_leaves_no_session_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[Generation] = []
+
+    def agent(base_url: str) -> None: ...
+
+    async def call(generation: Generation, sample: Sample) -> Any:
+        found.append(generation)
+        made = await generation(sample)
+        assert (await generation.endpoints())._sessions == {}
+        return made
+
+    sample, *_ = worked(monkeypatch, agent, [], call=call)
+    assert sample.status is Status.FAILED
+    assert found
+
+
+@pytest.mark.parametrize(("host", "reached"), [("0.0.0.0", "10.1.2.3"), ("127.0.0.2", None)])
+def test_agents_elsewhere_are_told_an_address_that_reaches_this_machine(
+    monkeypatch: pytest.MonkeyPatch, host: str, reached: str | None
+) -> None:
+    def blocking(*_: Any) -> str:
+        raise AssertionError("asked a name server in the event loop")
+
+    async def started() -> str:
+        served = Endpoints(AgentSettings(host=host))
+        await served.start()
+        await served.stop()
+        return served.url
+
+    monkeypatch.setattr(socket, "gethostbyname", blocking)
+    monkeypatch.setattr(endpoints, "network_address", lambda: "10.1.2.3", raising=False)
+    assert asyncio.run(started()).startswith(f"http://{reached or host}:")
+
+
 def test_a_late_agent_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     async def agent(base_url: str, api_key: str, sample: Sample) -> None:
         client = openai_client(base_url, api_key)
@@ -357,6 +396,28 @@ def test_a_stream_that_nobody_reads_any_more_ends_its_request(
     assert (sample.reward, ended) == (1.0, ["the request"])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_lost_engine_ends_the_run_whatever_the_agent_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    async def lost(*given: Any) -> Any:
+        await asyncio.sleep(0.1)
+        raise EngineError("engine_0 ended with exit code 137")
+
+    async def agent(base_url: str, api_key: str, sample: Sample) -> str:
+        body = {"model": "any", "messages": [USER], "stream": stream}
+        headers = {"Authorization": f"Bearer {api_key}"}
+        async with httpx.AsyncClient(timeout=30) as client:
+            reply = await client.post(f"{base_url}/chat/completions", json=body, headers=headers)
+        assert "exit code 137" in reply.text
+        return "no answer"
+
+    monkeypatch.setattr(endpoints, "_PING_S", 0.02)
+    monkeypatch.setattr(endpoints, "_ask", lost)
+    with pytest.raises(EngineError, match="exit code 137"):
+        worked(monkeypatch, agent, [])
+
+
 def test_an_agent_whose_rollout_has_ended_leaves_its_sample_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -398,6 +459,16 @@ def test_an_agent_may_be_a_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     sample, script, _ = worked(monkeypatch, words, ["three"])
     assert trained(sample) == said(script)
     assert sample.metadata["agent_output"] == "three 3\n"
+
+
+def test_a_command_is_over_when_it_ends_although_what_it_started_has_its_output_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began = time.monotonic()
+    sample, _, _ = worked(monkeypatch, ["sh", "-c", "sleep 20 & echo done"], [], timeout_s=30.0)
+    assert time.monotonic() - began < 10
+    assert sample.metadata["agent_output"] == "done\n"
+    assert "agent" not in sample.metadata, "it was not late"
 
 
 def test_a_command_that_fails_fails_its_sample(

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Any
@@ -12,6 +11,7 @@ from uuid import uuid4
 from aiohttp import web
 from slime_core.data.template_certificate import TemplateDriftError
 from slime_core.errors import ConfigError, EngineError, SlimeError
+from slime_core.processes.this_machine import network_address
 
 from slime_sglang.agents import anthropic_messages, openai_chat
 from slime_sglang.agents.chat_request import ChatRequest
@@ -112,10 +112,9 @@ class Endpoints:
                 "calls (qwen25, llama3, glm45, deepseekv3, kimi_k2, ...)"
             )
             raise session.problem
-        answer = asyncio.ensure_future(_ask(session, chat))
         if chat.stream:
-            return await _stream(request, answer, chat, api)
-        return web.json_response(api.write(await answer, chat))
+            return await _stream(request, session, chat, api)
+        return web.json_response(api.write(await _ask(session, chat), chat))
 
     async def _count(self, request: web.Request, session: Session, api: Any) -> web.StreamResponse:
         chat: ChatRequest = api.read({**await _json(request), "max_tokens": 1})
@@ -184,43 +183,43 @@ def _refusal(session: Session, error: BaseException) -> tuple[int, str, str]:
 
 
 async def _stream(
-    request: web.Request, answer: "asyncio.Future[Said]", chat: ChatRequest, api: Any
+    request: web.Request, session: Session, chat: ChatRequest, api: Any
 ) -> web.StreamResponse:
     """The turn as a stream; a client that goes away, whenever it does, ends its request."""
+    answer = asyncio.ensure_future(_ask(session, chat))
     try:
-        return await _streamed(request, answer, chat, api)
+        done, _ = await asyncio.wait([answer], timeout=_PING_S)
+        if done:
+            answer.result()  # waits: is done; what fails at once is an ordinary error
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            await _write_turn(response, answer, chat, api)
+        except (SlimeError, AbortedError) as error:
+            _, kind, message = _refusal(session, error)
+            logger.warning("a streamed answer failed: %s", message)
+            text = json.dumps(api.error(message, kind))
+            await response.write(f"event: error\ndata: {text}\n\n".encode())
+        await response.write_eof()
+        return response
     finally:
         answer.cancel()
 
 
-async def _streamed(
-    request: web.Request, answer: "asyncio.Future[Said]", chat: ChatRequest, api: Any
-) -> web.StreamResponse:
+async def _write_turn(
+    response: web.StreamResponse, answer: "asyncio.Future[Said]", chat: ChatRequest, api: Any
+) -> None:
     """Comments until the turn is there, so that clients do not give up; then the turn."""
-    done, _ = await asyncio.wait([answer], timeout=_PING_S)
-    if done:
-        answer.result()  # waits: is done; what fails at once is an ordinary error
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await response.prepare(request)
-    try:
-        while not done:
-            await response.write(b": thinking\n\n")
-            done, _ = await asyncio.wait([answer], timeout=_PING_S)
-        for event in api.stream(answer.result(), chat):  # waits: is done
-            await response.write(event.encode())
-    except (SlimeError, AbortedError) as error:
-        logger.warning("a streamed answer failed: %s", error)
-        text = json.dumps(api.error(str(error), "api_error"))
-        await response.write(f"event: error\ndata: {text}\n\n".encode())
-    await response.write_eof()
-    return response
+    while not answer.done():
+        await response.write(b": thinking\n\n")
+        await asyncio.wait([answer], timeout=_PING_S)
+    for event in api.stream(answer.result(), chat):  # waits: is done
+        await response.write(event.encode())
 
 
 def _reachable(host: str) -> str:
     """An address for agents on other machines too, where the server listens on every one."""
-    if host not in ("0.0.0.0", "::"):
-        return host
-    return socket.gethostbyname(socket.gethostname())
+    return network_address() if host in ("0.0.0.0", "::") else host
 
 
 async def _healthy(request: web.Request) -> web.Response:

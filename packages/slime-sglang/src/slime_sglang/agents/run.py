@@ -7,7 +7,8 @@ import shlex
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from tempfile import TemporaryFile
+from typing import IO, Any, cast
 
 from slime_core.types import Sample, Status
 
@@ -17,7 +18,8 @@ from slime_sglang.rollout.execution import active
 Agent = Callable[[str, str, Sample], Awaitable[Any]]
 """(base_url, api_key, sample) -> None, a reward (number or dictionary), or the answer (text)."""
 
-_SHOWN = 65536
+_SHOWN, _SHOWN_OF_ERROR = 65536, 2000
+"""Bytes kept of what a command wrote."""
 
 
 class AgentError(RuntimeError):
@@ -47,10 +49,9 @@ async def run_agent(
     session = execution.session
     endpoints = await execution.endpoints()
     key = endpoints.open(session)
-    address = endpoints.address(key)
-    work = agent(address, key, sample) if callable(agent) else _command(agent, address, key, sample)
     late = False
     try:
+        work = _work(agent, endpoints.address(key), key, sample)
         result = await session.watch(work, timeout_s or execution.agents.timeout_s)
         _note(sample, result)
     except LateError:
@@ -66,6 +67,12 @@ async def run_agent(
     return segments[0] if len(segments) == 1 else segments
 
 
+def _work(
+    agent: Agent | str | Sequence[str], address: str, key: str, sample: Sample
+) -> Awaitable[Any]:
+    return agent(address, key, sample) if callable(agent) else _command(agent, address, key, sample)
+
+
 def _note(sample: Sample, result: Any) -> None:
     if isinstance(result, str):
         sample.response = result
@@ -76,6 +83,11 @@ def _note(sample: Sample, result: Any) -> None:
 
 
 async def _command(command: str | Sequence[str], address: str, key: str, sample: Sample) -> None:
+    """Run it to its end, and end with it what it started.
+
+    Input and output are files: a process that it leaves behind may hold on to them, and much may
+    be written of which only the end is kept.
+    """
     words = shlex.split(command) if isinstance(command, str) else list(command)
     names = {
         "OPENAI_BASE_URL": address,
@@ -83,22 +95,31 @@ async def _command(command: str | Sequence[str], address: str, key: str, sample:
         "ANTHROPIC_BASE_URL": address.removesuffix("/v1"),
         "ANTHROPIC_API_KEY": key,
     }
-    process = await asyncio.create_subprocess_exec(
-        *words,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **names},
-        start_new_session=True,
-    )
     task = {"prompt": sample.prompt, "label": sample.label, "metadata": sample.metadata}
-    try:
-        out, err = await process.communicate(json.dumps(task, default=str).encode())
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-    sample.metadata["agent_output"] = out[-_SHOWN:].decode(errors="replace")
+    with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+        given.write(json.dumps(task, default=str).encode())
+        given.seek(0)
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=given,
+            stdout=out,
+            stderr=err,
+            env={**os.environ, **names},
+            start_new_session=True,
+        )
+        try:
+            await process.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        sample.metadata["agent_output"] = _end_of(out, _SHOWN)
+        problem = _end_of(err, _SHOWN_OF_ERROR).strip()
     if process.returncode:
-        end = err[-2000:].decode(errors="replace").strip()
-        raise AgentError(f"{words[0]} ended with exit code {process.returncode}: {end}")
+        raise AgentError(f"{words[0]} ended with exit code {process.returncode}: {problem}")
+
+
+def _end_of(file: IO[bytes], most: int) -> str:
+    """The last bytes of a file, as text."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+    return file.read(most).decode(errors="replace")
