@@ -27,6 +27,7 @@ EXPERTS: Choice = {"only_train_params_name_list": ("experts",)}
 SOME_EXPERTS: Choice = {"only_train_params_name_list": (r"local_experts\.[12]\.",)}
 NO_EXPERTS: Choice = {"freeze_params_name_list": ("experts",)}
 FIRST_EXPERT: Choice = {"only_train_params_name_list": (r"local_experts\.0\.",)}
+HOST_MEMORY = ("--optimizer-cpu-offload", "--use-precision-aware-optimizer")
 EXPERT_RANKS = ("--expert-model-parallel-size", "2")
 UPPER_HALF: Choice = {"freeze_params_name_list": ("embedding", r"layers\.0\.")}
 
@@ -163,8 +164,17 @@ def continues(
         (1, (r"local_experts\.1\.",), (GROUPED,)),
         (2, (r"layers\.0\.self_attention", r"local_experts\.1\."), EXPERT_RANKS),
         (2, (r"layers\.0\.self_attention",), PIPELINE),
+        (2, ("embedding", r"layers\.0\."), PIPELINE),
+        (2, ("embedding", r"layers\.0\."), (*PIPELINE, *HOST_MEMORY)),
     ],
-    ids=["a layer", "an expert of each layer", "on expert-parallel ranks", "on pipeline stages"],
+    ids=[
+        "a layer",
+        "an expert of each layer",
+        "on expert-parallel ranks",
+        "on pipeline stages",
+        "all of a stage",
+        "all of a stage, with the optimizer in host memory",
+    ],
 )
 def test_a_run_with_frozen_weights_continues_bit_for_bit(
     tmp_path: Path, ranks: int, names: tuple[str, ...], argv: tuple[str, ...]

@@ -4,11 +4,12 @@ Without TransformerEngine or apex the optimizer inside is ``torch.optim.Adam`` o
 state differs from what Megatron expects in one entry, ``step``.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from slime_megatron.mcore.host_adam import HostAdam
 
@@ -24,11 +25,12 @@ def parts(optimizer: Any) -> list[Any]:
 
 @torch.no_grad()
 def prime(optimizer: Any) -> None:
-    """Give a fresh Adam the state its first step would start from.
+    """Give a fresh Adam the state its first step would start from. Collective.
 
     Megatron describes what it is going to load or save by the state that exists, and asserts that
     there is exactly one step count: also where there is no parameter, as for experts on a pipeline
-    stage whose layers have none. There the count of the others stands under a name of its own.
+    stage whose layers have none, or on a stage whose weights are all frozen. There the count of the
+    others, on any rank, stands under a name of its own.
     """
     for inner in hosted(optimizer):
         inner.prime()
@@ -43,10 +45,22 @@ def prime(optimizer: Any) -> None:
                         exp_avg=torch.zeros_like(parameter),
                         exp_avg_sq=torch.zeros_like(parameter),
                     )
-    steps = [state["step"] for inner in adams for state in inner.state.values()]
+    step = _most_steps(adams)
     for inner in adams:
-        if not any(group["params"] for group in inner.param_groups) and steps:
-            inner.state[_NO_PARAMETER] = {"step": max(steps).clone()}
+        if not any(group["params"] for group in inner.param_groups):
+            inner.state[_NO_PARAMETER] = {"step": step.clone()}
+
+
+def _most_steps(adams: Sequence[torch.optim.Adam]) -> torch.Tensor:
+    """The most that a parameter of any rank has taken, as one number on the CPU.
+
+    Rank 0 writes it down for all, so it has to be right there even if it trains nothing.
+    """
+    taken = [float(state["step"]) for inner in adams for state in inner.state.values()]
+    device: Any = torch.cuda.current_device()
+    most = torch.tensor([max(taken, default=0.0)], device=device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return most[0].cpu()
 
 
 def fuse(optimizer: Any) -> None:

@@ -97,6 +97,10 @@ class HostAdam(torch.optim.Optimizer):
                 moments = (torch.zeros_like(main) for _ in _STATE[1:])
                 self.state[parameter] = dict(zip(_STATE, (main, *moments), strict=True))
 
+    def dummy_step(self) -> None:
+        """Megatron's call before it loads where no state is, as on a rank without parameters."""
+        self.prime()
+
     @torch.no_grad()
     def reset(self) -> None:
         """Forget moments and the step count."""
