@@ -51,3 +51,11 @@ def test_a_row_says_how_many_steps_were_left_out():
     two = row(0, {"train/num_skipped_steps": 1.0, "critic/num_skipped_steps": 1.0})
     assert two.endswith("  2 steps skipped: gradient not finite")
     assert row(0, {"train/num_skipped_steps": 0.0}) == row(0, {})
+
+
+def test_the_first_publish_after_each_start_is_told():
+    table, published = Table(), {"perf/update_weights_time": 0.84}
+    for _ in range(2):  # a run begins again when a process is lost
+        table.begin()
+        told = [table.lines(step, published) for step in (0, 1)]
+        assert told == [["  first weights published in 0.8 s"], []]

@@ -148,3 +148,41 @@ def test_memory_is_lent_only_after_a_check_that_generates_has_ended(
     for thread in (check, lend):
         thread.join(30)
     assert order == ["/health_generate", "hold nothing"]
+
+
+def test_each_step_of_the_start_is_recorded_when_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = {"engine_0": 2, "engine_1": 1, "engine_2": 2}
+    recorded: list[str] = []
+
+    class Rising(Started):
+        """Answers from a certain look on."""
+
+        def __init__(self, spec: EngineSpec, launch: Launch) -> None:
+            super().__init__(spec, launch)
+            self.name, self.client = spec.name, self
+
+        def is_up(self) -> bool:
+            looks[self.name] -= 1
+            return looks[self.name] <= 0
+
+    def record(event: str, *, what: str, seconds: float) -> None:
+        assert event == "started"
+        assert 0 <= seconds < 30
+        recorded.append(f"{what}, {max(looks.values())} to go")
+
+    monkeypatch.setattr("slime_sglang.fleet.parts.Engine", Rising)
+    monkeypatch.setattr("slime_sglang.fleet.engines.check", lambda process, doing: None)
+    router = SimpleNamespace(wait_ready=lambda deadline_s: None)
+    monkeypatch.setattr("slime_sglang.fleet.engines.Router", lambda spec: router)
+    spec = FleetSpec(
+        model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig(), num_engines=3
+    )
+    Engines(spec, record=record).start()
+    assert recorded == [
+        "engine 1 of 3 up, 1 to go",
+        "engine 2 of 3 up, 0 to go",
+        "engine 3 of 3 up, 0 to go",
+        "router up, 0 to go",
+    ]

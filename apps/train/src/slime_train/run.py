@@ -3,7 +3,9 @@
 import logging
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from slime_core.checkpoints.resume import Resume
@@ -18,8 +20,9 @@ from slime_core.processes.sentinel import owned_processes, sigterm_interrupts
 from slime_core.reports.run_record import RunRecord
 from slime_core.reports.run_summary import finished, stopped
 from slime_core.reports.skipped_steps import SkippedSteps
+from slime_core.reports.start_lines import StartLines
 
-from slime_train.compose import Screen, compose
+from slime_train.compose import Composition, Screen, compose
 from slime_train.console import Console
 from slime_train.loop import Cadence, train
 from slime_train.run_config import RunConfig
@@ -43,6 +46,24 @@ def run(config: RunConfig, record: RunRecord) -> int:
     except KeyboardInterrupt as end:
         return stopped(end, directory, config.checkpoint.save)
     return 0
+
+
+@contextmanager
+def _composed(
+    config: RunConfig, directory: Path, screen: Screen, resume: Resume
+) -> Generator[Composition]:
+    """A started job; after the block it ends in order, after an error at once."""
+    lines = StartLines(directory / FILE_NAME, screen.say)
+    watch = Watch(directory, config.health.heartbeat_timeout_s)
+    screen = replace(screen, on_wait=lines.after(watch.check))
+    models = [config] if config.of_critic is None else [config, config.of_critic]
+    num_ranks = sum(model.megatron.layout.world_size for model in models)
+    with owned_processes(), cluster(num_ranks + 1), watch.blaming():
+        lines.done("Ray up")
+        composition = compose(config, directory, screen, resume)
+        lines.ready(f"iterations to go: {composition.cadence.last - composition.cadence.first}")
+        yield composition
+        composition.close()
 
 
 def _run(config: RunConfig, directory: Path) -> None:
@@ -72,23 +93,15 @@ def _run(config: RunConfig, directory: Path) -> None:
         restarts = Restarts(limit, config.checkpoint.save, events, say)
 
         def attempt() -> Cadence:
-            watch = Watch(directory, health.heartbeat_timeout_s)
-            screen = Screen(say=say, progress=console.progress, log=log, on_wait=watch.check)
-            models = [config] if config.of_critic is None else [config, config.of_critic]
-            num_ranks = sum(model.megatron.layout.world_size for model in models)
-            begin = time.monotonic()
-            with owned_processes(), cluster(num_ranks + 1), watch.blaming():
-                composition = compose(config, directory, screen, resume)
+            screen = Screen(say=say, progress=console.progress, log=log)
+            with _composed(config, directory, screen, resume) as composition:
                 cadence = composition.cadence
-                todo = f"{cadence.last - cadence.first} iterations to go"
-                say(f"ready after {time.monotonic() - begin:.1f} s: {todo}")
                 restarts.ready()
                 console.begin(cadence)
                 tracker.begin(
                     Beginning(cadence.first, resume.origin.own, cadence.eval_before_training, say)
                 )
                 train(composition.job, cadence)
-                composition.close()
             return cadence
 
         made, seconds = restarts.run(attempt), time.monotonic() - started

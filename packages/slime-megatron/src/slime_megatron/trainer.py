@@ -2,13 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from slime_core.errors import ConfigError
 from slime_core.interfaces import Metrics, WeightReceiver
+from slime_core.processes import events
 from slime_core.reports.ci_checks import check_grad_norms, check_iteration
 from slime_core.residency import Holding
 
@@ -98,15 +100,12 @@ class TrainerRank:
                 if that is a Hugging Face directory, else from --hf-checkpoint.
         """
         seconds: dict[str, float] = {}
-        start = time.perf_counter()
-        on_cpu = self._bootstrap()
-        seconds["import_s"] = time.perf_counter() - start
-        start = time.perf_counter()
-        self._build(_device(self._rank, on_cpu=on_cpu), rendezvous)
-        seconds["build_s"] = time.perf_counter() - start
-        start = time.perf_counter()
-        self._load_weights(load)
-        seconds["load_s"] = time.perf_counter() - start
+        with self._starting("Megatron imported", seconds, "import_s"):
+            on_cpu = self._bootstrap()
+        with self._starting("model built", seconds, "build_s"):
+            self._build(_device(self._rank, on_cpu=on_cpu), rendezvous)
+        with self._starting("weights loaded", seconds, "load_s"):
+            self._load_weights(load)
         return seconds
 
     def train(
@@ -267,6 +266,16 @@ class TrainerRank:
 
         self.finish_save(wait=True)
         initialize.shutdown()
+
+    @contextmanager
+    def _starting(self, what: str, seconds: dict[str, float], name: str) -> Generator[None]:
+        """Time one step of the start; one rank tells of it for all."""
+        start = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - start
+        if self._rank == 0:
+            model = "critic" if self._config.role == "critic" else "trainer"
+            events.started(f"{model}: {what}", seconds[name])
 
     def _bootstrap(self) -> bool:
         """Import Megatron, on the CPU if there is no GPU; also once per calling thread."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slime_core.interfaces import BatchHandle, Metrics
+from slime_core.processes.events import starting
 from slime_core.processes.heartbeat import WorkerError, announce
 from slime_core.processes.logs import log_everything_to_file
 from slime_core.reports.progress import Progress
@@ -136,9 +137,10 @@ class _RolloutWorker:
     def __init__(self, config: RunConfig, directory: Path, places: Sequence[Place]) -> None:
         log_everything_to_file(log := directory / "logs" / "rollout.log")
         announce(directory, "rollout_worker", "rollout worker", log)
-        from slime_train.rollout_host import RolloutHost
-
-        self._host = RolloutHost(config, directory, _launchers(config, directory, places))
+        with starting("rollout worker: libraries imported"):
+            from slime_train.rollout_host import RolloutHost
+        with starting("prompts opened"):
+            self._host = RolloutHost(config, directory, _launchers(config, directory, places))
 
     def start(self, load: Path | None) -> RolloutFacts:
         num_prompts, engines = self._host.start(load)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,12 +136,13 @@ class TrainerGroup:
 
 def _trainer_rank(config: RunConfig, rank: int, world_size: int, logs: Path, role: "Role") -> Any:
     # Here, in the rank's own process, the first import of torch and Megatron happens.
+    from slime_core.processes.events import starting
     from slime_core.processes.heartbeat import announce
     from slime_core.processes.logs import log_everything_to_file
 
     kind, name = ("trainer_rank", "trainer") if role == "actor" else ("critic_rank", "critic")
     log_everything_to_file(log := logs / f"{name}-{rank}.log")
     announce(logs.parent, kind, f"{name} rank {rank}", log)
-    from slime_train.runtime.trainer_worker import TrainerWorker
-
+    with nullcontext() if rank else starting(f"{name}: torch imported"):
+        from slime_train.runtime.trainer_worker import TrainerWorker
     return TrainerWorker(config, rank, world_size, role)

@@ -4,6 +4,7 @@
 unless the event is about a process) and ``event``, one of
 
     process    kind, name, pid: this process is up
+    started    what, seconds that it took: one step of the start is done
     phase      name, iteration, begin: the loop enters (true) or leaves (false) a phase
     lost       kind, name, pid_lost, how (exit or hang), seconds since it last answered
     recovered  kind, name, seconds since it was lost
@@ -16,6 +17,8 @@ and threads never mix.
 import json
 import os
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +59,10 @@ class Events:
         """A process is up; our own unless ``pid`` says which."""
         self.record("process", kind=kind, name=name, pid=pid or os.getpid())
 
+    def started(self, what: str, seconds: float) -> None:
+        """One step of the start is done; the terminal shows it."""
+        self.record("started", what=what, seconds=round(seconds, 3))
+
     def phase(self, name: Phase, iteration: int, *, begin: bool) -> None:
         """The loop enters or leaves a phase."""
         self.record("phase", name=name, iteration=iteration, begin=begin)
@@ -86,6 +93,37 @@ def record(event: str, **fields: Any) -> None:
     """Append to this process's file of events; nothing where it has none, as outside a run."""
     for events in _own:
         events.record(event, **fields)
+
+
+def started(what: str, seconds: float) -> None:
+    """One step of the start is done; where ``record`` would tell it."""
+    for events in _own:
+        events.started(what, seconds)
+
+
+@contextmanager
+def starting(what: str) -> Generator[None]:
+    """Time a block, and record it as one step of the start when it is done."""
+    begin = time.monotonic()
+    yield
+    started(what, time.monotonic() - begin)
+
+
+class News:
+    """What is appended to a file of events from now on, whoever appends it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read_bytes = path, path.stat().st_size if path.exists() else 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The events since the last call, oldest first; a line half written is left for later."""
+        if not self._path.exists() or self._path.stat().st_size <= self._read_bytes:
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._read_bytes)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._read_bytes += len(whole) + len(newline)
+        return [json.loads(line) for line in whole.splitlines()]
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

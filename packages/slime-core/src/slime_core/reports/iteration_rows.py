@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from slime_core.interfaces import Metrics
 from slime_core.reports import skipped_steps
+from slime_core.reports.start_lines import line as step_of_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Column:
 
 
 _TRAINED = "train/loss"
+_PUBLISHED = "perf/update_weights_time"
 _ROWS_PER_HEADER = 20
 _SHOWN_AS_ZERO = 5e-6
 _ZERO_LOSS = (
@@ -73,7 +75,7 @@ class Table:
         self._clock, self._since = clock, clock()
         self._numbers: dict[str, float] = {}
         self._num_rows = 0
-        self._explained = False
+        self._explained = self._served = False
 
     @property
     def reward(self) -> float:
@@ -82,7 +84,7 @@ class Table:
 
     def begin(self) -> None:
         """Count the seconds of the next iteration from here."""
-        self._since = self._clock()
+        self._since, self._served = self._clock(), False
 
     def lines(self, step: int, metrics: Metrics) -> list[str]:
         """What there is to say about the numbers of a stage of iteration ``step``.
@@ -92,6 +94,9 @@ class Table:
         """
         self._numbers |= metrics
         lines: list[str] = []
+        if _PUBLISHED in metrics and not self._served:
+            self._served = True
+            lines.append(step_of_start("first weights published", metrics[_PUBLISHED]))
         if found := evaluations(metrics):
             self._numbers["accuracy"] = statistics.fmean(found.values())
             lines.append(self._evaluated(step, found))

@@ -55,13 +55,15 @@ class Engines:
         self._router: Router | None = None
         self._routing: Routing | None = None
         self._watch: Watch | None = None
+        self._began = time.monotonic()
 
     def start(self) -> None:
         """Start everything at once; on any failure stop everything and raise ``EngineError``."""
-        began = time.monotonic()
+        self._began = began = time.monotonic()
         try:
             if self.spec.external:
                 self._parts += discover(self.spec.external, self.spec.model_path)
+                self._started(f"{len(self._parts)} engines found")
             else:
                 self._start_engines(began + self.spec.ready_timeout_s)
             self._start_router()
@@ -87,12 +89,20 @@ class Engines:
         while waiting:
             for engine in engines:
                 check(engine.process, "starting")
+            before = len(engines) - len(waiting)
             waiting = [engine for engine in waiting if not engine.client.is_up()]
+            for number in range(before, len(engines) - len(waiting)):
+                self._started(f"{self.spec.prefix}engine {number + 1} of {len(engines)} up")
             if waiting and time.monotonic() > deadline:
                 waiting[0].wait_ready(0.0)
             time.sleep(_POLL_S)
         for engine in engines:
             engine.wait_ready(max(1.0, deadline - time.monotonic()))
+
+    def _started(self, what: str) -> None:
+        """One step of the start is done."""
+        seconds = round(time.monotonic() - self._began, 3)
+        self._record("started", what=what, seconds=seconds)
 
     def _launch(self, machine: int) -> Launch:
         """What starts engines there."""
@@ -131,6 +141,7 @@ class Engines:
             )
         )
         self._router.wait_ready(60.0)
+        self._started(f"{self.spec.prefix}router up")
 
     def _join_router(self, url: str) -> None:
         members = Members(url)
