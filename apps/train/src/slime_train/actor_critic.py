@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from slime_core.errors import CheckpointError
 from slime_core.interfaces import BatchHandle, Metrics
 from slime_core.residency import Holding
-from slime_sglang.weights.session import EngineTarget
 
 if TYPE_CHECKING:
+    from slime_sglang.weights.session import EngineTarget  # loads a client of the engines
+
     from slime_train.runtime.trainers import TrainerGroup  # Ray is spoken there
 
 CRITIC = "critic"
@@ -45,7 +46,7 @@ class ActorCritic:
 
         return ready
 
-    def connect(self, engines: Sequence[EngineTarget]) -> None:
+    def connect(self, engines: Sequence["EngineTarget"]) -> None:
         """Tell the actor which engines to publish to."""
         self._actor.connect(engines)
 

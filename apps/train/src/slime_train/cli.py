@@ -7,6 +7,11 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from slime_core.errors import ConfigErrors
+from slime_megatron.config import megatron_flags
+from slime_sglang.config import router_flags, server_flags
+
+from slime_train.help import foreign_help, slime_help
+from slime_train.runtime import env
 
 USAGE_ERROR = 2
 
@@ -21,10 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _configured(words)
     except ConfigErrors as errors:
-        count = len(errors.problems)
-        head = "1 problem" if count == 1 else f"{count} problems"
-        sys.stderr.write(f"slime-train: {head} with this command line\n")
-        sys.stderr.writelines(f"  * {problem}\n" for problem in errors.problems)
+        sys.stderr.write(f"slime-train: {errors.told}")
         return USAGE_ERROR
 
 
@@ -44,9 +46,12 @@ _HELPS = {
 
 
 def _configured(words: Sequence[str]) -> int:
+    # Here, as --help would take twice as long with them.
     from slime_core.hooks.user_functions import problems
+    from slime_core.reports.run_record import RunRecord
 
     from slime_train.actor_critic import CRITIC
+    from slime_train.dump import dump
     from slime_train.facts import gather
     from slime_train.resolve import resolve
     from slime_train.roles import split_roles
@@ -57,35 +62,24 @@ def _configured(words: Sequence[str]) -> int:
     resolved = resolve(raw, gather(raw), critic and gather(critic, CRITIC), also=problems)
     for notice in resolved.notices:
         sys.stderr.write(f"slime-train: note: {notice}\n")
-    from slime_train.dump import dump
-
     if raw.value("dump_config"):
         _print(dump(resolved))
         return 0
-    from slime_core.reports.run_record import RunRecord
-
-    from slime_train.runtime import env
-
     env.prepare()
-    from slime_train.run import run
+    from slime_train.run import run  # imports Ray, which reads the environment then
 
     return run(resolved.config, RunRecord("slime-train", words, tuple(dump(resolved))))
 
 
 def _help(topic: str) -> Iterable[str]:
-    from slime_train import help as texts
-
     if topic == "slime":
-        return texts.slime_help()
-    from slime_megatron.config import megatron_flags
-    from slime_sglang.config import router_flags, server_flags
-
+        return slime_help()
     title, flags = {
         "megatron": ("Flags of Megatron's own parser", megatron_flags),
         "sglang": ("Flags of the SGLang engines", server_flags),
         "router": ("Flags of the router", router_flags),
     }[topic]
-    return texts.foreign_help(title, flags())
+    return foreign_help(title, flags())
 
 
 def _print(lines: Iterable[str]) -> None:

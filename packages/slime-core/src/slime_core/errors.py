@@ -18,6 +18,13 @@ class ConfigErrors(ConfigError):  # noqa: N818 -- several errors, as the name sa
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
 
+    @property
+    def told(self) -> str:
+        """How many there are, and each on a line of its own."""
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        listed = "".join(f"  * {problem}\n" for problem in self.problems)
+        return f"{count} with this command line\n{listed}"
+
     def __reduce__(self) -> tuple[type["ConfigErrors"], tuple[tuple[str, ...]]]:
         """Survive pickling between processes."""
         return ConfigErrors, (self.problems,)
