@@ -65,9 +65,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         wandb_project="sums",
     )
     values = {
-        "rollout_batch_size": 4,
-        "n_samples_per_prompt": 8,
-        "global_batch_size": 16,
+        "num_steps_per_rollout": 2,
         "wandb_key": SECRET,
         "lr": 1e-6,
     }

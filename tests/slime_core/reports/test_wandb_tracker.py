@@ -14,7 +14,7 @@ from slime_core.reports.tracking import NUM_DROPPED, Fanout
 from slime_core.reports.wandb_tracker import FINISH_S, RUN_ID, WandbTracker
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
-VALUES = {"rollout_batch_size": 4, "n_samples_per_prompt": 8, "global_batch_size": 16}
+VALUES = {"num_steps_per_rollout": 2}
 
 
 class StandIn:

@@ -47,8 +47,7 @@ class WandbTracker:
     def __init__(
         self, package: Any, config: TrackingConfig, directory: Path, values: Mapping[str, Any]
     ) -> None:
-        per_rollout = values["rollout_batch_size"] * values["n_samples_per_prompt"]
-        self._num_steps = max(1, per_rollout // max(1, values["global_batch_size"]))
+        self._num_steps: int = values["num_steps_per_rollout"]
         self._one_axis = config.wandb_always_use_train_step
         self._run = _begin(package, config, directory, values)
         for axis, names in _AXES.items():
