@@ -1,11 +1,10 @@
-import json
 import logging
 import shlex
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from slime_core.reports.run_record import RunRecord, set_aside
+from slime_core.reports.run_record import RunRecord
 
 WORDS = ("--lr", "1e-6", "--input-key", "my question")
 
@@ -33,12 +32,3 @@ def test_a_second_start_keeps_what_the_first_one_was(tmp_path: Path):
     ]
     found = {path.name: path.read_text() for path in tmp_path.glob("config*")}
     assert found == {"config.txt": "lr 3\n", "config-1.txt": "lr 1\n", "config-2.txt": "lr 2\n"}
-
-
-def test_a_file_is_set_aside_under_the_first_free_name(tmp_path: Path):
-    path = tmp_path / "metrics.jsonl"
-    for number in (1, 2):
-        path.write_text(json.dumps(number))
-        assert set_aside(path) == tmp_path / f"metrics-{number}.jsonl"
-    assert not path.exists()
-    assert (tmp_path / "metrics-1.jsonl").read_text() == "1"

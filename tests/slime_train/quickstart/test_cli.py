@@ -42,7 +42,7 @@ def test_a_quickstart_that_cannot_be_moved_is_left_alone(tmp_path: Path, monkeyp
     (tmp_path / "run" / "summary.json").touch()
 
     def fixed(self, target):
-        raise OSError(16, "Device or resource busy")
+        raise OSError(16, "Device or resource busy", str(self), None, str(target))
 
     monkeypatch.setattr(Path, "rename", fixed)
     with pytest.raises(ConfigError, match=r"cannot be moved to .*run\.1 \(Device or resource busy"):

@@ -1,7 +1,6 @@
 """``slime-quickstart``: make a model and a task, run ``slime-train`` twice, report."""
 
 import argparse
-import itertools
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slime_core.errors import ConfigError, SlimeError
+from slime_core.files.aside import set_aside
 from slime_core.processes.sentinel import owned_processes
 
 from slime_train.quickstart import commands
@@ -105,18 +105,12 @@ def prepare(directory: Path) -> None:
 
 
 def _set_aside(directory: Path) -> Path:
-    """Rename ``directory`` to the first free of NAME.1, NAME.2, ...; return what it is called."""
-    aside = next(
-        path
-        for number in itertools.count(1)
-        if not (path := directory.with_name(f"{directory.name}.{number}")).exists()
-    )
     try:
-        return directory.rename(aside)
+        return set_aside(directory)
     except OSError as error:
         raise ConfigError(
             f"--output-dir {directory} holds an earlier quickstart, which cannot be moved to "
-            f"{aside} ({error.strerror}): name another directory"
+            f"{error.filename2} ({error.strerror}): name another directory"
         ) from error
 
 

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from slime_core.config.secrets import words_without_secrets
+from slime_core.files.aside import set_aside
 
 COMMANDS = "command.txt"
 """One block for each start of a run in this directory, the newest last."""
@@ -51,14 +52,6 @@ class RunRecord:
         if path.exists() and path.read_text(encoding="utf-8") != text:
             set_aside(path)
         path.write_text(text, encoding="utf-8")
-
-
-def set_aside(path: Path) -> Path:
-    """Give a file the first free one of the names ``<stem>-1<suffix>``, ...; return that."""
-    number = 1
-    while (other := path.with_stem(f"{path.stem}-{number}")).exists():
-        number += 1
-    return path.rename(other)
 
 
 def _circumstances() -> Iterable[str]:

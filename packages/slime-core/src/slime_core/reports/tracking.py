@@ -12,9 +12,9 @@ from typing import TextIO
 
 from slime_core.config.tracking import TrackingConfig
 from slime_core.errors import TrackingError
+from slime_core.files.aside import set_aside
 from slime_core.files.durable import replace_file
 from slime_core.interfaces import Beginning, Metrics, Rewinding, Tracker
-from slime_core.reports.run_record import set_aside
 
 logger = logging.getLogger(__name__)
 
