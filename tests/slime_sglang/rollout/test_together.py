@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import logging
 import time
 
@@ -72,3 +73,18 @@ def test_who_does_not_end_is_not_waited_for_without_end(
         await task
 
     asyncio.run(scenario())
+
+
+def test_what_fails_beside_the_first_failure_is_not_reported_as_forgotten(caplog) -> None:
+    async def failing(what: str) -> int:
+        raise KeyError(what)
+
+    async def scenario() -> None:
+        tasks = [asyncio.create_task(failing(what)) for what in ("first", "second")]
+        await asyncio.wait(tasks)
+        await end(tasks)
+        del tasks
+        gc.collect()
+
+    asyncio.run(scenario())
+    assert "never retrieved" not in caplog.text

@@ -34,8 +34,10 @@ async def end(tasks: Collection["asyncio.Future[Any]"]) -> None:
     running = [task for task in tasks if not task.done()]
     for task in running:
         task.cancel()
-    if not running:
-        return
-    _, left = await asyncio.wait(running, timeout=END_S)
-    if left:
-        logger.warning("%d tasks go on %.0f s after they were cancelled", len(left), END_S)
+    if running:
+        _, left = await asyncio.wait(running, timeout=END_S)
+        if left:
+            logger.warning("%d tasks go on %.0f s after they were cancelled", len(left), END_S)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()  # waits: is done; asyncio would report it as forgotten
