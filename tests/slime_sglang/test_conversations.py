@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import pickle
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from slime_core.data.template_certificate import TemplateDriftError
 from slime_core.types import Sample, Status
 from slime_sglang import generate_single
 from slime_sglang.agents.settings import AgentSettings
+from slime_sglang.rollout import together
 from slime_sglang.rollout.generation import Generation
 from slime_sglang.rollout.sampling_params import Sampling
 from slime_testing.engine_stub import Script, Server, run
@@ -386,6 +388,64 @@ async def custom_generate(args, sample, sampling_params):
         call=abort_soon,
     )
     assert (made.status, made.reward, made.tokens) == (Status.ABORTED, None, [])
+
+
+def test_a_function_that_will_not_be_ended_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+import asyncio, time
+
+async def custom_generate(args, sample, sampling_params):
+    until = time.monotonic() + 4
+    while (left := until - time.monotonic()) > 0:
+        try:
+            await asyncio.sleep(left)
+        except asyncio.CancelledError:
+            pass
+"""
+    seconds: list[float] = []
+
+    async def timed(generation: Generation, sample: Sample) -> Sample | list[Sample]:
+        began = time.monotonic()
+        made = await generation(sample)
+        seconds.append(time.monotonic() - began)
+        return made
+
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.setattr(together, "END_S", 0.2)
+    (made,) = run(
+        Server(answering(MergingTokenizer("qwen2"), [])),
+        [chat_sample()],
+        custom_generate=str(tmp_path / "mine.py"),
+        custom_timeout_s=0.2,
+        call=timed,
+    )
+    assert (made.status, seconds[0] < 2) == (Status.FAILED, True)
+    assert "not done after 0.2 s (--custom-generate-timeout-s)" in made.metadata["error"]
+
+
+def test_tokens_are_not_decoded_one_by_one_unless_somebody_asks_for_them(tmp_path: Path) -> None:
+    lengths: list[int] = []
+
+    class Counting(MergingTokenizer):
+        def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+            lengths.append(len(ids))
+            return super().decode(ids, skip_special_tokens=skip_special_tokens)
+
+    (tmp_path / "mine.py").write_text(SEEDS)
+    tokenizer = Counting("qwen2")
+    script = answering(MergingTokenizer("qwen2"), ["a" * 40, "x" * 40])
+    options = {"sampling": Sampling(max_response_len=400), "flat": {"max_turns": 2}}
+    run(
+        Server(script),
+        [chat_sample()],
+        tokenizer=tokenizer,
+        custom_generate=str(tmp_path / "mine.py"),
+        **options,
+    )
+    assert script.said
+    assert len(lengths) < 10
 
 
 def test_a_name_that_a_file_defines_is_not_replaced(tmp_path: Path) -> None:

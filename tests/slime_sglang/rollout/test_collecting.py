@@ -164,6 +164,36 @@ def test_progress_counts_accepted_groups_and_shows_running_means() -> None:
     assert readings[-1][2]["response_len"] == 2.0
 
 
+def test_progress_looks_at_every_sample_as_often_however_many_there_are() -> None:
+    reads: list[str] = []
+
+    class Watched(Sample):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "response_length":
+                reads.append(name)
+            return super().__getattribute__(name)
+
+    async def generate(sample: Sample) -> Sample:
+        for _ in range(5 * (sample.group_index or 0)):
+            await asyncio.sleep(0)
+        fields = {"tokens": [1, 2, 9], "response_length": 1, "status": Status.COMPLETED}
+        return Watched(index=sample.index, group_index=sample.group_index, **fields)
+
+    def reads_per_group(num_groups: int) -> float:
+        reads.clear()
+        spec = CollectSpec(
+            iteration=0,
+            num_groups=num_groups,
+            num_groups_at_once=num_groups,
+            show=lambda *_: None,
+        )
+        worker = GroupWorker(generate, index_reward)
+        asyncio.run(collect(make_source(num_groups), worker, Desk(), spec))
+        return len(reads) / num_groups
+
+    assert reads_per_group(100) < 1.5 * reads_per_group(20)
+
+
 def test_segments_of_one_sample_keep_its_group_and_rollout() -> None:
     async def split(sample: Sample) -> list[Sample]:
         return [Sample(tokens=[1, i], response_length=1, status=Status.COMPLETED) for i in range(3)]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 from uuid import uuid4
@@ -128,7 +129,10 @@ class TooManyTurnsError(RequestError):
 
 
 async def _ask(session: Session, chat: ChatRequest) -> Said:
-    return (await session.reply(chat.messages, chat.tools, extra=chat.extra)).said
+    turn = await session.reply(chat.messages, chat.tools, extra=chat.extra)
+    if not chat.log_probs:
+        return turn.said
+    return replace(turn.said, token_texts=session.token_texts(turn))
 
 
 async def _json(request: web.Request) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Said:
     num_tokens: int = 0
     log_probs: tuple[float, ...] = ()
     token_texts: tuple[str, ...] = ()
+    """One per log-probability where somebody asked for these; otherwise none."""
 
     @property
     def message(self) -> Message:

@@ -26,6 +26,7 @@ from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.agents.trajectory import Trajectories, tell
 from slime_sglang.rollout.continued import version_runs
 from slime_sglang.rollout.sampling_params import Sampling
+from slime_sglang.rollout.together import end
 from slime_sglang.rollout.transcript import count_cached, written
 
 Ask = Callable[[Mapping[str, Any], Sample], Awaitable[dict[str, Any] | None]]
@@ -113,6 +114,12 @@ class Session:
             self._trajectories.add(turn, tools)
         return turn
 
+    def token_texts(self, turn: Turn) -> tuple[str, ...]:
+        """What each token of a turn reads by itself."""
+        decode = partial(self._backend.tokenizer.decode, skip_special_tokens=False)
+        tokens = turn.log.tokens
+        return tuple(decode([token]) for token in tokens[len(tokens) - turn.said.num_tokens :])
+
     async def watch(self, work: Awaitable[Any], timeout_s: float | None = None) -> Any:
         """What ``work`` returns; it is ended when it is late or when nothing more is wanted.
 
@@ -133,9 +140,7 @@ class Session:
                 raise AbortedError
             return await task
         finally:
-            for future in (task, aborted):
-                future.cancel()
-            await asyncio.gather(task, aborted, return_exceptions=True)
+            await end((task, aborted))
 
     def settle(self, made: Any) -> Any:
         """What an execution returned, completed by what was recorded.
@@ -284,7 +289,6 @@ class Session:
             num_prompt_tokens=num_prompt_tokens,
             num_tokens=len(tokens),
             log_probs=tuple(log_probs),
-            token_texts=tuple(decode([token]) for token in tokens),
         )
         return await self._parsed(said, tools)
 

@@ -11,12 +11,12 @@ from typing import Protocol
 from slime_core.data.buffer import restarted
 from slime_core.errors import EngineError, SlimeError
 from slime_core.interfaces import PromptSource
-from slime_core.scores import WHERE, never_generated
+from slime_core.scores import WHERE
 from slime_core.types import SampleGroup
 
 from slime_sglang.rollout.flight import Flight, Task
 from slime_sglang.rollout.groups import GroupWorker
-from slime_sglang.rollout.running_statistics import ShowProgress, running_statistics
+from slime_sglang.rollout.running_statistics import RunningStatistics, ShowProgress
 from slime_sglang.rollout.tally import Tally, Verdict
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class _Collection:
         self._spec = spec
         self._flight = flight
         self._tally = Tally(spec.num_groups, spec.keep)
-        self._began = time.monotonic()
+        self._statistics = RunningStatistics()
         self._told = _EXPECTED_BATCHES
 
     async def fill(self) -> None:
@@ -201,15 +201,15 @@ class _Collection:
             self._tally.unfinished.append(group)
         else:
             self._tally.add(group)
+            self._statistics.add(group.samples)
 
     def _check_generated(self) -> None:
         """Stop a run that has nothing to train on: what is dropped would be drawn forever."""
         spec, tally = self._spec, self._tally
-        if tally.num_finished < spec.num_groups:
+        if tally.was_anything_generated or tally.num_finished < spec.num_groups:
             return
-        finished = tally.finished
-        samples = [sample for group in finished for sample in group.samples]
-        if not samples or not all(never_generated(group.samples) for group in finished):
+        samples = [sample for group in tally.finished for sample in group.samples]
+        if not samples:
             return
         about = samples[0].metadata
         problems = [about.get("error", "it came back with the status `failed`"), about.get(WHERE)]
@@ -240,7 +240,7 @@ class _Collection:
 
     def _show(self) -> None:
         if self._spec.show is not None:
-            statistics = running_statistics(self._tally.samples, self._began)
+            statistics = self._statistics.values()
             self._spec.show(self._tally.num_accepted, self._spec.num_groups, statistics)
 
 

@@ -1,7 +1,6 @@
 """Score the policy on prompts of its own."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from slime_core.types import Sample, SampleGroup, Status
 
 from slime_sglang.rollout.collecting import Abortable
 from slime_sglang.rollout.groups import GroupWorker
-from slime_sglang.rollout.running_statistics import ShowProgress, running_statistics
+from slime_sglang.rollout.running_statistics import RunningStatistics, ShowProgress
 from slime_sglang.rollout.sampling_params import Sampling
 from slime_sglang.rollout.together import end
 
@@ -123,13 +122,12 @@ async def _answer(
     show: ShowProgress | None,
 ) -> list[Sample]:
     generation.begin_evaluation(each.name, Sampling.of_evaluation(each.dataset))
-    began = time.monotonic()
+    statistics = RunningStatistics()
     groups = each.groups()
     tasks = [
         asyncio.create_task(worker.finish(group, iteration=iteration, evaluation=True))
         for group in groups
     ]
-    finished: list[SampleGroup] = []
     try:
         waiting = set(tasks)
         while waiting:
@@ -137,10 +135,10 @@ async def _answer(
                 waiting, timeout=_CHECK_S, return_when=asyncio.FIRST_COMPLETED
             )
             generation.check_alive()
-            finished += [task.result() for task in done]  # waits: is done
+            for task in done:
+                statistics.add(task.result().samples)  # waits: is done
             if show is not None:
-                so_far = [sample for group in finished for sample in group.samples]
-                show(len(finished), len(groups), running_statistics(so_far, began))
+                show(len(tasks) - len(waiting), len(groups), statistics.values())
     except BaseException:
         await end(tasks)
         raise

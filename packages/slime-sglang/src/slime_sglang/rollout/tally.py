@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from slime_core.data.filters import DynamicFilterOutput
-from slime_core.scores import is_ungraded
+from slime_core.scores import is_ungraded, never_generated
 from slime_core.types import Sample, SampleGroup
 
 from slime_sglang.rollout.transcript import PREFIX_CACHE
@@ -28,6 +28,8 @@ class Tally:
         """Dropped groups that may fill a short batch, and why they were dropped."""
         self._drops: Counter[str] = Counter()
         self._num_surplus = 0
+        self.was_anything_generated = False
+        """Whether any sample did not fail before there was something to grade."""
         self.unfinished: list[SampleGroup] = []
 
     @property
@@ -39,11 +41,6 @@ class Tally:
     def finished(self) -> list[SampleGroup]:
         """Those and all that were dropped, by group index."""
         return sorted(self._finished, key=_index)
-
-    @property
-    def samples(self) -> list[Sample]:
-        """Of every finished group, in the order in which they came back."""
-        return [sample for group in self._finished for sample in group.samples]
 
     @property
     def num_accepted(self) -> int:
@@ -73,6 +70,7 @@ class Tally:
     def add(self, group: SampleGroup) -> None:
         """A finished group: accepted, dropped for a reason, or one too many."""
         self._finished.append(group)
+        self.was_anything_generated |= not never_generated(group.samples)
         if self.is_full:
             self._num_surplus += 1
             return
