@@ -121,6 +121,20 @@ def test_a_converted_checkpoint_called_release_is_found(tmp_path: Path):
     assert latest(tmp_path) == tmp_path / "release"
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", "{}", '{"files": []}', "\N{DEGREE SIGN}"])
+def test_a_manifest_that_lists_no_files_is_damage_and_named(tmp_path: Path, content: str):
+    with staged(tmp_path, 1) as directory:
+        (directory / "a").write_text("12345")
+    manifest = tmp_path / "iter_0000001" / "manifest.json"
+    manifest.write_text(content, encoding="latin-1")
+    with pytest.raises(CheckpointError) as caught:
+        latest(tmp_path)
+    assert str(caught.value) == (
+        f"{manifest} does not hold a JSON object with the checkpoint's `files` and their sizes: "
+        "the checkpoint is damaged; checkpoints present: iter_0000001"
+    )
+
+
 def test_files_that_a_copy_lost_or_cut_short_are_named(tmp_path: Path):
     with staged(tmp_path, 1) as directory:
         (directory / "a").write_text("12345")

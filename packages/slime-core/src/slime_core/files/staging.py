@@ -227,21 +227,30 @@ def _check_manifest(directory: Path) -> None:
     path = directory / MANIFEST
     if not path.is_file():
         return
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not JSON: the checkpoint is damaged; {_present(directory.parent)}"
-        ) from error
     problems = [
         f"{name} is missing" if not (directory / name).is_file() else f"{name} is not {size} bytes"
-        for name, size in manifest["files"].items()
+        for name, size in _listed(path).items()
         if not (directory / name).is_file() or (directory / name).stat().st_size != size
     ]
     if problems:
         raise CheckpointError(
             f"{directory} is incomplete: {'; '.join(problems)}; {_present(directory.parent)}"
         )
+
+
+def _listed(manifest: Path) -> dict[str, Any]:
+    """Every file of a checkpoint, with its size."""
+    try:
+        found: Any = json.loads(manifest.read_text())
+    except ValueError:  # of JSON, of UTF-8
+        found = None
+    files = found.get("files") if isinstance(found, dict) else None
+    if not isinstance(files, dict):
+        raise CheckpointError(
+            f"{manifest} does not hold a JSON object with the checkpoint's `files` and their "
+            f"sizes: the checkpoint is damaged; {_present(manifest.parent.parent)}"
+        )
+    return files
 
 
 def _remove(path: Path) -> None:
