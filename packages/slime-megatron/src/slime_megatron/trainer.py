@@ -1,6 +1,5 @@
 """One rank of the trainer: the model, its optimizer, and what the loop asks of them."""
 
-import logging
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
@@ -31,8 +30,8 @@ from slime_megatron.iteration.stages import (
     train_iteration,
 )
 from slime_megatron.processes import no_gpu
-from slime_megatron.trainer_config import TrainerConfig, is_hugging_face
-from slime_megatron.trainer_hooks import model_provider, trainer_hooks
+from slime_megatron.trainer_config import TrainerConfig
+from slime_megatron.trainer_hooks import trainer_hooks
 
 if TYPE_CHECKING:
     from slime_megatron.mcore.model_passes import ModelPasses
@@ -41,10 +40,6 @@ if TYPE_CHECKING:
     from slime_megatron.mcore.state import TrainState
 
 __all__ = ["RankPayload", "SampleVectors", "TrainerConfig", "TrainerRank"]
-
-logger = logging.getLogger(__name__)
-
-_DEFAULT_CHUNK = {"cpu": 1024, "cuda": 2048}
 
 
 class TrainerRank:
@@ -292,114 +287,35 @@ class TrainerRank:
 
     def _build(self, device: torch.device, rendezvous: str | None) -> None:
         """Process groups, model with random weights, optimizer, schedule."""
-        from slime_convert.families import find, read_config, scored
-
-        from slime_megatron.mcore import arguments, compiled, initialize, model, optimizer
+        from slime_megatron.mcore import arguments, assembly, initialize
         from slime_megatron.mcore.residence import Residence
         from slime_megatron.mcore.snapshots import Snapshots
-        from slime_megatron.mcore.state import TrainState
 
-        config = self._config
+        config, objective = self._config, self._objective
         args = arguments.parse(config.megatron.argv, self._rank, self._world_size)
         initialize.set_cpu_threads(device, self._world_size)
         initialize.initialize(args, device=device, rendezvous=rendezvous)
         self._hooks.after_init()
-        hf_config = read_config(Path(config.model.hf_checkpoint))
-        value_head = self._objective.has_value_head
-        family = scored(find(hf_config)) if value_head else find(hf_config)
-        chunks = model.build(
-            args,
-            hf_config,
-            family,
-            only_train=config.model.only_train_params_name_list or (),
-            frozen=config.model.freeze_params_name_list or (),
-            value_head=value_head,
-            provider=model_provider(config.model.custom_model_provider_path),
-        )
-        wanted, obstacle = config.model.compile_layers, compiled.why_not(args, device)
-        if wanted and obstacle:
-            logger.warning("--compile-layers has no effect: %s", obstacle)
-        if wanted is not False and obstacle is None:
-            compiled.compile_layers(chunks)
-        built, scheduler = optimizer.build(args, chunks)
-        self._state = TrainState(
-            args=args,
-            chunks=chunks,
-            optimizer=built,
-            scheduler=scheduler,
-            family=family,
-            hf_config=hf_config,
-            device=device,
-            value_head=value_head,
-            partly_trained=bool(
-                config.model.only_train_params_name_list or config.model.freeze_params_name_list
-            ),
+        self._state = assembly.build_state(
+            config, args, device, value_head=objective.has_value_head
         )
         self._snapshots = Snapshots(self._state)
         self._residence = Residence(self._state)
-        self._passes = self._make_passes()
-
-    def _make_passes(self) -> "ModelPasses":
-        from slime_megatron.mcore.forward import ScoreConfig
-        from slime_megatron.mcore.model_passes import ModelPasses
-
-        config = self._config
-        chunk = config.batch.log_probs_chunk_size
-        return ModelPasses(
-            self._state,
-            self._snapshots,
-            ScoreConfig(
-                vocab_size=self._state.args.vocab_size,
-                temperature=config.temperature,
-                top_p=config.top_p if config.policy_loss.use_top_p_log_probs else 1.0,
-                chunk_size=chunk if chunk > 0 else _DEFAULT_CHUNK[self._state.device.type],
-                keep_logits=chunk <= 0,
-                value_head=self._state.value_head,
-            ),
-            pad_multiple=config.batch.data_pad_size_multiplier,
-            hooks=self._hooks,
-            stateless=config.optimizer.use_stateless_adam,
-            reads_after=self._objective.kind == "rm_loss",
+        self._passes = assembly.passes_of(
+            self._state, self._snapshots, config, objective, self._hooks
         )
 
     def _load_weights(self, load: Path | None) -> None:
-        """Put fixed policies aside, then take the trained one's weights or the whole state."""
-        from slime_megatron.mcore import checkpoint
+        """Those of all policies; of a checkpoint the whole state."""
+        from slime_megatron.mcore.first_weights import take_first_weights
 
-        in_model: Path | None = None
-        for policy in self._objective.kept_policies:
-            if policy != OLD_ACTOR:
-                in_model = self._fixed_weights(policy, load)
-                self._load_model(in_model)
-                self._snapshots.store(policy)
-        if load is not None:
-            self._iteration = checkpoint.load(self._state, load) + 1
-        elif in_model != self._config.initial_weights:
-            self._load_model(self._config.initial_weights)
-        if self._needs(OLD_ACTOR):
-            self._snapshots.store(OLD_ACTOR)
-
-    def _fixed_weights(self, policy: str, load: Path | None) -> Path:
-        """A reference that follows the policy continues where the checkpoint left it."""
-        if policy == REFERENCE and self._keeps_reference and load is not None:
-            kept = load / REFERENCE
-            if kept.is_dir():
-                return kept
-        return self._config.fixed_weights(policy)
-
-    def _load_model(self, directory: Path) -> None:
-        """Weights alone, of either kind."""
-        from slime_megatron.mcore import checkpoint
-        from slime_megatron.mcore.hf_load import load_hf
-
-        state = self._state
-        if is_hugging_face(directory):
-            load_hf(
-                state.chunks, state.family, state.hf_config, directory, optimizer=state.optimizer
-            )
-        else:
-            checkpoint.load_model(state, directory)
-            state.optimizer.reload_model_params()
+        self._iteration = take_first_weights(
+            self._state,
+            self._snapshots,
+            self._config,
+            policies=self._objective.kept_policies,
+            load=load,
+        )
 
     def _needs(self, policy: str) -> bool:
         return policy in self._objective.kept_policies
