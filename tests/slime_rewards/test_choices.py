@@ -25,6 +25,10 @@ CHOICES = {"A": "a proton", "B": "an electron", "C": "a neutron", "D": "a photon
         ("A nice question", 0),
         ("", 0),
         ("The answer is Z", 0),
+        ("The answer is B <think>or A?</think>", 1),
+        ("The answer is" + " " * 30_000 + "\n\n(B)", 1),
+        ("The answer is" + " " * 30_000 + ".", 0),
+        ("<think>" * 10_000, 0),
     ],
 )
 def test_the_letter_an_answer_settles_on(response, right):
@@ -45,6 +49,11 @@ def test_what_is_right_is_a_letter_or_the_text_of_a_choice():
         gpqa.grade("Answer: C", "a quark", {"choices": CHOICES})
     with pytest.raises(ValueError, match="needs a label"):
         gpqa.grade("Answer: C", None, {})
+    with pytest.raises(ValueError, match="needs a label"):
+        gpqa.grade("Answer: C", " ", {})
+    assert gpqa.grade("Answer: C", None, {"correct_letter": "(C)"}) == 1.0
+    with pytest.raises(ValueError, match="none of the letters"):
+        gpqa.grade("Answer: C", None, {"correct_letter": 2, "choices": CHOICES})
 
 
 @pytest.mark.parametrize(
@@ -57,6 +66,11 @@ def test_what_is_right_is_a_letter_or_the_text_of_a_choice():
         ("<answer>Rome</answer> <answer>Paris</answer>", "Paris", 1),
         ("It is Paris", "Paris", 0),
         ("", "Paris", 0),
+        ("", ".", 0),
+        (".", ".", 1),
+        ("<answer></answer>", ".", 0),
+        ("<answer>no</answer> <ANSWER>Paris</ANSWER> <answer>", "Paris", 1),
+        ("<answer>" * 10_000, "Paris", 0),
         ("\uff30\uff41\uff52\uff49\uff53", "Paris", 1),
     ],
 )

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from slime_rewards import ifbench, instructions
 
@@ -101,3 +103,26 @@ def test_records_may_be_nested_and_have_keywords_that_are_null():
 def test_what_cannot_be_checked_is_an_error(metadata, message):
     with pytest.raises(ValueError, match=message):
         ifbench.grade("a", None, metadata)
+
+
+def test_nesting_too_deep_to_be_read_is_no_json():
+    assert not instructions.CHECKS["detectable_format:json_format"]("[" * 100_000, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords", "answer"),
+    [
+        ("length_constraints:number_sentences", {"num_sentences": 2}, "a." + " " * 100_000 + "."),
+        (
+            "detectable_format:number_highlighted_sections",
+            {"num_highlights": 1},
+            "**" + "a" * 50_000,
+        ),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 1}, "a" + "\n" * 100_000 + "b"),
+        ("detectable_content:postscript", {}, "a" + "\n" * 100_000 + "b"),
+    ],
+)
+def test_an_answer_that_repeats_itself_is_read_in_one_pass(name, keywords, answer):
+    start = time.perf_counter()
+    assert not instructions.CHECKS[name](answer, keywords)
+    assert time.perf_counter() - start < 1.0

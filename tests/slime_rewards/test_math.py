@@ -15,6 +15,9 @@ from slime_rewards.math import settle, verify
         (r"\boxed  {\frac{1}{2}} or so {6}", r"\frac{1}{2}"),
         ("\\boxed\n{5}", "5"),
         ("none", None),
+        (r"\boxed\boxed 7", "7"),
+        (r"\boxed{1} \boxed\fbox", "1"),
+        (r"\boxed,{1} \fbox", "1"),
     ],
 )
 def test_the_last_complete_box_counts(text, expected):

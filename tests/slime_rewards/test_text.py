@@ -37,6 +37,8 @@ def test_f1_by_hand(response, label, score):
         ("Answer: 1e3", "1000", True),
         ("Answer: 1e999999999999", "4", False),
         ("Answer: 4", "-1E-999999999999", False),
+        ("Answer: 1e9_9_9_9_9_9_9_9_9", "4", False),
+        ("Answer: 1e400", "1" + "0" * 400, True),
         ("Answer: 4" + "x" * 300, "4", False),
     ],
 )
@@ -50,3 +52,9 @@ def test_deepscaler_wants_thoughts_and_a_box():
     assert deepscaler.final_answer(r"hm ###Response \boxed{3}") == r"\boxed{3}"
     assert deepscaler.final_answer(r"\boxed{1}") is None
     assert deepscaler.final_answer("<think></think> 4") is None
+
+
+@pytest.mark.parametrize("label", ["$", r"\boxed{}", "$$ units", "."])
+def test_an_answer_of_nothing_is_not_right(label):
+    with pytest.raises(ValueError, match="is empty"):
+        dapo.grade("Answer: $", label)

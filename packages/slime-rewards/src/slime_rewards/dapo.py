@@ -7,7 +7,7 @@ from typing import Any
 from slime_rewards.boxed import last_boxed
 
 _TAIL = 300
-_HUGE = re.compile(r"(?i)e[-+]?\d{5}")
+_HUGE = re.compile(r"(?i)e[-+]?[\d_]{5}")
 """Numbers that take for ever, and all memory, to write out."""
 _FORMULA = re.compile(r"(?<!\\)\$(.+?)(?<!\\)\$")
 _ANSWER = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
@@ -25,10 +25,15 @@ def grade(response: str, label: str) -> dict[str, Any]:
     the box or first formula in it.
     Use with ``--reward-key score``.
     Source: DAPO, arXiv:2503.14476, section 2.4.
+
+    Raises:
+        ValueError: there is nothing in the label but units and signs.
     """
+    expected = normalized(label)
+    if not expected:
+        raise ValueError(f"the label {label!r} is empty: an answer of nothing would be right")
     found = _ANSWER.findall(response[-_TAIL:])
     said = _readings(found[-1]) if found else ["[INVALID]"]
-    expected = normalized(label)
     answer = next((each for each in said if _same(each, expected)), said[0])
     right = _same(answer, expected)
     return {"score": 1.0 if right else -1.0, "acc": right, "pred": answer}

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 
 
 def grade(response: str, label: str) -> float:
@@ -14,10 +14,22 @@ def grade(response: str, label: str) -> float:
     stop at the end make no difference.
     """
     answer = response.rpartition("</think>")[2]
-    tagged = _TAGGED.findall(answer)
-    return float(_folded(tagged[-1] if tagged else answer) == _folded(label))
+    tagged = _last_tagged(answer)
+    return float(_folded(answer if tagged is None else tagged) == _folded(label))
+
+
+def _last_tagged(text: str) -> str | None:
+    """What the last pair of tags encloses, found in one pass; None if there is no pair."""
+    begin, found = None, None
+    for tag in _TAG.finditer(text):
+        if not tag[1]:
+            begin = tag.end() if begin is None else begin
+        elif begin is not None:
+            begin, found = None, text[begin : tag.start()]
+    return found
 
 
 def _folded(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(text.split()).removesuffix(".").rstrip()
+    """A full stop that is all there is stays: nothing must not be right."""
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return text.removesuffix(".").rstrip() or text

@@ -9,7 +9,9 @@ from slime_rewards.boxed import last_boxed
 from slime_rewards.math import without_markup
 
 _CHOICES = 8
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+_END_OF_THOUGHT = "</think>"
+_THOUGHTS = re.compile(rf"<think>.*?{_END_OF_THOUGHT}", re.DOTALL)
+_BLANKS = re.compile(r"\s+")
 _BOUNDARY = r"(?![A-Za-z0-9'\u2019])"
 _STATED = (
     r"(?:final\s+answer|correct\s+(?:answer|option|choice)|answer|option|choice)"
@@ -49,7 +51,10 @@ def grade(response: str, label: str | None, metadata: dict[str, Any]) -> float:
 
 def final(response: str) -> str:
     """What a response says after its thoughts."""
-    return _THOUGHTS.sub("", response).rpartition("</think>")[2].strip()
+    head, mark, tail = response.rpartition(_END_OF_THOUGHT)
+    # The tail may begin thoughts without number, each of which would be followed to its end.
+    answer = _THOUGHTS.sub("", head + mark) + tail
+    return answer.rpartition(_END_OF_THOUGHT)[2].strip()
 
 
 def chosen(answer: str, valid: Sequence[str]) -> str | None:
@@ -59,7 +64,7 @@ def chosen(answer: str, valid: Sequence[str]) -> str | None:
         found = _ALONE.fullmatch(without_markup(boxed))
         if found and found[1].upper() in valid:
             return found[1].upper()
-    plain = re.sub(r"[*_`$]|\\text\b", "", answer)
+    plain = _blanks_once(re.sub(r"[*_`$]|\\text\b", "", answer))
     for pattern in (_SAID, _LINE, _MENTIONED):
         letters = [letter.upper() for letter in pattern.findall(plain)]
         letters = [letter for letter in letters if letter in valid]
@@ -68,6 +73,11 @@ def chosen(answer: str, valid: Sequence[str]) -> str | None:
         if letters:
             return letters[-1]
     return None
+
+
+def _blanks_once(text: str) -> str:
+    """One line break or one space in place of many: patterns take for ever to give up on many."""
+    return _BLANKS.sub(lambda found: "\n" if "\n" in found[0] else " ", text)
 
 
 _SHORT = 12
@@ -83,8 +93,8 @@ def _choices(given: Any) -> dict[str, str]:
 
 def _right(letter: Any, label: str | None, choices: dict[str, str], valid: Sequence[str]) -> str:
     if letter is not None:
-        return str(letter).strip().upper()
-    if label is None:
+        return _valid(letter, valid)
+    if label is None or not _plain(label):
         raise ValueError("a multiple choice needs a label or metadata['correct_letter']")
     bare = label.strip().strip("()[].:").upper()
     if bare in valid:
@@ -95,6 +105,13 @@ def _right(letter: Any, label: str | None, choices: dict[str, str], valid: Seque
     if choices:
         raise ValueError(f"label {label!r} is none of the letters {valid} and none of the choices")
     return ""
+
+
+def _valid(letter: Any, valid: Sequence[str]) -> str:
+    bare = str(letter).strip().strip("()[].:").upper()
+    if bare not in valid:
+        raise ValueError(f"correct_letter {letter!r} is none of the letters {list(valid)}")
+    return bare
 
 
 def _plain(text: str) -> str:

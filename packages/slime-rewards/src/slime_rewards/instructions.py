@@ -12,7 +12,9 @@ Check = Callable[[str, dict[str, Any]], bool]
 Keywords = dict[str, Any]
 
 _FENCE = re.compile(r"^```(?:json)?\s*\n?|\n?```$", re.IGNORECASE)
-_SENTENCE = re.compile(r"[^.!?]*[^.!?\s][^.!?]*(?:[.!?]+|\Z)")
+_EMPHASIZED = r"[^\S\n]*[^\s*][^\n*]*"
+_HIGHLIGHT = re.compile(rf"\*\*{_EMPHASIZED}\*\*|\*{_EMPHASIZED}\*")
+_SENTENCE_END = re.compile(r"[.!?]+")
 
 
 def words(text: str) -> list[str]:
@@ -21,8 +23,9 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """What ends with a full stop, an exclamation or a question mark, or the text."""
-    return [found.strip() for found in _SENTENCE.findall(re.sub(r"(?<=\d)\.(?=\d)", "", text))]
+    """What stands before full stops, exclamation and question marks, or the end of the text."""
+    parts = _SENTENCE_END.split(re.sub(r"(?<=\d)\.(?=\d)", "", text))
+    return [part.strip() for part in parts if part.strip()]
 
 
 def compare(number: int, wanted: int, relation: str | None) -> bool:
@@ -103,16 +106,15 @@ def _postscript(text: str, k: Keywords) -> bool:
     marker = k.get("postscript_marker", "P.S.")
     letters = [re.escape(letter) for letter in marker if letter.isalpha()]
     pattern = r"\.?\s?".join(letters)
-    return re.search(rf"(?im)^\s*{pattern}", text) is not None
+    return re.search(rf"(?im)^[^\S\n]*{pattern}", text) is not None
 
 
 def _bullets(text: str, k: Keywords) -> bool:
-    return len(re.findall(r"(?m)^\s*(?:\*(?!\*)|-)\s*\S", text)) == k["num_bullets"]
+    return len(re.findall(r"(?m)^[^\S\n]*(?:\*(?!\*)|-)\s*\S", text)) == k["num_bullets"]
 
 
 def _highlights(text: str, k: Keywords) -> bool:
-    found = re.findall(r"\*\*[^\n*]*[^\s*][^\n*]*\*\*|\*[^\n*]*[^\s*][^\n*]*\*", text)
-    return len(found) >= k["num_highlights"]
+    return len(_HIGHLIGHT.findall(text)) >= k["num_highlights"]
 
 
 def _sections(text: str, k: Keywords) -> bool:
@@ -122,7 +124,7 @@ def _sections(text: str, k: Keywords) -> bool:
 def _json(text: str, _: Keywords) -> bool:
     try:
         json.loads(_FENCE.sub("", _FENCE.sub("", text.strip())).strip())
-    except ValueError:
+    except (ValueError, RecursionError):  # deeper nested than anything that was asked for
         return False
     return True
 
