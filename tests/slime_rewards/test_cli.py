@@ -94,3 +94,22 @@ def test_random_rewards_repeat_with_their_seed():
 def test_the_command_is_installed_with_the_package():
     project = tomllib.loads((PACKAGES["slime_rewards"] / "pyproject.toml").read_text())
     assert project["project"]["scripts"] == {"slime-rewards": "slime_rewards.cli:entry"}
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_a_deadline_that_is_none_is_refused(capsys, seconds):
+    with pytest.raises(SystemExit):
+        cli.main(["grade", "--rm-type", "math", "--timeout", seconds])
+    assert f"{seconds} is no number of seconds above 0" in capsys.readouterr().err
+
+
+def test_a_deadline_in_some_years_is_kept():
+    row = {"response": r"\boxed{(x+1)^2}", "label": "x^2+2x+1"}
+    code, answers, _ = grade([row], "--rm-type", "math", "--timeout", "1e9")
+    assert (code, answers[0]["reward"]) == (0, 1.0)
+
+
+def test_a_row_too_deep_to_be_read_is_named():
+    code, _, said = grade("[" * 100_000 + "\n", "--rm-type", "math")
+    assert code == 1
+    assert "line 1: maximum recursion depth" in said

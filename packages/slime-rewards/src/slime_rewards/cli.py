@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import random
 import sys
 from collections import deque
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--rm-type", help=f"{', '.join(graders.NAMES)}, random; also boxed_NAME")
     which.add_argument("--custom-rm-path", help="a function (response, label, metadata)")
     grade.add_argument("--workers", type=_positive, help="how many rows at once")
-    grade.add_argument("--timeout", type=float, default=5.0, help="seconds for one row")
+    grade.add_argument("--timeout", type=_seconds, default=5.0, help="seconds for one row")
     grade.add_argument("--memory-mb", type=_positive, default=4096, help="of one worker")
     grade.add_argument("--seed", type=int, default=0, help="of the type random")
     return parser
@@ -78,6 +79,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
     return number
 
 
@@ -125,7 +133,7 @@ def _questions(lines: Iterable[bytes], grader: str) -> Iterator[Question]:
         if line.strip():
             try:
                 yield _question(line, grader)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 raise RowError(f"line {number}: {error}") from error
 
 

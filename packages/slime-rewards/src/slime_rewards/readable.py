@@ -4,6 +4,9 @@ import math
 import select
 from typing import Protocol
 
+_LONGEST_S = 1e6
+"""Eleven days; ``poll`` takes no more than about twice that."""
+
 
 class _HasDescriptor(Protocol):
     def fileno(self) -> int: ...
@@ -17,4 +20,4 @@ def readable(source: "_HasDescriptor | int", seconds: float) -> bool:
     """
     poller = select.poll()
     poller.register(source, select.POLLIN)
-    return bool(poller.poll(math.ceil(max(0.0, seconds) * 1000)))
+    return bool(poller.poll(math.ceil(min(max(0.0, seconds), _LONGEST_S) * 1000)))
