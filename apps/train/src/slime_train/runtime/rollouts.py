@@ -139,7 +139,7 @@ class _RolloutWorker:
         announce(directory, "rollout_worker", "rollout worker", log)
         with starting("rollout worker: libraries imported"):
             from slime_train.rollout_host import RolloutHost
-        with starting("prompts opened"):
+        with starting("tokenizer and prompts opened"):
             self._host = RolloutHost(config, directory, _launchers(config, directory, places))
 
     def start(self, load: Path | None) -> RolloutFacts:

@@ -55,17 +55,16 @@ class Engines:
         self._router: Router | None = None
         self._routing: Routing | None = None
         self._watch: Watch | None = None
-        self._began = time.monotonic()
 
     def start(self) -> None:
         """Start everything at once; on any failure stop everything and raise ``EngineError``."""
-        self._began = began = time.monotonic()
+        began = time.monotonic()
         try:
             if self.spec.external:
                 self._parts += discover(self.spec.external, self.spec.model_path)
-                self._started(f"{len(self._parts)} engines found")
+                self._started(f"{len(self._parts)} engines found", began)
             else:
-                self._start_engines(began + self.spec.ready_timeout_s)
+                self._start_engines(began)
             self._start_router()
             self._start_watch()
         except BaseException:
@@ -73,7 +72,8 @@ class Engines:
             raise
         logger.info("%d engines ready in %.1f s", len(self._parts), time.monotonic() - began)
 
-    def _start_engines(self, deadline: float) -> None:
+    def _start_engines(self, began: float) -> None:
+        deadline = began + self.spec.ready_timeout_s
         engines: list[Engine] = []
         for index in range(self.spec.num_engines):
             spec = self.spec.engine(index)
@@ -92,17 +92,16 @@ class Engines:
             before = len(engines) - len(waiting)
             waiting = [engine for engine in waiting if not engine.client.is_up()]
             for number in range(before, len(engines) - len(waiting)):
-                self._started(f"{self.spec.prefix}engine {number + 1} of {len(engines)} up")
+                self._started(f"{self.spec.prefix}engine {number + 1} of {len(engines)} up", began)
             if waiting and time.monotonic() > deadline:
                 waiting[0].wait_ready(0.0)
             time.sleep(_POLL_S)
         for engine in engines:
             engine.wait_ready(max(1.0, deadline - time.monotonic()))
 
-    def _started(self, what: str) -> None:
-        """One step of the start is done."""
-        seconds = round(time.monotonic() - self._began, 3)
-        self._record("started", what=what, seconds=seconds)
+    def _started(self, what: str, began: float) -> None:
+        """One step of the start is done, which ``began`` then."""
+        self._record("started", what=what, seconds=round(time.monotonic() - began, 3))
 
     def _launch(self, machine: int) -> Launch:
         """What starts engines there."""
@@ -131,6 +130,7 @@ class Engines:
             return
         if config.sglang_router_port is not None:
             require_free(config.sglang_router_port, "--sglang-router-port")
+        began = time.monotonic()
         self._router = Router(
             RouterSpec(
                 worker_urls=self.urls,
@@ -141,7 +141,7 @@ class Engines:
             )
         )
         self._router.wait_ready(60.0)
-        self._started(f"{self.spec.prefix}router up")
+        self._started(f"{self.spec.prefix}router up", began)
 
     def _join_router(self, url: str) -> None:
         members = Members(url)
