@@ -20,9 +20,9 @@ from typing import Any
 from measuring import GRAPHS, MODELS, machine_name, on_gpu, row, server_arguments, turn, write_shape
 from record import record
 from slime_core.types import Sample
+from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.fleet.router import RouterSpec, start_router
 from slime_sglang.rollout.generation import Generation, GenerationSpec
-from slime_sglang.rollout.sampling_params import Sampling
 from slime_sglang.server.launch import EngineSpec, start_engine
 from transformers import AutoTokenizer
 

@@ -8,7 +8,7 @@ import pytest
 from slime_core.plugins.plugin import load_plugin
 from slime_core.types import Sample, Status
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.rollout.sampling_params import Sampling
+from slime_sglang.answers.sampling_params import Sampling
 from slime_testing.engine_stub import Script, Server, run
 from slime_testing.templates import MergingTokenizer
 from slime_testing.workspace import ROOT

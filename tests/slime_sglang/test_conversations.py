@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from slime_core.data.template_certificate import TemplateDriftError
 from slime_core.types import Sample, Status
-from slime_sglang import generate_single
+from slime_sglang import generate_single, together
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.rollout import together
+from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.rollout.generation import Generation
-from slime_sglang.rollout.sampling_params import Sampling
 from slime_testing.engine_stub import Script, Server, run
 from slime_testing.templates import MergingTokenizer
 
@@ -214,7 +213,7 @@ def test_a_response_that_is_no_text_is_named_with_what_returns_text(tmp_path: Pa
 
 
 FORKED = """
-from slime_sglang import generate_single
+from slime_sglang import generate_single, together
 
 async def custom_generate(args, sample, sampling_params):
     question = sample.prompt

@@ -20,8 +20,8 @@ from slime_sglang.agents import endpoints
 from slime_sglang.agents.endpoints import Endpoints
 from slime_sglang.agents.run import AgentError
 from slime_sglang.agents.settings import AgentSettings
+from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.rollout.generation import Generation
-from slime_sglang.rollout.sampling_params import Sampling
 from slime_testing.engine_stub import Script, Server, run
 from slime_testing.templates import MergingTokenizer
 

@@ -8,7 +8,7 @@ from slime_core.types import Sample
 from slime_sglang.agents.reply import Turn
 from slime_sglang.agents.session import Backend, Session
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.rollout.sampling_params import Sampling
+from slime_sglang.answers.sampling_params import Sampling
 from slime_testing.engine_stub import Script
 from slime_testing.templates import MergingTokenizer
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 from slime_core.errors import EngineError, WeightSyncError
 from slime_core.types import Sample, Status
+from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.client import EngineClient
 from slime_sglang.config import SGLangConfig
 from slime_sglang.fleet.engines import Engines
 from slime_sglang.fleet.spec import FleetSpec
 from slime_sglang.rollout.generation import Generation, GenerationSpec
-from slime_sglang.rollout.sampling_params import Sampling
 from slime_sglang.rollout.teacher import Teacher
 from slime_sglang.weights import digests, disk_format
 from slime_sglang.weights.collective import CollectiveReceiver
@@ -302,7 +302,7 @@ def test_a_greedy_answer_is_the_likeliest_and_the_same_again(
 
 def test_a_second_run_on_the_machine_gets_ports_of_its_own(engines: Engines) -> None:
     # A server's port stays reserved while it is in use: nobody else is handed it.
-    from slime_sglang.fleet.ports import PortLease
+    from slime_sglang.processes.ports import PortLease
 
     taken = {int(url.rsplit(":", 1)[1]) for url in [*engines.urls, engines.router_url]}
     with PortLease(200) as lease:

@@ -1,4 +1,5 @@
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,7 +117,8 @@ def test_silence_is_noticed_after_some_time(
     assert lost(found) is None
     engine.replies["/health"] = [(503, {})]
     assert wait_for(lambda: lost(found) is not None, 10)
-    assert f"-addrs {engine.url}: the engine left 3 health checks in a row" in str(lost(found))
+    said = rf"-addrs {engine.url}: the engine left \d+ health checks in a row unanswered"
+    assert re.search(said, str(lost(found)))
     engine.replies["/health"] = [(200, {})]
     assert wait_for(lambda: lost(found) is None, 10)
 

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from slime_sglang.fleet import router as router_module
 from slime_sglang.fleet.parts import RouterPart, Routing
-from slime_sglang.fleet.ports import PortLease
 from slime_sglang.fleet.router import Members, Router, RouterSpec
-from slime_sglang.fleet.supervise import log_tail
+from slime_sglang.processes.ports import PortLease
+from slime_sglang.processes.supervise import log_tail
 from slime_testing.runs import wait_for
 
 

@@ -5,9 +5,9 @@ from typing import Any
 from slime_core.config.eval_sets import EvalDataset, eval_datasets
 from slime_core.data.prompts import Prompt
 from slime_core.types import Sample, Status
+from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.rollout.evaluate import EvalSet, evaluate
 from slime_sglang.rollout.groups import GroupWorker
-from slime_sglang.rollout.sampling_params import Sampling
 
 
 class Desk:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
-from slime_sglang.rollout import engine_requests
+from slime_sglang.answers import engine_requests
 from slime_sglang.rollout.generation import Generation
 from slime_testing.engine_stub import Server, answered, run
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from slime_core.errors import EngineError
-from slime_sglang.fleet.ports import PortLease
+from slime_sglang.processes.ports import PortLease
 from slime_sglang.server import launch as launching
 from slime_sglang.server.archs import disabled_models
 from slime_sglang.server.launch import EngineSpec, command_line, environment, plugin_paths

@@ -13,7 +13,7 @@ import pytest
 from slime_core.errors import EngineError
 from slime_core.processes.heartbeat import WorkerError
 from slime_core.processes.this_machine import network_address
-from slime_sglang.fleet.supervise import Command, Supervised, check
+from slime_sglang.processes.supervise import Command, Supervised, check
 from slime_sglang.server import launcher
 from slime_sglang.server.launch import EngineSpec
 from slime_sglang.server.launcher import Launcher, launch_by

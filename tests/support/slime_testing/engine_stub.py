@@ -7,9 +7,9 @@ from typing import Any
 from aiohttp import web
 from slime_core.data.chat import Tokenizer
 from slime_core.types import Sample
-from slime_sglang.rollout.engine_requests import Recovering
+from slime_sglang.answers.engine_requests import Recovering
+from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.rollout.generation import Generation, GenerationSpec
-from slime_sglang.rollout.sampling_params import Sampling
 
 Reply = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
 

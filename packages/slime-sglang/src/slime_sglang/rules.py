@@ -8,7 +8,7 @@ from slime_core.config.draft import Draft, Facts
 from slime_core.config.rules.cluster import engines_needed
 from slime_core.errors import ConfigError
 
-from slime_sglang.fleet.ports import require_free
+from slime_sglang.processes.ports import require_free
 
 _HERE = "127.0.0.1"
 

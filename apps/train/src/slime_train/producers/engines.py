@@ -28,6 +28,7 @@ from slime_core.reports.progress import Progress
 from slime_core.types import SampleGroup
 from slime_rewards.select import make_reward
 from slime_sglang.agents.settings import AgentSettings
+from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.fleet.engines import Engines
 from slime_sglang.fleet.health import HealthSpec
 from slime_sglang.fleet.spec import FleetSpec
@@ -36,7 +37,6 @@ from slime_sglang.rollout.evaluate import EvalSet, evaluate
 from slime_sglang.rollout.flight import Flight, InTime, begin_again
 from slime_sglang.rollout.generation import Generation, GenerationSpec
 from slime_sglang.rollout.groups import Greedy, GroupWorker
-from slime_sglang.rollout.sampling_params import Sampling
 from slime_sglang.rollout.teacher import Teacher
 from slime_sglang.server.launcher import Launchers
 from slime_sglang.weights.session import EngineTarget

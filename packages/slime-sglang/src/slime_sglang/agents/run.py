@@ -12,8 +12,8 @@ from typing import IO, Any, cast
 
 from slime_core.types import Sample, Status
 
+from slime_sglang.agents.execution import active
 from slime_sglang.agents.session import LateError
-from slime_sglang.rollout.execution import active
 
 Agent = Callable[[str, str, Sample], Awaitable[Any]]
 """(base_url, api_key, sample) -> None, a reward (number or dictionary), or the answer (text)."""

@@ -24,10 +24,10 @@ from slime_core.types import Sample, Status
 from slime_sglang.agents.reply import Said, Turn, plain
 from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.agents.trajectory import Trajectories, tell
-from slime_sglang.rollout.continued import version_runs
-from slime_sglang.rollout.sampling_params import Sampling
-from slime_sglang.rollout.together import end
-from slime_sglang.rollout.transcript import count_cached, written
+from slime_sglang.answers.continued import version_runs
+from slime_sglang.answers.sampling_params import Sampling
+from slime_sglang.answers.transcript import count_cached, written
+from slime_sglang.together import end
 
 Ask = Callable[[Mapping[str, Any], Sample], Awaitable[dict[str, Any] | None]]
 """(body of a /generate request, sample it is for) -> answer; None if the sample says why not."""

@@ -13,10 +13,10 @@ from slime_core.residency import Holding
 from slime_sglang.fleet.external import ExternalPart, discover
 from slime_sglang.fleet.health import HealthSpec, Part, Record, Watch
 from slime_sglang.fleet.parts import EnginePart, RouterPart, Routing
-from slime_sglang.fleet.ports import require_free
 from slime_sglang.fleet.router import Members, Router, RouterSpec
 from slime_sglang.fleet.spec import FleetSpec
-from slime_sglang.fleet.supervise import check
+from slime_sglang.processes.ports import require_free
+from slime_sglang.processes.supervise import check
 from slime_sglang.server.launch import Engine, Launch, launch
 from slime_sglang.server.launcher import NO_LAUNCHERS, Launchers, launch_by
 from slime_sglang.weights.session import EngineTarget, FleetStatus

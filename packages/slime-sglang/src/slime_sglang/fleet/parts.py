@@ -7,7 +7,7 @@ import httpx
 from slime_core.errors import EngineError
 
 from slime_sglang.fleet.router import Members, Router
-from slime_sglang.fleet.supervise import keep_log, last_words
+from slime_sglang.processes.supervise import keep_log, last_words
 from slime_sglang.server.launch import Engine, EngineSpec, Launch, launch
 from slime_sglang.weights.session import EngineTarget
 

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 from slime_core.errors import EngineError
 
-from slime_sglang.fleet.command_line import to_words
-from slime_sglang.fleet.ports import PortLease
-from slime_sglang.fleet.supervise import Command, Supervised, check, keep_log, wait_until
+from slime_sglang.processes.command_line import to_words
+from slime_sglang.processes.ports import PortLease
+from slime_sglang.processes.supervise import Command, Supervised, check, keep_log, wait_until
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""From prompts to finished groups: requests, hooks, filters, what is carried on."""
+"""From prompts to finished groups: generation, hooks, filters, what is carried on."""

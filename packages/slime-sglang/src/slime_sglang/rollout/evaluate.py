@@ -13,11 +13,11 @@ from slime_core.data.stream import make_group
 from slime_core.reports.metrics import merge, pass_rates, sample_metrics
 from slime_core.types import Sample, SampleGroup, Status
 
+from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.rollout.collecting import Abortable
 from slime_sglang.rollout.groups import GroupWorker
 from slime_sglang.rollout.running_statistics import RunningStatistics, ShowProgress
-from slime_sglang.rollout.sampling_params import Sampling
-from slime_sglang.rollout.together import end
+from slime_sglang.together import end
 
 _CHECK_S = 1.0
 _COLUMNS = (

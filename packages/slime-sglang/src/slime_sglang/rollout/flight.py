@@ -12,7 +12,7 @@ from slime_core.data.plain_samples import group_from_plain, plain_group
 from slime_core.interfaces import PromptSource
 from slime_core.types import SampleGroup
 
-from slime_sglang.rollout.together import end
+from slime_sglang.together import end
 
 _KEY = "in_flight"
 

@@ -18,12 +18,12 @@ from slime_core.scores import WHERE
 from slime_core.types import Sample, Status
 
 from slime_sglang.agents.endpoints import Endpoints
+from slime_sglang.agents.execution import Execution, generate_single
 from slime_sglang.agents.session import AbortedError, Backend, Session
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.rollout.engine_requests import EngineRequests, Recovering, RequestSpec
-from slime_sglang.rollout.execution import Execution, generate_single
-from slime_sglang.rollout.sampling_params import Sampling, sample_seed
-from slime_sglang.rollout.transcript import append, mask_earlier, prepare
+from slime_sglang.answers.engine_requests import EngineRequests, Recovering, RequestSpec
+from slime_sglang.answers.sampling_params import Sampling, sample_seed
+from slime_sglang.answers.transcript import append, mask_earlier, prepare
 
 logger = logging.getLogger(__name__)
 

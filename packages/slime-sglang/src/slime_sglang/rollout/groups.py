@@ -12,9 +12,9 @@ from slime_core.interfaces import Generate, Reward
 from slime_core.scores import is_broken, reward_value
 from slime_core.types import Sample, SampleGroup, Status
 
+from slime_sglang.answers.transcript import complete_versions
 from slime_sglang.rollout.teacher import Teach
-from slime_sglang.rollout.together import both, together
-from slime_sglang.rollout.transcript import complete_versions
+from slime_sglang.together import both, together
 
 _UNFINISHED = (Status.ABORTED, Status.PENDING)
 

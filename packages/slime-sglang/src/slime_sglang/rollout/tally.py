@@ -8,7 +8,7 @@ from slime_core.data.filters import DynamicFilterOutput
 from slime_core.scores import is_ungraded, never_generated
 from slime_core.types import Sample, SampleGroup
 
-from slime_sglang.rollout.transcript import PREFIX_CACHE
+from slime_sglang.answers.transcript import PREFIX_CACHE
 
 _UNGRADED = "ungraded"
 

@@ -13,7 +13,7 @@ from slime_core.scores import is_broken
 from slime_core.types import Sample
 
 from slime_sglang.client import message_of
-from slime_sglang.rollout.together import together
+from slime_sglang.together import together
 
 Teach = Callable[[Sequence[Sample]], Awaitable[None]]
 """Sets ``teacher_log_probs`` of every sample that can be learnt from."""

@@ -18,9 +18,16 @@ from slime_core.processes.this_machine import visible_device
 from slime_core.residency import Holding
 
 from slime_sglang.client import EngineClient, MemoryTag
-from slime_sglang.fleet.command_line import to_words
-from slime_sglang.fleet.ports import PortLease
-from slime_sglang.fleet.supervise import Command, Running, Supervised, check, log_tail, wait_until
+from slime_sglang.processes.command_line import to_words
+from slime_sglang.processes.ports import PortLease
+from slime_sglang.processes.supervise import (
+    Command,
+    Running,
+    Supervised,
+    check,
+    log_tail,
+    wait_until,
+)
 from slime_sglang.server.archs import disabled_models
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 from slime_core.errors import EngineError, SlimeError
 from slime_core.processes.this_machine import network_address
 
-from slime_sglang.fleet.supervise import Supervised
+from slime_sglang.processes.supervise import Supervised
 from slime_sglang.server.launch import EngineSpec, launch
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Launcher:
 
 
 class Launched:
-    """``slime_sglang.fleet.supervise.Running`` of another machine.
+    """``slime_sglang.processes.supervise.Running`` of another machine.
 
     Its log is on a file system that the machines share.
     """

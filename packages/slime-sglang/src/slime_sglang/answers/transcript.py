@@ -8,7 +8,7 @@ from slime_core.data.conversation import UNWRITTEN
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
 
-from slime_sglang.rollout.continued import TOKEN_VERSIONS
+from slime_sglang.answers.continued import TOKEN_VERSIONS
 
 PREFIX_CACHE = "prefix_cache"
 """Key of ``sample.metadata``: {"cached_tokens", "prompt_tokens"} summed over its requests."""

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 from slime_core.errors import ConfigError
-from slime_sglang.fleet.ports import PortLease, require_free
+from slime_sglang.processes.ports import PortLease, require_free
 
 
 def test_a_leased_port_is_handed_to_nobody_else() -> None:

@@ -14,7 +14,7 @@ from slime_sglang.agents.endpoints import Endpoints
 from slime_sglang.agents.reply import Reply
 from slime_sglang.agents.session import Session
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.rollout.sampling_params import Sampling
+from slime_sglang.answers.sampling_params import Sampling
 
 _active: ContextVar["Execution | None"] = ContextVar("_active", default=None)
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from slime_core.errors import EngineError
 
-from slime_sglang.fleet.ports import PortLease
+from slime_sglang.processes.ports import PortLease
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ def wait_until(
 class Supervised:
     """A running command with everything it starts; belongs to the process that created it.
 
-    The command runs under a guardian (``slime_sglang.fleet.guardian``) that kills the whole family
-    when this process ends in any way. Not picklable.
+    The command runs under a guardian (``slime_sglang.processes.guardian``) that kills the whole
+    family when this process ends in any way. Not picklable.
     """
 
     def __init__(self, command: Command, ports: PortLease | None = None) -> None:

@@ -1,6 +1,6 @@
 from typing import Any
 
-from slime_sglang.rollout.continued import (
+from slime_sglang.answers.continued import (
     TOKEN_VERSIONS,
     ended_by_length,
     is_cut_off,

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
-from slime_sglang.rollout.transcript import append, complete_versions, mask_earlier, prepare
+from slime_sglang.answers.transcript import append, complete_versions, mask_earlier, prepare
 
 
 def answer(ids: list[int], *, reason: str = "stop", version: str = "1", **meta: Any) -> dict:

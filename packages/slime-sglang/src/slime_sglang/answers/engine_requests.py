@@ -13,7 +13,7 @@ from slime_core.data.chat import Tokenizer
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
 
-from slime_sglang.rollout.continued import (
+from slime_sglang.answers.continued import (
     ended_by_length,
     is_cut_off,
     joined,

@@ -4,8 +4,8 @@ import logging
 import time
 
 import pytest
-from slime_sglang.rollout import together as module
-from slime_sglang.rollout.together import end, together
+from slime_sglang import together as module
+from slime_sglang.together import end, together
 
 
 async def after(ticks: int, value: int) -> int:

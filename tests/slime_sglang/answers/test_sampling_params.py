@@ -1,6 +1,6 @@
 from slime_core.config.rollout import SamplingConfig
 from slime_core.types import Sample
-from slime_sglang.rollout.sampling_params import Sampling, sample_seed
+from slime_sglang.answers.sampling_params import Sampling, sample_seed
 
 
 def test_a_request_carries_the_runs_sampling_parameters() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from slime_core.errors import EngineError
-from slime_sglang.fleet.supervise import Command, Supervised, log_tail, wait_until
+from slime_sglang.processes.supervise import Command, Supervised, log_tail, wait_until
 
 # A grandchild that leaves its parent's session and ignores SIGTERM: the worst kind.
 FAMILY = """
@@ -59,7 +59,7 @@ def test_a_killed_owner_takes_the_whole_family_along(tmp_path: Path) -> None:
     owner_code = f"""
 import os, sys, time
 from pathlib import Path
-from slime_sglang.fleet.supervise import Command, Supervised
+from slime_sglang.processes.supervise import Command, Supervised
 kept = Supervised(Command(name="toy", argv=[sys.executable, "-S", "-c", {FAMILY!r}],
     log_path=Path({str(tmp_path / "log")!r}), env=dict(os.environ)))
 time.sleep(600)

@@ -1,6 +1,6 @@
 """Run one command and take its whole family down when the process that asked for it is gone.
 
-Executed as a script by ``slime_sglang.fleet.supervise`` (never imported), with nothing but the
+Executed as a script by ``slime_sglang.processes.supervise`` (never imported), with nothing but the
 standard library so that it starts in milliseconds::
 
     guardian.py PARENT_PID GRACE_S SCRATCH_DIR COMMAND...

@@ -1,4 +1,4 @@
-from slime_sglang.fleet.command_line import to_words
+from slime_sglang.processes.command_line import to_words
 
 
 def test_values_become_the_words_of_sglangs_command_line() -> None:

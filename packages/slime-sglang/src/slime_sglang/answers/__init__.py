@@ -1,0 +1,1 @@
+"""What engines are asked for a sample, and what becomes of their answers."""
