@@ -218,7 +218,7 @@ def test_what_does_not_fit_is_refused_on_every_rank_and_says_why(tmp_path: Path)
     expected = {
         "width": "hidden_size is 64 there and 128 here",
         "tied": "untie_embeddings_and_output_weights is True there and False here",
-        "schedule": "--lr: 0.01 there and 0.001 here. Give --override-opt-param-scheduler",
+        "schedule": "--lr is 0.01 there and 0.001 here. Give --override-opt-param-scheduler",
         "optimizer": "use_distributed_optimizer is True there and False here",
         "format": "is no Megatron distributed checkpoint",
         "no optimizer": "holds no optimizer state: give --no-load-optim",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from slime_convert.layer_pattern import read_pattern
 from slime_core.config.flags import Flag, derived
@@ -201,15 +201,6 @@ def _words(flags: list[Flag], dest: str, value: Any) -> list[str]:
 def same(value: Any, default: Any) -> bool:
     """Equality that tells neither a tuple from a list nor a pattern of layers from its text."""
     return _plain(value) == _plain(default)
-
-
-def every_nth(value: Any, other: Any) -> Any:
-    """A number N as the list that it stands for, as long as ``other`` where that is one."""
-    number, pattern = _plain(value), _plain(other)
-    if isinstance(number, int) and number > 0 and isinstance(pattern, list):
-        length = len(cast("list[Any]", pattern))
-        return [int(layer % number == 0) for layer in range(length)]
-    return value
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace, nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from slime_convert import saved_model
 from slime_core.errors import CheckpointError
 
 from slime_megatron.mcore.state import TrainState
@@ -24,7 +25,7 @@ def describe(state: TrainState) -> dict[str, Any]:
     return {
         "megatron_core": megatron.core.__version__,
         "model_type": state.family.model_type,
-        "architecture": _architecture(state),
+        "architecture": saved_model.architecture(state.family, _megatron_args(state)),
         "layout": layout(),
         "optimizer": None if state.args.no_save_optim else _optimizer(state),
         "rng": not state.args.no_save_rng,
@@ -56,13 +57,7 @@ def check_model(
 
     Collective: what one pipeline stage misses, every rank reports.
     """
-    described = saved.get("slime", {})
-    theirs, ours = described.get("architecture", {}), _architecture(state)
-    problems = [
-        f"{name} is {theirs.get(name)!r} there and {value!r} here"
-        for name, value in ours.items()
-        if theirs and theirs.get(name) != value
-    ]
+    problems = saved_model.differences(saved, state.family, _megatron_args(state))
     everywhere: list[list[str]] = [[]] * dist.get_world_size()
     dist.all_gather_object(everywhere, list(_tensor_problems(wanted, directory)))
     tensors = sorted({problem for problems in everywhere for problem in problems})
@@ -83,11 +78,7 @@ def check_optimizer(state: TrainState, saved: Mapping[str, Any], directory: Path
         raise CheckpointError(
             f"{directory} holds no optimizer state: give --no-load-optim to start with a fresh one"
         )
-    different = [
-        f"{name} is {theirs.get(name)!r} there and {value!r} here"
-        for name, value in ours.items()
-        if theirs.get(name) != value
-    ]
+    different = differing(theirs, ours)
     if different:
         raise CheckpointError(
             f"the optimizer of {directory} is another: {'; '.join(different)}. Give the same flags "
@@ -95,10 +86,17 @@ def check_optimizer(state: TrainState, saved: Mapping[str, Any], directory: Path
         )
 
 
-def _architecture(state: TrainState) -> dict[str, Any]:
-    values = state.family.megatron_args(state.hf_config)
-    values.pop("max_position_embeddings", None)  # no tensor depends on it
-    return {"model_type": state.family.model_type, **values}
+def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What a checkpoint has otherwise than this run, of all that ``ours`` names."""
+    return [
+        f"{name} is {theirs.get(name)!r} there and {value!r} here"
+        for name, value in ours.items()
+        if theirs.get(name) != value
+    ]
+
+
+def _megatron_args(state: TrainState) -> dict[str, Any]:
+    return state.family.megatron_args(state.hf_config)
 
 
 def _optimizer(state: TrainState) -> dict[str, Any]:

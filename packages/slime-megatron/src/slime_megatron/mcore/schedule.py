@@ -7,6 +7,7 @@ from typing import Any
 from slime_core.errors import CheckpointError
 
 from slime_megatron.mcore.adam_state import group_pairs
+from slime_megatron.mcore.identity import differing
 from slime_megatron.mcore.state import TrainState
 
 _FLAGS = {
@@ -32,11 +33,7 @@ def check(state: TrainState, saved: Mapping[str, Any], directory: Path) -> None:
     ``--use-checkpoint-opt-param-scheduler`` (take the checkpoint's) decide the rest.
     """
     ours, theirs = state.scheduler.state_dict(), _continued(state, saved)
-    different = [
-        f"{flag}: {theirs[name]!r} there and {ours[name]!r} here"
-        for name, flag in _FLAGS.items()
-        if theirs[name] != ours[name]
-    ]
+    different = differing(_by_flag(theirs), _by_flag(ours))
     decided = state.args.override_opt_param_scheduler or _follows_checkpoint(state)
     if different and not decided:
         raise CheckpointError(
@@ -60,6 +57,10 @@ def align_groups(state: TrainState, saved_optimizer: Mapping[Any, Any]) -> None:
 def load(state: TrainState, saved: Mapping[str, Any]) -> None:
     """Continue after as many samples as the checkpoint has seen."""
     state.scheduler.load_state_dict(_continued(state, saved))
+
+
+def _by_flag(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    return {flag: schedule[name] for name, flag in _FLAGS.items()}
 
 
 def _follows_checkpoint(state: TrainState) -> bool:

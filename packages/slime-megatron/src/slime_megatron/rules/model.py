@@ -4,12 +4,12 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+from slime_convert.layer_pattern import written_out
 from slime_core.config.draft import MODEL, Draft, Facts
 
 from slime_megatron.config import (
     MEGATRON_DEFAULTS,
     REQUIRED,
-    every_nth,
     megatron_flags,
     model_parallel_sizes,
     same,
@@ -72,17 +72,18 @@ def architecture(draft: Draft, facts: Facts) -> None:
     for dest, value in facts.megatron_args.items():
         if not draft.megatron.given(dest):
             draft.megatron.put(dest, value, MODEL)
-        elif dest not in _FREE and not _agree(dest, draft.megatron[dest], value):
+        elif dest not in _FREE and not _agree(dest, draft.megatron[dest], value, facts):
             draft.problem(
                 f"{spelling(dest)} gives {dest} = {draft.megatron[dest]}, but config.json of "
                 f"--hf-checkpoint {draft['hf_checkpoint']} says {value}: leave the flag out"
             )
 
 
-def _agree(dest: str, given: Any, value: Any) -> bool:
+def _agree(dest: str, given: Any, value: Any, facts: Facts) -> bool:
     """Equality; of --moe-layer-freq, N says the same as a list with every N-th layer set."""
     if dest == "moe_layer_freq":
-        given, value = every_nth(given, value), every_nth(value, given)
+        layers = facts.megatron_args["num_layers"]
+        given, value = written_out(given, layers), written_out(value, layers)
     return same(given, value)
 
 
