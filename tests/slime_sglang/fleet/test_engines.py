@@ -11,6 +11,7 @@ from slime_sglang.config import SGLangConfig
 from slime_sglang.fleet.engines import Engines
 from slime_sglang.fleet.parts import EnginePart
 from slime_sglang.fleet.spec import FleetSpec
+from slime_sglang.processes.supervise import wait_until
 from slime_sglang.server.launch import EngineSpec, Launch
 
 
@@ -95,6 +96,32 @@ def test_engines_of_several_machines_count_gpus_there_and_share_its_cores(tmp_pa
     assert {engine.lender for engine in engines} == {0}
     assert [engine.name for engine in engines] == [f"engine_{index}" for index in range(4)]
     assert spec.of_teacher(tmp_path).engine(0).machine == 0
+
+
+def test_an_engine_that_is_not_ready_in_time_is_named_with_that_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Starting(Started):
+        def __init__(self, spec: EngineSpec, launch: Launch) -> None:
+            super().__init__(spec, launch)
+            self.process.name, self.process.exit_code = f"engine {spec.name}", None
+            self.client = SimpleNamespace(is_up=lambda: False)
+
+        def wait_ready(self, deadline_s: float) -> None:
+            wait_until(self.process, self.client.is_up, deadline_s)
+
+        def stop(self) -> None: ...
+
+    monkeypatch.setattr("slime_sglang.fleet.parts.Engine", Starting)
+    spec = FleetSpec(
+        model_path=tmp_path,
+        device="cpu",
+        log_dir=tmp_path,
+        sglang=SGLangConfig(),
+        ready_timeout_s=0.4,
+    )
+    with pytest.raises(EngineError, match=r"engine engine_0 was not ready after 0\.4 s"):
+        Engines(spec).start()
 
 
 def test_each_machines_launcher_starts_its_engines(tmp_path: Path) -> None:

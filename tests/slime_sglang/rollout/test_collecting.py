@@ -7,6 +7,7 @@ from slime_core.data.filters import DynamicFilterOutput
 from slime_core.data.stream import PromptStream
 from slime_core.errors import EngineError
 from slime_core.types import Sample, SampleGroup, Status
+from slime_sglang.rollout import collecting
 from slime_sglang.rollout.collecting import (
     Collected,
     CollectSpec,
@@ -119,6 +120,18 @@ def test_a_dead_engine_ends_the_collection_and_everything_under_way() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(scenario())
+
+
+def test_groups_that_an_abort_does_not_end_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deaf(Desk):
+        async def abort(self) -> None:
+            pass
+
+    monkeypatch.setattr(collecting, "_ABORT_S", 0.1)
+    monkeypatch.setattr(collecting, "_CHECK_S", 0.05)
+    desk = Deaf(lambda sample: 10**9 if sample.group_index in (1, 5) else 0)
+    with pytest.raises(EngineError, match=r"2 groups \(1, 5\) did not end 0\.1 s .*\(--custom-gen"):
+        run(desk, make_source(), num_groups_at_once=6)
 
 
 def test_an_error_of_one_group_is_raised_and_the_others_are_cancelled() -> None:

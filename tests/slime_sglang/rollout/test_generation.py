@@ -67,6 +67,12 @@ def test_a_failure_that_stays_is_an_engine_error_with_what_was_answered() -> Non
         run(server, make_samples())
 
 
+def test_a_request_that_takes_all_the_time_there_is_says_so_with_its_limit() -> None:
+    said = r"/generate failed once within 0.01 s \(--sglang-router-request-timeout-secs\)"
+    with pytest.raises(EngineError, match=rf"{said}.*TimeoutError"):
+        run(Server(answered), make_samples()[:1], timeout_s=0.01)
+
+
 def test_the_death_of_an_engine_is_what_is_reported() -> None:
     def dead() -> None:
         raise EngineError("engine_0 ended with exit code 137")

@@ -138,7 +138,7 @@ class EngineRequests:
     async def _post(self, body: Mapping[str, Any], sample: Sample) -> dict[str, Any] | None:
         """One answer, which may be cut off; None as for ``ask``."""
         headers = {_ROUTING_HEADER: sample.session_id or ""}
-        problem, began, failures = "", time.monotonic(), 0
+        problem, began, failures, sent = "", time.monotonic(), 0, 0
         while failures < _ATTEMPTS and time.monotonic() - began < self.spec.timeout_s:
             if problem:
                 await asyncio.sleep(_RETRY_S * max(1, failures))
@@ -146,6 +146,7 @@ class EngineRequests:
             if self.is_aborting:
                 sample.status = Status.ABORTED
                 return None
+            sent += 1
             try:
                 status, answer = await self._once(body, headers)
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -165,8 +166,10 @@ class EngineRequests:
             if self._fleet is None or not self._fleet.may_recover(began):
                 failures += 1
         self._check_alive()
+        times = "once" if sent == 1 else f"{sent} times"
         raise EngineError(
-            f"{self.spec.router_url}/generate failed {_ATTEMPTS} times, lastly with {problem}"
+            f"{self.spec.router_url}/generate failed {times} within {self.spec.timeout_s:g} s "
+            f"(--sglang-router-request-timeout-secs), lastly with {problem}"
         )
 
     async def _once(

@@ -16,7 +16,7 @@ from slime_sglang.fleet.parts import EnginePart, RouterPart, Routing
 from slime_sglang.fleet.router import Members, Router, RouterSpec
 from slime_sglang.fleet.spec import FleetSpec
 from slime_sglang.processes.ports import require_free
-from slime_sglang.processes.supervise import check
+from slime_sglang.processes.supervise import check, not_ready
 from slime_sglang.server.launch import Engine, Launch, launch
 from slime_sglang.server.launcher import NO_LAUNCHERS, Launchers, launch_by
 from slime_sglang.weights.session import EngineTarget, FleetStatus
@@ -94,7 +94,7 @@ class Engines:
             for number in range(before, len(engines) - len(waiting)):
                 self._started(f"{self.spec.prefix}engine {number + 1} of {len(engines)} up", began)
             if waiting and time.monotonic() > deadline:
-                waiting[0].wait_ready(0.0)
+                raise not_ready(waiting[0].process, self.spec.ready_timeout_s)
             time.sleep(_POLL_S)
         for engine in engines:
             engine.wait_ready(max(1.0, deadline - time.monotonic()))

@@ -96,10 +96,13 @@ def wait_until(
     while not ready():
         check(process, "starting")
         if time.monotonic() > deadline:
-            raise EngineError(
-                f"{process.name} was not ready after {deadline_s:.0f} s; {last_words(process)}"
-            )
+            raise not_ready(process, deadline_s)
         time.sleep(every_s)
+
+
+def not_ready(process: Running, after_s: float) -> EngineError:
+    """What to raise when it takes longer than ``after_s`` to start."""
+    return EngineError(f"{process.name} was not ready after {after_s:g} s; {last_words(process)}")
 
 
 class Supervised:

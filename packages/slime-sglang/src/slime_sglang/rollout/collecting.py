@@ -148,8 +148,11 @@ class _Collection:
             for task in await self._next():
                 self._land(task)
             if time.monotonic() > deadline:
+                indices = sorted(group.group_index for group in self._flight.tasks.values())
                 raise EngineError(
-                    f"{len(self._flight)} groups did not end {_ABORT_S:.0f} s after the abort"
+                    f"{len(indices)} groups ({', '.join(map(str, indices))}) did not end "
+                    f"{_ABORT_S:g} s after the abort: an engine goes on in spite of it, or user "
+                    "code does not return (--custom-generate-function-path, --custom-rm-path)"
                 )
 
     def close(self) -> Collected:
