@@ -110,3 +110,56 @@ def test_the_last_block_behind_the_thoughts_is_the_program():
     assert code.extract("```\n4\n```") == "4\n"
     assert code.extract("```python\n5") == "5"
     assert code.extract("x = 6") == "x = 6"
+
+
+FRAMES = """import sys
+frame = sys._getframe()
+while frame:
+    for value in frame.f_locals.values():
+        if isinstance(value, str) and value.startswith("expected "):
+            print(value)
+            raise SystemExit
+    frame = frame.f_back
+"""
+OBJECTS = """import gc
+seen, todo = set(), gc.get_objects()
+while todo:
+    one = todo.pop()
+    if isinstance(one, str) and one.startswith("expected "):
+        print(one)
+        break
+    if id(one) not in seen and isinstance(one, dict | list | tuple):
+        seen.add(id(one))
+        todo += one.values() if isinstance(one, dict) else one
+"""
+
+MEMORY = """import os
+status = open(f"/proc/{os.getppid()}/stat").read()
+parent = int(status.rpartition(")")[2].split()[1])
+try:
+    open(f"/proc/{parent}/mem", "rb")
+except PermissionError:
+    print("refused")
+"""
+READ = """import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.process_vm_readv(os.getppid(), None, 0, None, 0, 0)
+print("refused" if ctypes.get_errno() == 1 else ctypes.get_errno())
+"""
+
+
+@pytest.mark.parametrize("program", [FRAMES, OBJECTS])
+@pytest.mark.parametrize("grader", ["code", "boxed_code"])
+def test_what_a_program_should_print_is_nowhere_in_its_memory(workers, program, grader):
+    tests = [{"input": "", "output": "expected 42"}]
+    response = f"```python\n{program}\n```"
+    if grader == "boxed_code":
+        response = f"\\boxed{{{response}}}"
+    question = Question(grader=grader, response=response, metadata={"tests": tests})
+    found = workers.submit(question).result()
+    assert (found.outcome, found.reward) == (Outcome.VALUE, 0.0)
+
+
+@pytest.mark.parametrize("program", [MEMORY, READ])
+def test_a_program_cannot_ask_for_the_memory_of_another_process(workers, program):
+    assert verdict(workers, program, [{"input": "", "output": "refused"}]).reward == 1.0

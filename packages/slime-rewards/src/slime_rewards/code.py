@@ -1,29 +1,24 @@
 """Programs are run against tests: ``--rm-type code``.
 
-Each run is a process of its own that may neither start processes, send signals, open sockets nor
-change files, within limits of time, memory and output; what it prints is all that leaves it.
+What is run is asked for in ``programs``; what a program should print is known here alone.
 """
 
 import contextlib
+import functools
 import json
-import os
 import re
-import secrets
-import signal
-import sys
-import time
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
-from slime_rewards import sandbox
-from slime_rewards.readable import readable
+from slime_rewards.programs import Job, Run, Runner
+from slime_rewards.verdict import Grade
 
 _FENCED = re.compile(r"```(?:[Pp]ython3?|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)
-_LARGEST_OUTPUT = 8 << 20
-_MEMORY = 1 << 30
 _CASE_S = 4.0
-_UNCONFINED = 77
-_DESCRIPTORS = 4096
+
+
+def grader() -> Grade:
+    """``grade`` with a process that runs programs; made before any test is known."""
+    return functools.partial(_grade, Runner())
 
 
 def grade(response: str, label: str | None, metadata: dict[str, Any]) -> float:
@@ -32,20 +27,26 @@ def grade(response: str, label: str | None, metadata: dict[str, Any]) -> float:
     The tests are ``metadata["tests"]``, or the label as JSON or text: a list of
     ``{"input": ..., "output": ...}`` (standard input and output), ``{"inputs": [...], "outputs":
     [...]}``, ``{"asserts": [...]}``, or Python with asserts. A test has ``metadata["timeout"]``
-    seconds, 4 by default; the deadline of the worker holds for all of them.
+    seconds, 4 by default; the deadline of the worker holds for all of them. Programs have a copy
+    of this process's memory: where they must not find the tests there, use ``grader``.
 
     Raises:
         ValueError: there are no tests, or they have none of these forms.
     """
+    return _grade(Runner(), response, label, metadata)
+
+
+def _grade(runner: Runner, response: str, label: str | None, metadata: dict[str, Any]) -> float:
     program = extract(response)
     tests, timeout = metadata.get("tests"), metadata.get("timeout")
     asserts, cases = read_tests(label if tests is None else tests)
     seconds = _CASE_S if timeout is None else float(timeout)
     if not program.strip():
         return 0.0
-    if asserts is not None and not _passes(program, asserts, seconds):
+    run = functools.partial(runner.run, seconds=seconds)
+    if asserts is not None and run(Job(program=program, asserts=asserts)) is None:
         return 0.0
-    return float(all(_answers(program, given, wanted, seconds) for given, wanted in cases))
+    return float(all(_answers(run, program, given, wanted) for given, wanted in cases))
 
 
 def extract(response: str) -> str:
@@ -105,26 +106,8 @@ def _is_case(item: object) -> bool:
     return isinstance(item, dict) and {"input", "output"} <= item.keys()
 
 
-def _passes(program: str, asserts: str, seconds: float) -> bool:
-    """Whether program and asserts run to their end; leaving early is no way to pass."""
-    done = secrets.token_hex(16)
-
-    def run() -> None:
-        space: dict[str, Any] = {"__name__": "solution"}
-        exec(compile(program, "solution", "exec"), space)
-        exec(compile(asserts, "tests", "exec"), space)
-        os.write(1, f"\n{done}".encode())
-
-    output = _output(run, b"", seconds)
-    return output is not None and output.endswith(done.encode())
-
-
-def _answers(program: str, given: str, wanted: str, seconds: float) -> bool:
-    def run() -> None:
-        space: dict[str, Any] = {"__name__": "__main__"}
-        exec(compile(program, "solution", "exec"), space)
-
-    output = _output(run, given.encode(), seconds)
+def _answers(run: Run, program: str, given: str, wanted: str) -> bool:
+    output = run(Job(program=program, given=given))
     return output is not None and _same(output.decode(errors="replace"), wanted)
 
 
@@ -147,72 +130,3 @@ def _close(word: str, expected: str) -> bool:
         return abs(float(word) - float(expected)) <= 1e-6 * max(1.0, abs(float(expected)))
     except ValueError:
         return False
-
-
-def _output(run: Callable[[], None], given: bytes, seconds: float) -> bytes | None:
-    """What ``run`` prints in a process of its own; None where it fails or is late."""
-    deadline = time.monotonic() + seconds
-    fed = os.memfd_create("stdin")
-    read, written = os.pipe()
-    try:
-        with open(fed, "wb", closefd=False) as stream:
-            stream.write(given)
-        os.lseek(fed, 0, os.SEEK_SET)
-        pid = os.fork()
-        if pid == 0:
-            _run_and_exit(run, fed, written)
-        os.close(written)
-        output = _drained(read, deadline)
-        status = _ended(pid, deadline if output is not None else 0.0)
-    finally:
-        os.close(fed)
-        os.close(read)
-    if status == _UNCONFINED:
-        raise OSError("the kernel has no filter of system calls: programs are not run without one")
-    return output if status == 0 else None
-
-
-def _drained(read: int, deadline: float) -> bytes | None:
-    """All that comes out of ``read``; None where that is late or too much."""
-    output = bytearray()
-    while len(output) <= _LARGEST_OUTPUT:
-        if not readable(read, deadline - time.monotonic()):
-            return None
-        piece = os.read(read, 1 << 16)
-        if not piece:
-            return bytes(output)
-        output += piece
-    return None
-
-
-def _ended(pid: int, deadline: float) -> int:
-    """Exit code of a process, killed when it does not end by itself."""
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def _run_and_exit(run: Callable[[], None], fed: int, written: int) -> NoReturn:
-    status = 1
-    try:
-        sandbox.die_with_parent(signal.SIGKILL)
-        os.dup2(fed, 0)
-        os.dup2(written, 1)
-        os.closerange(3, _DESCRIPTORS)
-        os.chdir("/")
-        sandbox.limit(sandbox.Limits(memory_bytes=_MEMORY, file_bytes=0))
-        if not sandbox.confine(strict=True):
-            os._exit(_UNCONFINED)
-        with open(0, encoding="utf-8") as sys.stdin, open(1, "w", encoding="utf-8") as sys.stdout:
-            try:
-                run()
-                status = 0
-            except SystemExit as stop:
-                status = int(stop.code not in (None, 0))
-            sys.stdout.flush()
-    finally:
-        os._exit(status)

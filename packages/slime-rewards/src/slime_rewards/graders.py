@@ -94,7 +94,7 @@ def find(name: str) -> Grade:
     unboxed = name.removeprefix(BOXED)
     if unboxed not in _NAMED:
         return load_hook("custom_rm_path", name)
-    grade: Grade = _NAMED[unboxed]
+    grade: Grade = code.grader() if unboxed == "code" else _NAMED[unboxed]
     if unboxed == name:
         return grade
     return lambda response, label, metadata: grade(last_boxed(response) or "", label, metadata)

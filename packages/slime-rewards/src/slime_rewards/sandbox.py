@@ -13,8 +13,9 @@ import resource
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
+_CAPABILITIES_V3 = 0x20080522
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
@@ -31,19 +32,21 @@ _X86_64 = _NEW | {
     "chmod": 90, "chown": 92, "ptrace": 101, "setpgid": 109, "setsid": 112, "mknod": 133,
     "rt_sigqueueinfo": 129, "tkill": 200, "tgkill": 234, "openat": 257, "mkdirat": 258,
     "mknodat": 259, "fchownat": 260, "unlinkat": 263, "renameat": 264, "linkat": 265,
-    "symlinkat": 266, "fchmodat": 268, "process_vm_writev": 311, "renameat2": 316,
+    "symlinkat": 266, "fchmodat": 268, "process_vm_readv": 310, "process_vm_writev": 311,
+    "renameat2": 316,
 }  # fmt: skip
 _AARCH64 = _NEW | {
     "mknodat": 33, "mkdirat": 34, "unlinkat": 35, "symlinkat": 36, "linkat": 37, "renameat": 38,
     "truncate": 45, "fchmodat": 53, "fchownat": 54, "openat": 56, "ptrace": 117, "kill": 129,
     "tkill": 130, "tgkill": 131, "rt_sigqueueinfo": 138, "setpgid": 154, "setsid": 157,
-    "socket": 198, "clone": 220, "process_vm_writev": 271, "renameat2": 276,
+    "socket": 198, "clone": 220, "process_vm_readv": 270,
+    "process_vm_writev": 271, "renameat2": 276,
 }  # fmt: skip
 _MACHINES = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _AARCH64)}
 
 _LEAVING = ("setsid", "setpgid")
 _SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "pidfd_send_signal")
-_MEDDLING = ("ptrace", "process_vm_writev", "io_uring_setup")
+_MEDDLING = ("ptrace", "process_vm_readv", "process_vm_writev", "io_uring_setup")
 _OUTSIDE = (
     "socket", "truncate", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir", "creat",
     "link", "linkat", "unlink", "unlinkat", "symlink", "symlinkat", "chmod", "fchmodat", "chown",
@@ -100,6 +103,18 @@ def confine(*, strict: bool = False) -> bool:
 def die_with_parent(signal_number: int) -> None:
     """Have the kernel send this process ``signal_number`` when its parent is gone."""
     _prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def hide_memory() -> None:
+    """Keep other processes of this user, but those that may trace any, from reading this one's."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def drop_rights() -> None:
+    """Give up what root may do beyond others, such as reading the memory of any process."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITIES_V3, 0)
+    none = (ctypes.c_uint32 * 6)()
+    ctypes.CDLL(None).capset(header, none)
 
 
 def _lower(which: int, wanted: int) -> None:
