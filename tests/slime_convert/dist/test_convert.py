@@ -16,7 +16,7 @@ from slime_convert.dist import to_hf as to_hf_module
 from slime_convert.dist.pickled import read_metadata
 from slime_convert.families import FAMILIES
 from slime_core.errors import CheckpointError
-from slime_core.files.staging import latest
+from slime_core.files.staging import TRACKER, latest
 from slime_testing.checkpoints import change, hf_tensors, in_shards, same_bytes, to_bfloat16
 from slime_testing.tiny import make_qwen3
 from slime_testing.tiny_families import make_family
@@ -299,3 +299,16 @@ def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     said = error_of(hf_to_dist, source, out)
     assert said.startswith(f"cannot write {out}: 446,208 bytes are needed and 1,000 are free")
     assert not out.exists()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_conversion_killed_while_it_replaced_another_is_repeated(tmp_path, whole):
+    source, out = make_qwen3(tmp_path / "hf"), tmp_path / "dist"
+    directory = hf_to_dist(source, out)
+    shutil.copytree(directory, out / ".release.replaced")
+    if not whole:
+        directory.rename(out / ".release.partial")
+    assert hf_to_dist(source, out) == directory
+    back = dist_to_hf(directory, source, tmp_path / "back")
+    assert same_bytes(hf_tensors(back), hf_tensors(source))
+    assert {path.name for path in out.iterdir()} == {"release", TRACKER}

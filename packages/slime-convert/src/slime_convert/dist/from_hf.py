@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slime_core.errors import CheckpointError
-from slime_core.files.staging import RELEASE, TRACKER, staged
+from slime_core.files.staging import RELEASE, TRACKER, clean, staged
 from torch import Tensor
 
 from slime_convert.disk import check_room
@@ -56,6 +56,7 @@ def write_dist(
     _check_layout(model, layout)
     with _errors_of(out):
         _check_target(out)
+        clean(out)  # of a run that was killed while it replaced what was there
         check_room(out, size_of(reader, model.table))
         with staged(out, RELEASE) as directory, DistWriter(directory) as writer:
             _write_tensors(writer, reader, model, layout, progress)
