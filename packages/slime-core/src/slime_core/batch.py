@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from slime_core.errors import ShapeError
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -128,6 +130,46 @@ class LocalTokens:
     response_lengths: tuple[int, ...]
     """Of every sample of the microbatch, in full."""
 
+    def __post_init__(self) -> None:
+        """Refuse padded rows, and vectors of different lengths."""
+        _require_vectors(self, ("mask", "denominators", "sample", "position"), self.mask.numel())
+
+    @classmethod
+    def of_mask(
+        cls,
+        mask: Shaped[Tensor, "samples longest"],
+        denominators: Float[Tensor, " samples"] | None = None,
+    ) -> "LocalTokens":
+        """The tokens of padded responses that a single process trains on, where ``mask`` is not 0.
+
+        They come row by row, as ``x[mask > 0]`` gives them, so a padded ``x`` of log-probabilities
+        becomes a loss's vector by that, and an ``x`` of one number per response by
+        ``x[tokens.sample]``. Tokens that are not trained on count for no length.
+
+        ``denominators``: what the tokens of each response are divided by. Without them the number
+        of its trained tokens, so that a loss is a sum over responses of the means of their tokens,
+        to be divided by ``num_samples``; with ones, a sum over tokens, to be divided by their
+        number.
+        """
+        if mask.ndim != 2:
+            raise ShapeError(f"mask has shape {list(mask.shape)}: must be [responses, longest]")
+        kept = mask > 0
+        sample, lengths = kept.nonzero()[:, 0], kept.sum(dim=1)
+        if denominators is None:
+            denominators = lengths.float()
+        if denominators.shape != lengths.shape:
+            raise ShapeError(
+                f"denominators have shape {list(denominators.shape)}: must be one for each of the "
+                f"{len(lengths)} responses of mask, shape {list(lengths.shape)}"
+            )
+        return cls(
+            mask=torch.ones_like(sample, dtype=torch.float32),
+            denominators=denominators[sample],
+            sample=sample,
+            position=torch.arange(sample.numel(), device=mask.device),
+            response_lengths=tuple(lengths.tolist()),
+        )
+
     @property
     def num_samples(self) -> int:
         """Samples in the microbatch."""
@@ -150,6 +192,10 @@ class LossInputs:
     behaviour_log_probs: Float[Tensor, " tokens"] | None = None
     """Of the kept weights that drew the tokens, when ``old_log_probs`` are newer ones'."""
 
+    def __post_init__(self) -> None:
+        """Refuse padded rows, and vectors of other tokens."""
+        _require_vectors(self, _POLICY_VECTORS, self.tokens.mask.numel())
+
 
 @dataclass(frozen=True, slots=True)
 class ValueInputs:
@@ -160,6 +206,10 @@ class ValueInputs:
     """Of the critic being trained; carries gradient."""
     old_values: Float[Tensor, " tokens"]
     returns: Float[Tensor, " tokens"]
+
+    def __post_init__(self) -> None:
+        """Refuse padded rows, and vectors of other tokens."""
+        _require_vectors(self, ("values", "old_values", "returns"), self.tokens.mask.numel())
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +226,22 @@ class PairInputs:
     """Whether it is the preferred one."""
     ref_scores: Float[Tensor, " tokens"] | None = None
     """The reference policy's log-probabilities."""
+
+
+_POLICY_VECTORS = (
+    *("log_probs", "old_log_probs", "advantages", "entropy"),
+    *("ref_log_probs", "rollout_log_probs", "behaviour_log_probs"),
+)
+
+
+def _require_vectors(of: object, names: Sequence[str], num_tokens: int) -> None:
+    """Raise ``ShapeError`` for the first field that is no vector of ``num_tokens``."""
+    for name in names:
+        value: Tensor | None = getattr(of, name)
+        if value is not None and value.shape != (num_tokens,):
+            raise ShapeError(
+                f"{type(of).__name__}.{name} has shape {list(value.shape)}: must be a vector of "
+                f"{num_tokens}, one entry for each token of `tokens`. Of padded tensors "
+                "[responses, longest] make `tokens` by LocalTokens.of_mask(mask), a vector by "
+                "x[mask > 0], and of one number per response by x[tokens.sample]"
+            )

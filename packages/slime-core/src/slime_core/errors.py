@@ -38,6 +38,10 @@ class SampleError(SlimeError, ValueError):
     """A finished sample breaks one of the length invariants of ``Sample``."""
 
 
+class ShapeError(SlimeError, ValueError):
+    """A tensor given to a loss has another rank or length than the loss is made for."""
+
+
 class DataError(SlimeError, ValueError):
     """A prompt file is missing, malformed or lacks a key, or a sample cannot be kept in a file."""
 
