@@ -246,6 +246,12 @@ def raw(status: int, kind: str) -> Callable[[httpx.Response], None]:
         ),
         ("messages", {"messages": [USER], "max_tokens": 0}, "at least 1, got 0"),
         ("messages", {"messages": "x"}, "`messages` must be a list"),
+        (
+            "messages",
+            {"messages": [{"role": "assistant", "content": [{"type": "text"}]}]},
+            "cannot be read: KeyError: 'text'",
+        ),
+        ("chat/completions", {"messages": [USER], "response_format": "text"}, "cannot be read"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(

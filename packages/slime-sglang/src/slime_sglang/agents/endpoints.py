@@ -103,7 +103,7 @@ class Endpoints:
         return web.json_response({"object": "list", "data": [model]})
 
     async def _chat(self, request: web.Request, session: Session, api: Any) -> web.StreamResponse:
-        chat: ChatRequest = api.read(await _json(request))
+        chat = _read(api, await _json(request))
         most = self._settings.max_turns
         if most is not None and session.num_requests >= most:
             raise TooManyTurnsError(f"the conversation has had its {most} turns (--max-turns)")
@@ -118,7 +118,7 @@ class Endpoints:
         return web.json_response(api.write(await _ask(session, chat), chat))
 
     async def _count(self, request: web.Request, session: Session, api: Any) -> web.StreamResponse:
-        chat: ChatRequest = api.read({**await _json(request), "max_tokens": 1})
+        chat = _read(api, {**await _json(request), "max_tokens": 1})
         template = session.template(chat.tools)
         tokens = template.ids(template.text(chat.messages, begin_turn=True))
         return web.json_response({"input_tokens": len(tokens)})
@@ -143,6 +143,15 @@ async def _json(request: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise RequestError("the request is not a JSON object")
     return body
+
+
+def _read(api: ModuleType, body: dict[str, Any]) -> ChatRequest:
+    """The request that ``body`` is; ``RequestError`` also where a part of it has another shape."""
+    try:
+        return api.read(body)
+    except (AttributeError, KeyError, TypeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise RequestError(f"the request cannot be read: {what}") from error
 
 
 Handler = Callable[[web.Request, Session, Any], Awaitable[web.StreamResponse]]
