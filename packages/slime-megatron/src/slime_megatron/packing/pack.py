@@ -6,7 +6,7 @@
 
 A response token is predicted by the row before it, so the last token's row predicts nothing. Only
 predicting rows ever meet the vocabulary. Under context parallelism a rank holds two chunks of each
-sample (see ``context.zigzag``) and predicts what its rows predict; ranks together cover every
+sample (see ``zigzag``) and predicts what its rows predict; ranks together cover every
 response token exactly once.
 """
 

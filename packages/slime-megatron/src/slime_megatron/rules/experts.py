@@ -6,7 +6,7 @@ from typing import Any
 
 from slime_core.config.draft import Draft, Facts
 
-from slime_megatron.config import MEGATRON_DEFAULTS, megatron_flags, same, shown
+from slime_megatron.config import MEGATRON_DEFAULTS, megatron_flags, same, shown, spelling
 from slime_megatron.rules.flag_effects import OTHER_LAYERS, WITHOUT_EFFECT
 
 _UNBALANCED = ("aux_loss", "global_aux_loss", "none", "seq_aux_loss")
@@ -50,7 +50,7 @@ def experts(draft: Draft, facts: Facts) -> None:
     _check_recomputation(draft, values)
     unused = [name for name in _FUSED if values[name]]
     if unused:
-        flags = ", ".join(_flag(name) for name in unused)
+        flags = ", ".join(spelling(name) for name in unused)
         draft.notice(f"{flags}: of no effect, experts are computed by PyTorch's kernels")
     for name in unused:
         draft.derive_megatron(name, False, "needs TransformerEngine")
@@ -143,12 +143,8 @@ def _check_training(draft: Draft, values: Mapping[str, Any]) -> None:
     for name in ("moe_expert_capacity_factor", "moe_input_jitter_eps", "moe_router_force_biased"):
         if values[name] is not None:
             draft.problem(
-                f"{_flag(name)} makes a token's experts depend on chance or on other tokens, which "
-                "log-probabilities must not: leave it out"
+                f"{spelling(name)} makes a token's experts depend on chance or on other tokens, "
+                "which log-probabilities must not: leave it out"
             )
     if values["moe_router_force_load_balancing"]:
         draft.problem("--moe-router-force-load-balancing routes at random: leave it out")
-
-
-def _flag(dest: str) -> str:
-    return "--" + dest.replace("_", "-")

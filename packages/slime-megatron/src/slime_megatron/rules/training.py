@@ -5,7 +5,7 @@ from typing import Any
 
 from slime_core.config.draft import Draft, Facts
 
-from slime_megatron.config import shown
+from slime_megatron.config import shown, spelling
 
 _MODULES = (
     "core_attn",
@@ -109,9 +109,7 @@ def recomputation(draft: Draft, facts: Facts) -> None:
             ("recompute_num_layers", "1 (or more)"),
         ):
             if values[dest] is None:
-                draft.problem(
-                    f"--recompute-granularity full also needs --{dest.replace('_', '-')} {words}"
-                )
+                draft.problem(f"--recompute-granularity full also needs {spelling(dest)} {words}")
     else:
         _not_whole_layers(draft, values, granularity)
     _distributed_activations(draft, values, granularity)
@@ -161,7 +159,7 @@ def overlap(draft: Draft, facts: Facts) -> None:
         for dest in ("overlap_grad_reduce", "use_distributed_optimizer"):
             if not values[dest]:
                 draft.problem(
-                    f"--overlap-param-gather needs --{dest.replace('_', '-')}: add it, or leave "
+                    f"--overlap-param-gather needs {spelling(dest)}: add it, or leave "
                     "--overlap-param-gather out"
                 )
     if values["fp32_residual_connection"] and draft["precision"] == "fp32":
