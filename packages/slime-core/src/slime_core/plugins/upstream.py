@@ -41,7 +41,7 @@ INSTEAD: Mapping[str, str] = MappingProxyType(
         "slime.utils.http_utils": "`import httpx`: await httpx.AsyncClient().post(url, json=body)",
         "slime.utils.async_utils": "`import asyncio`",
         "slime.utils.mask_utils": "`from slime_core.data.loss_mask import mask_conversation`",
-        "slime.utils.metric_utils": "`from slime_core import metrics`",
+        "slime.utils.metric_utils": "`from slime_core.reports import metrics`",
         "slime.utils.ppo_utils": "formulas are in slime_core.losses and slime_core.advantages",
         "slime.agent": "`from slime_sglang import run_agent` (docs/agents.md)",
         "slime_plugins": "models are built from the config.json of --hf-checkpoint",
