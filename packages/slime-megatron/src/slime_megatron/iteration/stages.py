@@ -12,11 +12,12 @@ from slime_core.losses.aggregate import step_divisor
 from slime_core.schedule.plan import RankStep, StepPlan
 from torch import Tensor
 
+from slime_megatron.iteration.mean_weights import mean_weights
 from slime_megatron.iteration.microbatch_loss import LOG_PROBS, MicrobatchLoss, cut
 from slime_megatron.iteration.objective import Objective
 from slime_megatron.iteration.passes import Passes, StepSize, TrainItem
 from slime_megatron.iteration.report import Report
-from slime_megatron.iteration.signals import IterationInput, Vectors, by_row, collect, mean_weights
+from slime_megatron.iteration.signals import IterationInput, Vectors, by_row, collect
 from slime_megatron.packing.pack import pack_steps
 
 SampleVectors = Mapping[int, Tensor]
