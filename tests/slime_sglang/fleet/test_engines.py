@@ -50,6 +50,28 @@ def test_an_engine_whose_weights_are_its_own_gets_requests_as_soon_as_it_is_back
     assert (made.is_up, made.quiet) == (True, False)
 
 
+def test_an_engine_that_waits_for_memory_is_not_started_for_a_run_that_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    class Counted(Started):
+        def __init__(self, spec: EngineSpec, launch: Launch) -> None:
+            super().__init__(spec, launch)
+            started.append(self.url)
+
+        def stop(self) -> None: ...
+
+    monkeypatch.setattr("slime_sglang.fleet.parts.Engine", Counted)
+    spec = FleetSpec(model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig())
+    waiting = EnginePart(spec.engine(0), 1.0)
+    waiting.room.clear()
+    waiting.stop()
+    with pytest.raises(EngineError, match="not needed any more"):
+        waiting.start_again()
+    assert len(started) == 1
+
+
 def test_a_teacher_has_names_logs_and_a_router_of_its_own(tmp_path: Path) -> None:
     student = FleetSpec(
         model_path=tmp_path,

@@ -154,15 +154,22 @@ class EnginePart:
         keep_log(self.engine.process.log_path)
         while not (self.room.wait(_ROOM_S) or self.ended):
             pass
+        self._check_needed()
         self.quiet = False
         self.engine = Engine(self.spec, self._launch)
-        if self.ended:
+        try:
+            self._check_needed()  # ``stop`` may have ended the one before
+        except EngineError:
             self.engine.stop()
-            raise EngineError(f"{self.name} is not needed any more")
+            raise
         self.engine.wait_ready(self._ready_timeout_s)
         if self.serves_at_once:
             self.join(self.engine.url)
         self.is_up = True
+
+    def _check_needed(self) -> None:
+        if self.ended:
+            raise EngineError(f"{self.name} is not needed any more")
 
     def stop(self) -> None:
         """End it."""
