@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -125,3 +126,11 @@ def test_a_bad_config_file_is_named(tmp_path, content, message):
 def test_a_directory_that_is_not_there_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere is not a directory"):
         families.read_config(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("value", ["fp8", [1], 8])
+def test_a_value_that_should_be_an_object_is_named(tmp_path, key, value):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", key: value}))
+    with pytest.raises(CheckpointError, match=f"says {key} = .*: an object is needed"):
+        families.read_config(tmp_path)

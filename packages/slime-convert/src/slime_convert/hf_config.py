@@ -10,9 +10,16 @@ from slime_core.errors import CheckpointError
 
 from slime_convert.rules import HfConfig
 
+_OBJECTS = ("quantization_config", "rope_parameters", "rope_scaling")
+"""Keys whose values are objects, or null."""
+
 
 def read_config(directory: Path | str) -> HfConfig:
-    """Return the values of ``directory``/config.json."""
+    """Return the values of ``directory``/config.json.
+
+    Raises:
+        CheckpointError: there is none, or it is no object of JSON with objects where they belong.
+    """
     path = Path(directory) / "config.json"
     if not path.is_file():
         what = "has no config.json" if Path(directory).is_dir() else "is not a directory"
@@ -28,7 +35,11 @@ def read_config(directory: Path | str) -> HfConfig:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, not an object")
-    return cast("dict[str, Any]", values)
+    config = cast("dict[str, Any]", values)
+    for key in _OBJECTS:
+        if not isinstance(config.get(key), dict | None):
+            raise CheckpointError(f"{path} says {key} = {config[key]!r:.80}: an object is needed")
+    return config
 
 
 def require(config: HfConfig, *keys: str) -> None:
