@@ -102,3 +102,15 @@ def test_a_step_of_the_start_is_recorded_once_it_is_done(tmp_path, monkeypatch):
     (event,) = read_events(path)
     assert (event["event"], event["what"]) == ("started", "done")
     assert 0.02 <= event["seconds"] < 5
+
+
+def test_a_line_that_was_cut_short_is_no_news_and_hides_no_other(tmp_path):
+    path = tmp_path / FILE_NAME
+    news = News(path)
+    Events(path).gave_up("a")
+    with path.open("a") as file:
+        file.write('{"event": "gave_\n')
+    Events(path).gave_up("b")
+    assert [event["reason"] for event in news.read()] == ["a", "b"]
+    path.unlink()
+    assert news.read() == []

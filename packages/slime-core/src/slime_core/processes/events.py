@@ -18,7 +18,7 @@ import json
 import os
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,14 +116,24 @@ class News:
         self._path, self._read_bytes = path, path.stat().st_size if path.exists() else 0
 
     def read(self) -> list[dict[str, Any]]:
-        """The events since the last call, oldest first; a line half written is left for later."""
-        if not self._path.exists() or self._path.stat().st_size <= self._read_bytes:
+        """The events since the last call, oldest first; a line half written is left for later.
+
+        A line that a full disk cut short is none, and no reason for a run to end.
+        """
+        try:
+            if self._path.stat().st_size <= self._read_bytes:
+                return []
+            with self._path.open("rb") as file:
+                file.seek(self._read_bytes)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except OSError:  # there is none yet, or its file system is busy: the next look may succeed
             return []
-        with self._path.open("rb") as file:
-            file.seek(self._read_bytes)
-            whole, newline, _ = file.read().rpartition(b"\n")
         self._read_bytes += len(whole) + len(newline)
-        return [json.loads(line) for line in whole.splitlines()]
+        found: list[dict[str, Any]] = []
+        for line in whole.splitlines():
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
