@@ -124,15 +124,81 @@ def test_where_only_a_teacher_is_there_nothing_is_scored():
     assert asked.custom_reward_post_process_path is None
 
 
-def test_a_teacher_is_started_only_on_a_cpu():
-    line = "--use-opd --opd-type sglang --opd-teacher-load /models/teacher"
-    assert config(line).distillation.opd_teacher_load == "/models/teacher"
+def test_a_teacher_is_started_only_on_a_cpu(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    line = f"--use-opd --opd-type sglang --opd-teacher-load {tmp_path}"
+    assert config(line).distillation.opd_teacher_load == str(tmp_path)
     for gpus in ("--device cuda", "--device auto"):
         text = problems(f"{line} {gpus}", num_gpus=8)
-        assert "--model-path /models/teacher --port PORT` on GPUs that CUDA_VISIBLE_DEVICES" in text
+        assert f"--model-path {tmp_path} --port PORT` on GPUs that CUDA_VISIBLE_DEVICES" in text
         assert "--rm-url http://HOST:PORT" in text
     served = config(f"{line} --device cuda --rm-url http://h:1", num_gpus=8)
     assert served.reward.rm_url == "http://h:1"
+
+
+@pytest.mark.parametrize("kind", ["sglang", "megatron"])
+def test_a_teacher_that_is_not_there_is_told_before_anything_starts(kind, tmp_path):
+    line = f"--use-opd --opd-type {kind} --opd-teacher-load {tmp_path}"
+    assert f"--opd-teacher-load {tmp_path} is neither a Hugging Face" in problems(line)
+    assert "there is no such directory" in problems(f"{line}/none")
+
+
+@pytest.mark.parametrize(
+    ("line", "note"),
+    [
+        ("--use-unbiased-kl", "--use-unbiased-kl has no effect without --use-kl-loss"),
+        ("--kl-loss-type k3", "--kl-loss-type has no effect without --use-kl-loss or --kl-coef"),
+        ("--gamma 0.9", "--gamma has no effect with --advantage-estimator grpo"),
+        ("--lambd 0.9", "--lambd has no effect with --advantage-estimator grpo: it is for ppo"),
+        ("--rm-url http://h:1", "--rm-url has no effect with --rm-type math"),
+        (
+            "--update-weight-disk-dir /tmp/w",
+            "--update-weight-disk-dir has no effect without --update-weight-transport disk",
+        ),
+    ],
+)
+def test_a_flag_that_changes_nothing_here_is_noted(line, note):
+    assert note in " ".join(resolved(line).notices)
+    assert note not in " ".join(resolved("").notices)
+
+
+def test_flags_that_are_of_effect_are_not_noted():
+    for line in (
+        "--use-kl-loss --kl-loss-coef 0.1 --use-unbiased-kl --kl-loss-type k3",
+        "--advantage-estimator reinforce_plus_plus --normalize-advantages --gamma 0.9",
+        "--rm-type remote_rm --rm-url http://h:1",
+    ):
+        assert "no effect" not in " ".join(resolved(line).notices)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--ref-ckpt-step 3", "--ref-ckpt-step chooses among checkpoints: give --ref-load DIR"),
+        ("--load-debug-rollout-data-subsample 0.5", "needs --load-debug-rollout-data"),
+        (
+            "--rollout-function-path slime.rollout.sft_rollout.generate_rollout",
+            "give --loss-type sft_loss, not policy_loss",
+        ),
+    ],
+)
+def test_half_of_what_belongs_together_is_a_mistake(line, message):
+    assert message in problems(line)
+
+
+def test_a_run_that_trains_nothing_hears_nothing_of_advantages():
+    line = "--n-samples-per-prompt 1"
+    assert "every advantage is 0" in " ".join(resolved(line).notices)
+    evaluates = f"{line} --num-rollout 0 --eval-prompt-data set e.jsonl"
+    assert "every advantage is 0" not in " ".join(resolved(evaluates).notices)
+
+
+def test_a_directory_to_load_from_that_holds_nothing_is_noted(tmp_path):
+    note = "the run starts from --hf-checkpoint"
+    assert note in " ".join(resolved(f"--load {tmp_path}").notices)
+    assert note not in " ".join(resolved(f"--load {tmp_path} --save {tmp_path}").notices)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    assert note not in " ".join(resolved(f"--load {tmp_path}").notices)
 
 
 def test_gdpo_weighs_its_rewards_alike_and_whitens():

@@ -5,10 +5,8 @@ from typing import Literal
 
 from slime_core.config.flags import flag
 
-BUILT_IN_ROLLOUTS = (
-    "slime.rollout.sglang_rollout.generate_rollout",
-    "slime.rollout.sft_rollout.generate_rollout",
-)
+SFT_ROLLOUT = "slime.rollout.sft_rollout.generate_rollout"
+BUILT_IN_ROLLOUTS = ("slime.rollout.sglang_rollout.generate_rollout", SFT_ROLLOUT)
 """Upstream's own rollout functions; which of them is meant follows from --loss-type."""
 
 TemplateDrift = Literal["refuse", "keep", "fork"]

@@ -9,6 +9,7 @@ from types import MappingProxyType, TracebackType
 FUNCTIONS: Mapping[str, str] = MappingProxyType(
     {
         "slime.rollout.filter_hub.dynamic_sampling_filters.": "slime_core.data.filters.",
+        "slime.rollout.data_source.pop_first": "slime_core.data.selection.oldest_first",
         "slime.rollout.data_source.": "slime_core.data.source.",
     }
 )

@@ -10,6 +10,9 @@ _WITHIN_A_GROUP = frozenset(
 _OWN_NORMALIZATION = frozenset({"rloo", "remax", "maxrl", "gdpo"})
 """Estimators that are a normalisation of rewards: without it nothing is left of them."""
 
+_DISCOUNTS = {"gamma": ("ppo", "reinforce_plus_plus"), "lambd": ("ppo",)}
+"""Estimators in which each is."""
+
 _WITH_KL = frozenset({"ppo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"})
 """Estimators whose reward holds a KL penalty."""
 
@@ -21,7 +24,8 @@ def groups(draft: Draft, facts: Facts) -> None:
     name = draft["advantage_estimator"]
     if draft["n_samples_per_prompt"] == 1:
         draft.derive("normalize_grpo_std", False, "one sample per prompt")
-        if name in _WITHIN_A_GROUP and draft["normalize_rewards"]:
+        trains = draft["num_rollout"] != 0
+        if trains and name in _WITHIN_A_GROUP and draft["normalize_rewards"]:
             draft.notice(
                 f"--advantage-estimator {name} compares the responses to one prompt, and "
                 "--n-samples-per-prompt is 1: every advantage is 0 unless a generate function "
@@ -154,6 +158,17 @@ def critic(draft: Draft, facts: Facts) -> None:
             draft.problem(f"{spelled(name)} needs --advantage-estimator ppo, which has a critic")
 
 
+def discounts(draft: Draft, facts: Facts) -> None:
+    """Only estimators that look along a response discount."""
+    name = draft["advantage_estimator"]
+    for field, estimators in _DISCOUNTS.items():
+        if draft.given(field) and name not in estimators:
+            draft.notice(
+                f"--{field} has no effect with --advantage-estimator {name}: it is for "
+                f"{' and '.join(estimators)}"
+            )
+
+
 RULES = (
     groups,
     normalization,
@@ -163,4 +178,5 @@ RULES = (
     shaping,
     shaping_fits,
     critic,
+    discounts,
 )

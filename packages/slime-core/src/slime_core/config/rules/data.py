@@ -3,7 +3,7 @@
 from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import DEFAULT, Draft, Facts
 from slime_core.config.eval_sets import eval_datasets
-from slime_core.config.rollout import BUILT_IN_ROLLOUTS
+from slime_core.config.rollout import BUILT_IN_ROLLOUTS, SFT_ROLLOUT
 
 
 def replayed_rollouts(draft: Draft, facts: Facts) -> None:
@@ -120,6 +120,11 @@ def reward(draft: Draft, facts: Facts) -> None:
         draft.derive("rm_type", "math", "no reward is given")
     if draft["rm_type"] == "remote_rm" and draft["rm_url"] is None:
         draft.problem("--rm-type remote_rm needs the address of the reward server: give --rm-url")
+    elif draft.given("rm_url") and not draft["use_opd"] and _asks_nobody(draft):
+        draft.notice(
+            f"--rm-url has no effect with --rm-type {draft['rm_type']}: --rm-type remote_rm asks a "
+            "server"
+        )
     if draft["eval_reward_key"] is None:
         draft.derive("eval_reward_key", draft["reward_key"], "--reward-key")
     if draft["group_rm"] and _evaluates(draft):
@@ -129,10 +134,22 @@ def reward(draft: Draft, facts: Facts) -> None:
         )
 
 
+def _asks_nobody(draft: Draft) -> bool:
+    """Whether only graders of ours score, and none of them is a server."""
+    own = draft["custom_rm_path"] is None and draft["custom_generate_function_path"] is None
+    return own and draft["rm_type"] not in (None, "remote_rm") and not _evaluates(draft)
+
+
 def rollout_functions(draft: Draft, facts: Facts) -> None:
     """Upstream's own functions stand for what happens anyway."""
     for name in ("rollout_function_path", "eval_function_path"):
-        if draft[name] in BUILT_IN_ROLLOUTS:
+        function = draft[name]
+        if function == SFT_ROLLOUT and draft["loss_type"] != "sft_loss":
+            draft.problem(
+                f"--{name.replace('_', '-')} {function} takes responses from the data: give "
+                f"--loss-type sft_loss, not {draft['loss_type']}"
+            )
+        elif function in BUILT_IN_ROLLOUTS:
             draft.derive(name, None, "what happens without it")
 
 

@@ -23,16 +23,26 @@ def checkpoints(draft: Draft, facts: Facts) -> None:
         draft.derive("save_interval", None, "no --save")
     else:
         _saved_seldom(draft)
+    _loaded(draft)
+    if draft["save_hf"] is not None and draft["save"] is None:
+        draft.notice(f"--save-hf {draft['save_hf']} is written without resumable checkpoints")
+
+
+def _loaded(draft: Draft) -> None:
+    """Where a run begins is there, or is said to hold nothing."""
     if draft["load"] is None:
         for name in ("ckpt_step", "finetune"):
             if draft.given(name):
                 draft.problem(f"--{name.replace('_', '-')} needs a checkpoint: give --load DIR")
+    elif draft["load"] == draft["save"]:
+        return  # the first start of a run that goes on from what it saves
     elif not Path(draft["load"]).is_dir():
-        if draft["load"] == draft["save"]:
-            return
         draft.problem(f"--load {draft['load']}: there is no such directory")
-    if draft["save_hf"] is not None and draft["save"] is None:
-        draft.notice(f"--save-hf {draft['save_hf']} is written without resumable checkpoints")
+    elif not _holds_weights(draft["load"]):
+        draft.notice(
+            f"--load {draft['load']} holds neither checkpoints (no {TRACKER}) nor a Hugging Face "
+            "model (no config.json): the run starts from --hf-checkpoint"
+        )
 
 
 def _saved_seldom(draft: Draft) -> None:
@@ -92,27 +102,41 @@ def model_files(draft: Draft, facts: Facts) -> None:
         )
 
 
-def reference_files(draft: Draft, facts: Facts) -> None:
-    """The reference's directory is there, and holds weights of one kind or the other."""
-    if not draft.given("ref_load"):
+def other_policies(draft: Draft, facts: Facts) -> None:
+    """The directories of reference and teacher are there, and hold weights of one kind or other."""
+    instead = "; the reference is --hf-checkpoint where --ref-load is left out"
+    _there(draft, "ref_load", "ref_ckpt_step", instead)
+    served = draft["opd_type"] == "sglang" and draft["rm_url"] is not None
+    if draft["use_opd"] and not served:
+        _there(draft, "opd_teacher_load", "opd_teacher_ckpt_step")
+
+
+def _there(draft: Draft, name: str, step: str, instead: str = "") -> None:
+    if not draft.given(name):
         return
-    directory = Path(draft["ref_load"])
-    instead = "the reference is --hf-checkpoint where --ref-load is left out"
+    directory = Path(draft[name])
     if not directory.is_dir():
-        draft.problem(f"--ref-load {directory}: there is no such directory; {instead}")
-    elif draft["ref_ckpt_step"] is None and not any(
-        (directory / name).is_file() for name in ("config.json", TRACKER)
-    ):
+        draft.problem(f"{_flag(name)} {directory}: there is no such directory{instead}")
+    elif draft[step] is None and not _holds_weights(directory):
         draft.problem(
-            f"--ref-load {directory} is neither a Hugging Face directory (no config.json) nor one "
-            f"of checkpoints (no {TRACKER}); {instead}"
+            f"{_flag(name)} {directory} is neither a Hugging Face directory (no config.json) nor "
+            f"one of checkpoints (no {TRACKER}){instead}"
         )
+
+
+def _holds_weights(directory: str | Path) -> bool:
+    return any((Path(directory) / name).is_file() for name in ("config.json", TRACKER))
 
 
 def replayed_files(draft: Draft, facts: Facts) -> None:
     """What is trained on again was written."""
     template = draft["load_debug_rollout_data"]
     if template is None:
+        if draft.given("load_debug_rollout_data_subsample"):
+            draft.problem(
+                "--load-debug-rollout-data-subsample needs --load-debug-rollout-data, of which it "
+                "takes a part"
+            )
         return
     names = Path(re.sub(r"\{rollout_id.*?\}", "*", template))
     if any(Path(names.anchor).glob(str(names.relative_to(names.anchor)))):
@@ -182,6 +206,9 @@ def weights_on_disk(draft: Draft, facts: Facts) -> None:
         for name in ("custom_update_weight_post_write_path", "update_weight_local_checkpoint_dir"):
             if draft[name] is not None:
                 draft.problem(f"{_flag(name)} needs --update-weight-transport disk")
+        for name in ("update_weight_disk_dir", "update_weight_disk_keep_files"):
+            if draft.given(name):
+                draft.notice(f"{_flag(name)} has no effect without --update-weight-transport disk")
     if delta and draft["update_weight_local_checkpoint_dir"] is None:
         draft.problem(
             "--update-weight-mode delta needs a directory on the engines' machines for the weights "
@@ -214,7 +241,7 @@ RULES = (
     retention,
     saved_between_publishes,
     model_files,
-    reference_files,
+    other_policies,
     replayed_files,
     transport,
     weights_on_disk,

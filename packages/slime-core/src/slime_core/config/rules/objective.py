@@ -81,6 +81,10 @@ def penalties(draft: Draft, facts: Facts) -> None:
         )
     if draft["kl_loss_coef"] and not draft["use_kl_loss"]:
         draft.notice("--kl-loss-coef has no effect without --use-kl-loss")
+    if draft["use_unbiased_kl"] and not draft["use_kl_loss"]:
+        draft.notice("--use-unbiased-kl has no effect without --use-kl-loss")
+    if draft.given("kl_loss_type") and not (draft["use_kl_loss"] or draft["kl_coef"]):
+        draft.notice("--kl-loss-type has no effect without --use-kl-loss or --kl-coef")
     weighs = draft["use_kl_loss"] and draft["kl_loss_coef"]
     if weighs and draft["kl_loss_type"] == "k1" and not draft["use_unbiased_kl"]:
         draft.notice(

@@ -12,6 +12,8 @@ def reference(draft: Draft, facts: Facts) -> None:
         draft.derive("ref_load", draft["hf_checkpoint"], "--hf-checkpoint")
     elif not needed:
         draft.notice("--ref-load has no effect without --use-kl-loss or --kl-coef")
+    if draft["ref_ckpt_step"] is not None and not draft.given("ref_load"):
+        draft.problem("--ref-ckpt-step chooses among checkpoints: give --ref-load DIR")
     if draft["ref_update_interval"] is not None and not needed:
         draft.notice("--ref-update-interval has no effect without --use-kl-loss or --kl-coef")
 
