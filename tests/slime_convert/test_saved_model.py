@@ -36,6 +36,19 @@ def test_what_another_model_has_different_is_told_with_the_flag(tmp_path: Path) 
     ]
 
 
+def test_weights_of_hugging_face_are_compared_as_well(tmp_path: Path) -> None:
+    small = make_qwen3(tmp_path / "small", layers=2)
+    large = make_qwen3(tmp_path / "large", layers=3)
+    given = {"--load": (str(small), None), "--ref-load": (str(large), None)}
+    assert complaints(given, large) == [
+        f"--load {small}: it holds the weights of another model than --hf-checkpoint describes: "
+        "num_layers is 2 there and 3 here. Give the --hf-checkpoint that it was trained from, or "
+        "another --load"
+    ]
+    (small / "config.json").write_text('{"model_type": "unheard of"}')
+    assert complaints(given, large) == []
+
+
 def test_what_cannot_be_read_is_left_to_the_load(tmp_path: Path) -> None:
     model = make_qwen3(tmp_path / "model")
     directory = hf_to_dist(make_qwen3(tmp_path / "other", layers=3), tmp_path / "dist")

@@ -69,8 +69,8 @@ def _model(
     except CheckpointError as error:
         problems.append(f"--hf-checkpoint {directory}: {error}")
         return {}, {}
-    steps = {"save": None, "load": raw.value("ckpt_step")}
-    saved = {f"--{name}": (raw.value(name), step) for name, step in steps.items()}
+    steps = {"save": None, "load": raw.value("ckpt_step"), "ref_load": raw.value("ref_ckpt_step")}
+    saved = {f"--{name.replace('_', '-')}": (raw.value(name), step) for name, step in steps.items()}
     problems += of_other_models(saved, family, arguments, part=part)
     return config, arguments
 

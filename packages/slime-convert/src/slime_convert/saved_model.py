@@ -1,4 +1,4 @@
-"""Which model a torch_dist checkpoint is of; found without torch, before a run starts anything.
+"""Which model a directory holds weights of; found without torch, before a run starts anything.
 
 Pickles are programs. Here they find no function and no class: whatever they name becomes an
 ``_Inert``, so numbers and texts come out as they are, and everything else as something to skip.
@@ -15,7 +15,7 @@ from typing import Any
 from slime_core.errors import CheckpointError
 from slime_core.files.staging import latest
 
-from slime_convert.families import Family
+from slime_convert.families import Family, find, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,12 @@ def differences(
     saved: Mapping[str, Any], family: Family, arguments: Mapping[str, Any]
 ) -> list[str]:
     """Return in what the checkpoint's model differs; nothing where it does not say."""
-    theirs: Mapping[str, Any] = saved.get("slime", {}).get("architecture", {})
+    return _differences(saved.get("slime", {}).get("architecture", {}), family, arguments)
+
+
+def _differences(
+    theirs: Mapping[str, Any], family: Family, arguments: Mapping[str, Any]
+) -> list[str]:
     return [
         f"{name} is {theirs.get(name)!r} there and {value!r} here"
         for name, value in architecture(family, arguments).items()
@@ -49,19 +54,38 @@ def differences(
 def of_other_models(
     given: Mapping[str, Newest], family: Family, arguments: Mapping[str, Any], *, part: str = ""
 ) -> Iterator[str]:
-    """A complaint about every flag whose checkpoint is not of the model of --hf-checkpoint.
+    """A complaint about every flag whose weights are not of the model of --hf-checkpoint.
 
-    ``part``: the subdirectory of a checkpoint that holds this model, where it holds several. What
-    cannot be read here is left to the load, which says why.
+    Directories hold checkpoints, or a Hugging Face model. ``part``: the subdirectory of a
+    checkpoint that holds this model, where it holds several. What cannot be read here is left to
+    the load, which says why.
     """
     for flag, (where, step) in given.items():
-        found = None if where is None else _newest(Path(where), step)
-        if found is not None and (other := differences(common(found / part), family, arguments)):
+        if where is None:
+            continue
+        found = _newest(Path(where), step)
+        if found is None:
+            what, other = "it holds the weights", _of_hf(where, family, arguments)
+        else:
+            what = f"{found.name} is a checkpoint"
+            other = differences(common(found / part), family, arguments)
+        if other:
             yield (
-                f"{flag} {where}: {found.name} is a checkpoint of another model than "
-                f"--hf-checkpoint describes: {'; '.join(other)}. Give the --hf-checkpoint that it "
-                f"was trained from, or another {flag}"
+                f"{flag} {where}: {what} of another model than --hf-checkpoint describes: "
+                f"{'; '.join(other)}. Give the --hf-checkpoint that it was trained from, or "
+                f"another {flag}"
             )
+
+
+def _of_hf(where: str, family: Family, arguments: Mapping[str, Any]) -> list[str]:
+    """In what the model of a config.json differs; nothing where there is none that is known."""
+    try:
+        config = read_config(where)
+        theirs = find(config)
+        return _differences(architecture(theirs, theirs.megatron_args(config)), family, arguments)
+    except CheckpointError as error:
+        logger.debug("%s does not say which model it is of: %s", where, error)
+        return []
 
 
 def common(directory: Path) -> Mapping[str, Any]:
