@@ -193,6 +193,20 @@ def test_a_run_that_trains_nothing_hears_nothing_of_advantages():
     assert "every advantage is 0" not in " ".join(resolved(evaluates).notices)
 
 
+def test_converted_weights_are_begun_with_and_trained_ones_gone_on_with(tmp_path):
+    save, load = tmp_path / "save", tmp_path / "load"
+    for directory in (save, load):
+        directory.mkdir()
+    (load / "latest_checkpointed_iteration.txt").write_text("release\n")
+    line = f"--load {load} --save {save}"
+    assert config(line).checkpoint.finetune
+    assert not config(f"{line} --ckpt-step 3").checkpoint.finetune
+    (save / "latest_checkpointed_iteration.txt").write_text("4")
+    assert not config(line).checkpoint.finetune
+    (save / "latest_checkpointed_iteration.txt").write_text("release")
+    assert config(f"--save {save}").checkpoint.finetune
+
+
 def test_a_directory_to_load_from_that_holds_nothing_is_noted(tmp_path):
     note = "the run starts from --hf-checkpoint"
     assert note in " ".join(resolved(f"--load {tmp_path}").notices)

@@ -7,7 +7,7 @@ from pathlib import Path
 from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
 from slime_core.config.rules.cluster import engines_needed, starts_engines, trainer_needed
-from slime_core.files.staging import TRACKER
+from slime_core.files.staging import RELEASE, TRACKER
 
 
 def checkpoints(draft: Draft, facts: Facts) -> None:
@@ -43,6 +43,20 @@ def _loaded(draft: Draft) -> None:
             f"--load {draft['load']} holds neither checkpoints (no {TRACKER}) nor a Hugging Face "
             "model (no config.json): the run starts from --hf-checkpoint"
         )
+
+
+def converted(draft: Draft, facts: Facts) -> None:
+    """Weights that no run has trained are begun with: they have no optimizer to go on with."""
+    for name in ("save", "load"):
+        if draft[name] is None or (name == "load" and draft["ckpt_step"] is not None):
+            continue
+        try:
+            newest = (Path(draft[name]) / TRACKER).read_text(encoding="utf-8").strip()
+        except OSError:
+            continue
+        if newest == RELEASE:
+            draft.derive("finetune", True, f"--{name} holds converted weights")
+        return
 
 
 def _saved_seldom(draft: Draft) -> None:
@@ -238,6 +252,7 @@ def output(draft: Draft, facts: Facts) -> None:
 
 RULES = (
     checkpoints,
+    converted,
     retention,
     saved_between_publishes,
     model_files,
