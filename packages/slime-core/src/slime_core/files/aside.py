@@ -11,8 +11,8 @@ def set_aside(path: Path) -> Path:
     programs; a directory's are ``<name>.1``, ``<name>.2``, ...
     """
     of_directory = path.is_dir()
-    for number in itertools.count(1):
-        name = f"{path.name}.{number}" if of_directory else f"{path.stem}-{number}{path.suffix}"
-        if not (other := path.with_name(name)).exists():
-            return path.rename(other)
-    raise AssertionError("numbers do not end")
+    names = (
+        f"{path.name}.{number}" if of_directory else f"{path.stem}-{number}{path.suffix}"
+        for number in itertools.count(1)
+    )
+    return path.rename(next(free for name in names if not (free := path.with_name(name)).exists()))
