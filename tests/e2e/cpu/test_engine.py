@@ -196,11 +196,11 @@ def test_a_tensor_that_changed_on_the_way_is_named(
         return digests.digests_of(intended)
 
     def copy_and_corrupt(tensors: Any, to: torch.Tensor) -> Any:
-        digests.begin_copy(tensors, to)()
+        digests.begin_digests(tensors, to)()
         return lambda: corrupt(tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr("slime_sglang.weights.bucket.begin_copy", copy_and_corrupt)
+        patch.setattr("slime_sglang.weights.bucket.begin_digests", copy_and_corrupt)
         patch.setattr("slime_sglang.weights.version_files.digests_of", corrupt)
         with pytest.raises(WeightSyncError, match=name):
             publish(receiver, 7, weights(reference))

@@ -15,7 +15,7 @@ from torch import Tensor
 from slime_sglang.weights.digests import (
     DIGESTS,
     NamedTensors,
-    begin_copy,
+    begin_digests,
     encode,
     receipt,
     room_for,
@@ -79,7 +79,7 @@ def pack(tensors: NamedTensors) -> Bucket:
     size = sum(tensor.nbytes for _, tensor in ordered)
     room = room_for(name for name, _ in ordered)
     flat = ordered[0][1].new_empty(size + room, dtype=torch.uint8)
-    digests = begin_copy(ordered, flat[:size])()
+    digests = begin_digests(ordered, flat[:size])()
     flat[size:] = encode(digests)
     return Bucket.of(flat, [*ordered, (DIGESTS, flat[size:])], receipt(digests))
 

@@ -100,15 +100,10 @@ def _add(where, totals, there):
     tl.atomic_add(where, tl.sum(mixed, 0))
 
 
-def tensor_digests(tensors: Sequence[Tensor]) -> list[str]:
-    """As ``slime_core.digest.tensor_digests``, of tensors on one GPU."""
-    return start(tensors)()
-
-
 def start(
     tensors: Sequence[Tensor], copy_to: UInt8[Tensor, " bytes"] | None = None
 ) -> Callable[[], list[str]]:
-    """Begin; what comes back waits for the digests, and for nothing that is begun later.
+    """Begin with tensors on one GPU; what comes back waits for their digests, for nothing later.
 
     ``copy_to``: where the tensors, which ``are_plain`` then, go one behind the other.
     """

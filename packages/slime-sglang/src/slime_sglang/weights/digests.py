@@ -29,19 +29,18 @@ def digests_of(tensors: NamedTensors) -> dict[str, str]:
     return begin_digests(tensors)()
 
 
-def begin_digests(tensors: NamedTensors) -> Callable[[], dict[str, str]]:
-    """``digests_of`` once called; a GPU begins now, and is not kept from what it is given next."""
-    finish = _begin([tensor for _, tensor in tensors])
+def begin_digests(
+    tensors: NamedTensors, copy_to: UInt8[Tensor, " bytes"] | None = None
+) -> Callable[[], dict[str, str]]:
+    """``digests_of`` once called; a GPU begins now, and is not kept from what it is given next.
+
+    ``copy_to``: where ``tensors`` go one behind the other, which they fill.
+    """
+    finish = _begin([tensor for _, tensor in tensors], copy_to)
     return lambda: dict(zip((name for name, _ in tensors), finish(), strict=True))
 
 
-def begin_copy(tensors: NamedTensors, to: UInt8[Tensor, " bytes"]) -> Callable[[], dict[str, str]]:
-    """``begin_digests``, and ``tensors`` one behind the other in ``to``, which they fill."""
-    finish = _begin([tensor for _, tensor in tensors], to)
-    return lambda: dict(zip((name for name, _ in tensors), finish(), strict=True))
-
-
-def _begin(tensors: Sequence[Tensor], copy_to: Tensor | None = None) -> Callable[[], list[str]]:
+def _begin(tensors: Sequence[Tensor], copy_to: Tensor | None) -> Callable[[], list[str]]:
     kernel = None
     if tensors and all(tensor.is_cuda for tensor in tensors):
         from slime_sglang.weights import digest_kernel as kernel
