@@ -71,11 +71,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=None)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--update-weight-buffer-size", type=int, default=BUCKET_BYTES)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     models = options.models or (["Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B"] if on_gpu() else ["tiny"])
     if options.result is not None:
-        options.result.write_text(json.dumps(measure(models[0], options.repeats)))
+        options.result.write_text(json.dumps(measure(models[0], options)))
         return
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,6 +85,7 @@ def main() -> None:
         workers = [
             subprocess.Popen(
                 [sys.executable, __file__, "--models", model, "--repeats", str(options.repeats),
+                 "--update-weight-buffer-size", str(options.update_weight_buffer_size),
                  "--result", str(result)],
                 env={**os.environ, "BENCHMARK_LOCK": lock},
             )
@@ -94,10 +96,14 @@ def main() -> None:
                 print(f"{model}: failed", flush=True)
                 continue
             rows += json.loads(result.read_text())
-    record(f"publish-{machine_name()}", vars(options), rows)
+    if not rows:
+        raise SystemExit("no model was measured")
+    size = options.update_weight_buffer_size
+    other = "" if size == BUCKET_BYTES else f"-{size >> 20}MiB"
+    record(f"publish-{machine_name()}{other}", vars(options), rows)
 
 
-def measure(model: str, repeats: int) -> list[dict[str, Any]]:
+def measure(model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of one model by every transport that this machine has."""
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
         directory = Path(scratch)
@@ -107,7 +113,7 @@ def measure(model: str, repeats: int) -> list[dict[str, Any]]:
         engines = {name: future.result(600) for name, future in starting.items()}
         try:
             with turn():
-                return measured(model, shape, directory, engines, repeats)
+                return measured(model, shape, directory, engines, options)
         finally:
             for engine in set(engines.values()):
                 engine.stop()
@@ -132,15 +138,24 @@ def engine_specs(shape: Path, logs: Path) -> dict[str, EngineSpec]:
 
 
 def measured(
-    model: str, shape: Path, directory: Path, engines: Mapping[str, Engine], repeats: int
+    model: str,
+    shape: Path,
+    directory: Path,
+    engines: Mapping[str, Engine],
+    options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Publish by each transport, then take the parts of the trainer's side alone."""
     device = "cuda" if on_gpu() else "cpu"
+    size = options.update_weight_buffer_size
     words = ("--bf16",) if on_gpu() else ()
     config = make_config(
         shape, *words, policy_loss=PolicyLossConfig(loss_type="sft_loss"), device=device
     )
-    config = replace(config, model=ModelConfig(hf_checkpoint=str(shape), compile_layers=False))
+    config = replace(
+        config,
+        model=ModelConfig(hf_checkpoint=str(shape), compile_layers=False),
+        sync=replace(config.sync, update_weight_buffer_size=size),
+    )
     trainer = Untrained(config, 0, 1, lambda: receivers[0])
     trainer.initialize(f"file://{directory}/rendezvous")
     rows: list[dict[str, Any]] = []
@@ -148,9 +163,9 @@ def measured(
     for name, make in transports(directory, engines).items():
         receivers[0] = receiver = make()
         trainer._receiver = None
-        rows += publishes(trainer, model, name, repeats)
+        rows += publishes(trainer, model, name, options.repeats)
         receiver.close()
-    rows += parts(trainer, model)
+    rows += parts(trainer, model, size)
     return rows
 
 
@@ -220,12 +235,12 @@ def transports(directory: Path, engines: Mapping[str, Engine]) -> dict[str, Call
     }
 
 
-def parts(trainer: TrainerRank, model: str) -> list[dict[str, Any]]:
+def parts(trainer: TrainerRank, model: str, bucket_bytes: int) -> list[dict[str, Any]]:
     """Seconds of gathering, of digests and of packing, alone and waited for."""
     from slime_megatron.mcore.export import export_buckets
 
     def gather() -> list[Any]:
-        return list(export_buckets(trainer._state, bucket_bytes=BUCKET_BYTES))
+        return list(export_buckets(trainer._state, bucket_bytes=bucket_bytes))
 
     buckets = gather()
     gathering = timed(gather)

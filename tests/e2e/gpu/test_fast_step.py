@@ -174,7 +174,7 @@ def own_products() -> dict[str, float]:
     """Relative differences from double precision: gates, experts with and without rows."""
     from slime_megatron.mcore.gate_kernel import gate_backward
     from slime_megatron.mcore.grouped_experts import GatedGroupedProduct, GroupedProduct
-    from slime_megatron.mcore.weight_gradients import gate
+    from slime_megatron.mcore.mlp_gate import gate
 
     generator = torch.Generator("cuda").manual_seed(0)
 

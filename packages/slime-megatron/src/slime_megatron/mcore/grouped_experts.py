@@ -27,7 +27,7 @@ from slime_core.transfer import sent
 from torch import Tensor
 from torch.nn import functional
 
-from slime_megatron.mcore import weight_gradients
+from slime_megatron.mcore import mlp_gate
 
 _kernels: Any = torch
 """What torch has without exporting it."""
@@ -105,7 +105,7 @@ def gate(opened: Tensor, shares: Tensor) -> Tensor:
         from slime_megatron.mcore import expert_kernels
 
         return expert_kernels.gate(opened, shares)
-    return (weight_gradients.gate(opened) * shares[:, None]).to(opened.dtype)
+    return (mlp_gate.gate(opened) * shares[:, None]).to(opened.dtype)
 
 
 def gate_backward(opened: Tensor, shares: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +115,7 @@ def gate_backward(opened: Tensor, shares: Tensor, grad: Tensor) -> tuple[Tensor,
 
         return expert_kernels.gate_backward(opened, shares, grad)
     weights = shares[:, None]
-    to_opened, gated = weight_gradients.gate_backward(opened, grad * weights)
+    to_opened, gated = mlp_gate.gate_backward(opened, grad * weights)
     to_shares = (grad * gated).sum(-1, dtype=shares.dtype)
     return to_opened.to(opened.dtype), to_shares, (gated * weights).to(opened.dtype)
 

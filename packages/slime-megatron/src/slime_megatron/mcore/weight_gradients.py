@@ -5,10 +5,9 @@ microbatches. Here the product that computes the gradient adds to the sum itself
 less memory traffic, and nothing is rounded on the way. Megatron's own switch for that,
 ``--gradient-accumulation-fusion``, needs a CUDA extension of apex.
 
-A linear layer without tensor parallelism becomes ``FusedLinear``, which ``torch.compile`` traces
-through; one with it keeps Megatron's function and is handed the product in the extension's place.
-A gated layer's second product becomes ``GatedProduct``, which keeps what goes into the gate and
-computes what comes out of it once more when going back, in one pass with the gradient.
+A linear layer without tensor parallelism becomes ``FusedLinear``, and the second of a gated layer
+``GatedProduct``; one with it keeps Megatron's function and is handed the product in the extension's
+place.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,113 +22,13 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 from torch.nn import functional
 
+from slime_megatron.mcore.mlp_gate import gate
+from slime_megatron.mcore.summed_products import FusedLinear, GatedProduct, add_product
+
 _SUM = "gradient_sum"
 """A weight's attribute: ``main_grad`` under a version counter of its own.
 
 Autograd saves it for the backward pass, in which other views of the same buffer are written."""
-
-_shapes: Any = torch.library.register_fake
-_library = torch.library.Library("slime", "FRAGMENT")
-_library.define(
-    "add_weight_gradient(Tensor grad, Tensor input, Tensor weight, Tensor sum) -> Tensor"
-)
-_library.define("gate_backward(Tensor given, Tensor grad) -> (Tensor, Tensor)")
-
-
-def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total`` += ``left`` @ ``right``, without rounding the product to the factors' type."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif total.is_cuda:
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:
-        total += left @ right
-
-
-def _add_weight_gradient(grad: Tensor, given: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-    """Write to ``total``, which the signature does not say: nothing else in a graph reads it.
-
-    What stands for the gradient has the weight's shape, because autograd asks for it, and no
-    contents: nobody reads it (``mark_added_elsewhere``).
-    """
-    add_product(total.data, grad.t(), given)
-    return torch.empty_like(weight)
-
-
-_library.impl("add_weight_gradient", _add_weight_gradient, "CompositeExplicitAutograd")
-
-
-@_shapes("slime::add_weight_gradient", lib=_library)
-def _(grad: Tensor, given: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-    del grad, given, total
-    return torch.empty_like(weight)
-
-
-class FusedLinear(torch.autograd.Function):
-    """``input @ weight.T``; going back, the weight's gradient goes to ``total``."""
-
-    @staticmethod
-    def forward(ctx: Any, given: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-        """Rows are all dimensions but the last."""
-        ctx.save_for_backward(given, weight, total)
-        return torch.matmul(given, weight.t())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The weight's own gradient is a placeholder."""
-        given, weight, total = ctx.saved_tensors
-        rows = grads[0].reshape(-1, grads[0].shape[-1])
-        to_input = rows.matmul(weight).view(given.shape)
-        flat = given.reshape(-1, given.shape[-1])
-        placeholder = torch.ops.slime.add_weight_gradient(rows, flat, weight, total)
-        return to_input, placeholder, None
-
-
-def gate(given: Tensor) -> Tensor:
-    """silu(first half) * second half, of the last dimension."""
-    first, second = given.chunk(2, -1)
-    return functional.silu(first) * second
-
-
-def gate_backward(given: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """(gradient of ``given``, the gate's output), [rows, 2 width] and [rows, width]."""
-    if given.is_cuda:
-        from slime_megatron.mcore import gate_kernel
-
-        return gate_kernel.gate_backward(given, grad)
-    first, second = given.chunk(2, -1)
-    share = first.sigmoid()
-    opened = first * share
-    slope = grad * second * share * (1 + first - opened)
-    return torch.cat((slope, grad * opened), -1), opened * second
-
-
-_library.impl("gate_backward", gate_backward, "CompositeExplicitAutograd")
-
-
-@_shapes("slime::gate_backward", lib=_library)
-def _(given: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(given), torch.empty_like(grad)
-
-
-class GatedProduct(torch.autograd.Function):
-    """``gate(given) @ weight.T``; going back, the weight's gradient goes to ``total``."""
-
-    @staticmethod
-    def forward(ctx: Any, given: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-        """Rows are all dimensions but the last."""
-        ctx.save_for_backward(given, weight, total)
-        return torch.matmul(gate(given), weight.t())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The weight's own gradient is a placeholder."""
-        given, weight, total = ctx.saved_tensors
-        rows = grads[0].reshape(-1, grads[0].shape[-1])
-        flat = given.reshape(-1, given.shape[-1])
-        to_given, gated = torch.ops.slime.gate_backward(flat, rows.matmul(weight))
-        placeholder = torch.ops.slime.add_weight_gradient(rows, gated, weight, total)
-        return to_given.view(given.shape), placeholder, None
 
 
 def fuse_weight_gradients(chunks: Sequence[torch.nn.Module]) -> int:
