@@ -226,7 +226,8 @@ def own_products() -> dict[str, float]:
 
 def kept_logits() -> dict[str, float]:
     """How log-probabilities and gradients differ when logits are kept for going back."""
-    from slime_megatron.mcore.logprobs import Scoring, VocabSlice, target_log_probs
+    from slime_megatron.mcore.logprobs.scoring import Scoring, VocabSlice
+    from slime_megatron.mcore.logprobs.target_log_probs import target_log_probs
 
     generator = torch.Generator("cuda").manual_seed(0)
     hidden = torch.randn(500, 256, device="cuda", generator=generator).bfloat16().requires_grad_()
