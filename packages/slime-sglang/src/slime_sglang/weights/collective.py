@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as settled
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -33,6 +34,17 @@ _POLL_S = 0.0005
 _JOIN_POLL_S = 0.05
 _LEAVE_S = 10.0
 """For engines to answer once a group is given up; one that still waits in it does not."""
+_BROADCASTING = "broadcasting weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast(UnderWay):
+    """A bucket that engines are receiving or loading."""
+
+    work: Any
+    """torch.distributed's, of rank 0."""
+    deadline: float
+    """Of time.monotonic()."""
 
 
 class CollectiveReceiver:
@@ -59,7 +71,7 @@ class CollectiveReceiver:
         self._name = ""
         self._store: TCPStore | None = None
         self._group: Any = None
-        self._under_way: UnderWay | None = None
+        self._under_way: Broadcast | None = None
 
     def begin(self, version: int) -> None:
         """Pause the engines, and form the group the first time."""
@@ -70,7 +82,7 @@ class CollectiveReceiver:
             self._connect()
 
     def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
-        """Broadcast one bucket; returns when the one before is verified and loaded.
+        """Begin to broadcast one bucket, when the one before is verified and loaded.
 
         So the trainer puts the next one together meanwhile, and two are in memory at most.
         """
@@ -83,8 +95,7 @@ class CollectiveReceiver:
         requests = self._session.submit(
             lambda client, _: client.update_from_collective(body, timeout_s=timeout_s)
         )
-        self._broadcast(bucket.flat, requests)
-        self._under_way = UnderWay(bucket, requests)
+        self._under_way = Broadcast(bucket, requests, *self._begin_broadcast(bucket.flat, requests))
 
     def commit(self) -> Metrics:
         """Set the version and resume."""
@@ -104,6 +115,7 @@ class CollectiveReceiver:
     def _settle(self) -> None:
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
+            self._end_broadcast(under_way)
             under_way.settle(self._session)
 
     def _connect(self) -> None:
@@ -149,8 +161,8 @@ class CollectiveReceiver:
             rank += target.num_ranks
         return rank
 
-    def _broadcast(self, flat: Tensor, requests: Sequence[Future[str]]) -> None:
-        """Send ``flat``; an engine that fails meanwhile, or a deadline, is an error, no hang."""
+    def _begin_broadcast(self, flat: Tensor, requests: Sequence[Future[str]]) -> tuple[Any, float]:
+        """The work, once every engine takes part, and its deadline."""
         options = dist.BroadcastOptions()
         options.rootRank = 0
         stream = torch.cuda.current_stream(flat.device) if flat.is_cuda else None
@@ -159,15 +171,17 @@ class CollectiveReceiver:
             with torch.cuda.stream(stream):
                 return self._group.broadcast([flat], options)
 
-        with self._explained(requests, "broadcasting weights"):
-            work = self._while_all_live(begin, requests)
-            deadline = time.monotonic() + self._timeout_s
-            while not work.is_completed():
-                self._check(requests, deadline)
+        deadline = time.monotonic() + self._timeout_s
+        with self._explained(requests, _BROADCASTING):
+            return self._while_all_live(begin, requests), deadline
+
+    def _end_broadcast(self, under_way: "Broadcast") -> None:
+        """Return when it is over; an engine that fails before, or the deadline, is an error."""
+        with self._explained(under_way.requests, _BROADCASTING):
+            while not under_way.work.is_completed():
+                self._check(under_way.requests, under_way.deadline)
                 time.sleep(_POLL_S)
-            work.wait()  # waits: is done
-        if stream is not None:
-            stream.synchronize()
+            under_way.work.wait()  # waits: is done
 
     @contextlib.contextmanager
     def _explained(self, requests: Sequence[Future[Any]], doing: str) -> Generator[None]:
