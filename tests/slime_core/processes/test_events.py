@@ -114,3 +114,13 @@ def test_a_line_that_was_cut_short_is_no_news_and_hides_no_other(tmp_path):
     assert [event["reason"] for event in news.read()] == ["a", "b"]
     path.unlink()
     assert news.read() == []
+
+
+def test_a_line_that_a_killed_run_cut_hides_no_event(tmp_path):
+    path = tmp_path / FILE_NAME
+    Events(path).gave_up("a")
+    with path.open("ab") as file:
+        file.write('{"event": "gave_up", "reason": "ä'.encode()[:-1])
+    Events(path).gave_up("b")
+    Events(path).gave_up("c")
+    assert [event["reason"] for event in read_events(path)] == ["a", "b", "c"]

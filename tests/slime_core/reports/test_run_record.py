@@ -32,3 +32,26 @@ def test_a_second_start_keeps_what_the_first_one_was(tmp_path: Path):
     ]
     found = {path.name: path.read_text() for path in tmp_path.glob("config*")}
     assert found == {"config.txt": "lr 3\n", "config-1.txt": "lr 1\n", "config-2.txt": "lr 2\n"}
+
+
+def test_a_start_that_is_killed_leaves_no_cut_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def killed(_: int) -> None:
+        raise KeyboardInterrupt
+
+    record = RunRecord("slime-train", WORDS, ["lr 1"])
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        record.write(tmp_path)
+    assert not (tmp_path / "config.txt").exists()
+    monkeypatch.undo()
+    record.write(tmp_path)
+    assert (tmp_path / "config.txt").read_text() == "lr 1\n"
+
+
+def test_a_configuration_that_cannot_be_read_is_kept_and_stops_nothing(tmp_path: Path):
+    (tmp_path / "config.txt").write_bytes("prompt_data ä".encode()[:-1])
+    RunRecord("slime-train", WORDS, ["lr 1"]).write(tmp_path)
+    assert (tmp_path / "config.txt").read_text() == "lr 1\n"
+    assert (tmp_path / "config-1.txt").read_bytes() == b"prompt_data \xc3"

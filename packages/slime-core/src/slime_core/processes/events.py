@@ -49,9 +49,9 @@ class Events:
         """Append one event; it is in the file when this returns. ``pid`` may be another's."""
         line = json.dumps({"event": event, "time": time.time(), "pid": os.getpid(), **fields})
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
-            os.write(file, line.encode() + b"\n")
+            os.write(file, _behind_a_cut_line(file) + line.encode() + b"\n")
         finally:
             os.close(file)
 
@@ -129,16 +129,27 @@ class News:
         except OSError:  # there is none yet, or its file system is busy: the next look may succeed
             return []
         self._read_bytes += len(whole) + len(newline)
-        found: list[dict[str, Any]] = []
-        for line in whole.splitlines():
-            with suppress(ValueError):
-                found.append(json.loads(line))
-        return found
+        return _events(whole)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """All events of a file, oldest first; none when there is no file, or of a line half written."""
+    """All events of a file, oldest first; none when there is no file, or of a line cut short."""
     if not path.exists():
         return []
     whole, _, _ = path.read_bytes().rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    return _events(whole)
+
+
+def _events(lines: bytes) -> list[dict[str, Any]]:
+    """Those of whole lines: a process that was killed, or a full disk, leaves one cut short."""
+    found: list[dict[str, Any]] = []
+    for line in lines.splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def _behind_a_cut_line(file: int) -> bytes:
+    """What to write first, so that a line that was cut short spoils no other."""
+    size = os.fstat(file).st_size
+    return b"\n" if size and os.pread(file, 1, size - 1) != b"\n" else b""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from slime_core.config.secrets import words_without_secrets
 from slime_core.files.aside import set_aside
+from slime_core.files.durable import replace_file
 
 COMMANDS = "command.txt"
 """One block for each start of a run in this directory, the newest last."""
@@ -49,9 +50,9 @@ class RunRecord:
         with (directory / COMMANDS).open("a", encoding="utf-8") as file:
             file.write(f"{command}\n" + "".join(f"# {line}\n" for line in _circumstances()) + "\n")
         text, path = "".join(f"{line}\n" for line in self.config), directory / CONFIG
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        if path.exists() and path.read_bytes() != text.encode():
             set_aside(path)
-        path.write_text(text, encoding="utf-8")
+        replace_file(path, text)
 
 
 def _circumstances() -> Iterable[str]:
