@@ -227,6 +227,16 @@ class PairInputs:
     ref_scores: Float[Tensor, " tokens"] | None = None
     """The reference policy's log-probabilities."""
 
+    def __post_init__(self) -> None:
+        """Refuse padded rows, vectors of other tokens, and pairs of other samples."""
+        _require_vectors(self, ("scores", "ref_scores"), self.tokens.mask.numel())
+        for name, value in (("pair", self.pair), ("chosen", self.chosen)):
+            if value.shape != (self.tokens.num_samples,):
+                raise ShapeError(
+                    f"PairInputs.{name} has shape {list(value.shape)}: must be a vector of "
+                    f"{self.tokens.num_samples}, one entry for each response of `tokens`"
+                )
+
 
 _POLICY_VECTORS = (
     *("log_probs", "old_log_probs", "advantages", "entropy"),
