@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from record import record
-from slime_megatron.mcore import bootstrap
+from slime_megatron.mcore.startup import bootstrap
 from torch import Tensor
 
 VOCAB, HIDDEN = 151_936, 1024

@@ -237,7 +237,7 @@ def transports(directory: Path, engines: Mapping[str, Engine]) -> dict[str, Call
 
 def parts(trainer: TrainerRank, model: str, bucket_bytes: int) -> list[dict[str, Any]]:
     """Seconds of gathering, of digests and of packing, alone and waited for."""
-    from slime_megatron.mcore.export import export_buckets
+    from slime_megatron.mcore.weights.export import export_buckets
 
     def gather() -> list[Any]:
         return list(export_buckets(trainer._state, bucket_bytes=bucket_bytes))

@@ -39,7 +39,7 @@ def parse_all(rank: int, world: int) -> dict[str, Any]:
     import warnings
 
     from slime_core.errors import ConfigError
-    from slime_megatron.mcore import arguments
+    from slime_megatron.mcore.startup import arguments
 
     before = list(sys.argv)
     out = io.StringIO()

@@ -22,8 +22,8 @@ ORDER = {
 def picked(rank: int, world: int) -> dict[str, tuple[list[str], float]]:
     """What ran on a pretended GPU, and how far its output is from plain attention's."""
     from megatron.core.transformer.enums import AttnBackend
-    from slime_megatron.mcore import attention
-    from slime_megatron.mcore.packing import PackedInput
+    from slime_megatron.mcore.layers import attention
+    from slime_megatron.mcore.layers.packed_input import PackedInput
     from slime_megatron.packing.spans import Padded, causal_spans
 
     ran: list[str] = []

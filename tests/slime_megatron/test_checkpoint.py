@@ -48,7 +48,7 @@ def continues(
     rank: int, world: int, model: str, work: str, *, common: tuple[str, ...], others: Any
 ) -> None:
     """Two steps, save, two more; then load, and take the last two again."""
-    from slime_megatron.mcore import checkpoint
+    from slime_megatron.mcore.checkpoints import checkpoint
 
     def build(tp: int, pp: int, *more: str, load: bool = False) -> Any:
         return make_state(Path(model), rank, world, *layout(tp, pp), *common, *more, load=load)
@@ -106,8 +106,8 @@ def error_of(function: Any, *args: Any) -> str:
 
 def carries_on(rank: int, world: int, model: str, work: str) -> None:
     """An asynchronous save, and what the flags about loading do with it."""
-    from slime_megatron.mcore import checkpoint
-    from slime_megatron.mcore.snapshots import Snapshots
+    from slime_megatron.mcore.checkpoints import checkpoint
+    from slime_megatron.mcore.weights.snapshots import Snapshots
 
     def build(*more: str) -> Any:
         return make_state(Path(model), rank, world, *layout(1, 2), DISTRIBUTED, *more)
@@ -153,7 +153,7 @@ def carries_on(rank: int, world: int, model: str, work: str) -> None:
 
 
 def refuses(rank: int, world: int, model: str, wide: str, tied: str, work: str) -> dict[str, str]:
-    from slime_megatron.mcore import background, checkpoint
+    from slime_megatron.mcore.checkpoints import checkpoint, pending_save
 
     def build(directory: str, *more: str) -> Any:
         return make_state(Path(directory), rank, world, *layout(1, 2), *more)
@@ -194,7 +194,7 @@ def refuses(rank: int, world: int, model: str, wide: str, tied: str, work: str) 
         assert "could not be written" in error_of(lambda: pending.finish(wait=True))
     with pytest.MonkeyPatch.context() as disk:
         if rank == 1:
-            disk.setattr(background.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**19))
+            disk.setattr(pending_save.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**19))
         told["full"] = error_of(lambda: pending.finish(wait=True))
     told["absent"] = error_of(checkpoint.save, state, Path(work) / "absent", 1)
     return told

@@ -14,7 +14,7 @@ def look_around(rank: int, world: int) -> dict[str, Any]:
     import types
 
     import torch
-    from slime_megatron.mcore import cpu
+    from slime_megatron.mcore.startup import cpu
 
     depth = torch.overrides._len_torch_function_stack()
     again = cpu.install()

@@ -29,7 +29,7 @@ def same(found: dict[str, torch.Tensor], original: dict[str, torch.Tensor]) -> b
 
 
 def reads_and_writes(rank: int, world: int, models: list[str], work: str) -> None:
-    from slime_megatron.mcore.export import save_hf
+    from slime_megatron.mcore.weights.export import save_hf
 
     for model in models:
         source = Path(model)
@@ -66,7 +66,7 @@ def test_any_layout_writes_the_checkpoint_bit_for_bit(tmp_path: Path):
 
 
 def writes_dense(rank: int, world: int, models: list[str], work: str) -> None:
-    from slime_megatron.mcore.export import save_hf
+    from slime_megatron.mcore.weights.export import save_hf
 
     for model in models:
         source, target = Path(model), Path(work) / f"{Path(model).name} written"
@@ -78,8 +78,8 @@ def continues(
     rank: int, world: int, model: str, work: str, layouts: tuple[tuple[str, ...], ...]
 ) -> None:
     """Two steps, save, two more; then load on other layouts, and take the last two again."""
-    from slime_megatron.mcore import checkpoint
-    from slime_megatron.mcore.snapshots import Snapshots
+    from slime_megatron.mcore.checkpoints import checkpoint
+    from slime_megatron.mcore.weights.snapshots import Snapshots
 
     def build(argv: tuple[str, ...], *, load: bool = False) -> Any:
         return make_state(Path(model), rank, world, *argv, *DISTRIBUTED, load=load)

@@ -7,7 +7,7 @@ from slime_testing.tiny_families import make_family
 
 
 def there_and_back(rank: int, world: int) -> dict[str, list[float]]:
-    from slime_megatron.mcore.routes import Routes, collected, spread
+    from slime_megatron.mcore.experts.routes import Routes, collected, spread
 
     # Token 0 visits experts 0 and 1, token 1 experts 1 and 2, token 2 experts 0 and 2.
     chosen = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 1]]).bool()

@@ -12,7 +12,7 @@ from slime_testing.tiny import make_qwen3
 
 
 def writes_and_fails(rank: int, world: int, model: str, work: str) -> list[str]:
-    from slime_megatron.mcore.export import on_ranks, save_hf
+    from slime_megatron.mcore.weights.export import on_ranks, save_hf
 
     source, target = Path(model), Path(work) / "written"
     state = make_state(
@@ -59,7 +59,7 @@ def writes_and_fails(rank: int, world: int, model: str, work: str) -> list[str]:
 
 def to_the_first_rank_of_each_machine(state: Any, rank: int) -> dict[str, torch.Tensor]:
     """Ranks 0 and 2, which hold one stage each; where the second fails all ranks do."""
-    from slime_megatron.mcore.export import on_ranks
+    from slime_megatron.mcore.weights.export import on_ranks
 
     found: dict[str, torch.Tensor] = {}
 

@@ -44,8 +44,8 @@ def step(
     """The clipped gradient, as its norm and largest number, of every trained weight."""
     from slime_core.config.model import ModelConfig
     from slime_core.schedule.plan import ParallelLayout
-    from slime_megatron.mcore.hf_load import global_names
-    from slime_megatron.mcore.weight_gradients import fuse_weight_gradients
+    from slime_megatron.mcore.products.weight_gradients import fuse_weight_gradients
+    from slime_megatron.mcore.weights.hf_load import global_names
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload
 

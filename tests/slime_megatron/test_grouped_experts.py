@@ -15,7 +15,7 @@ COUNTS = (3, 0, 2, 4)
 
 def products(rank: int, world: int) -> bool:
     """Gradients by finite differences, with an expert that no row goes to."""
-    from slime_megatron.mcore.grouped_experts import GatedGroupedProduct, GroupedProduct
+    from slime_megatron.mcore.experts.grouped_experts import GatedGroupedProduct, GroupedProduct
 
     generator = torch.Generator().manual_seed(0)
 
@@ -42,7 +42,7 @@ def products(rank: int, world: int) -> bool:
 
 def interpreted(rank: int, world: int) -> None:
     """The kernels next to autograd's gradients, on sizes that fill no block and on several."""
-    from slime_megatron.mcore import expert_kernels
+    from slime_megatron.mcore.experts import expert_kernels
 
     generator = torch.Generator().manual_seed(0)
     for width, dtype in ((5, torch.float32), (1500, torch.float32), (40, torch.bfloat16)):
@@ -74,7 +74,7 @@ def interpreted(rank: int, world: int) -> None:
 
 def compiled(rank: int, world: int) -> None:
     import triton
-    from slime_megatron.mcore import expert_kernels
+    from slime_megatron.mcore.experts import expert_kernels
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -91,7 +91,7 @@ def compiled(rank: int, world: int) -> None:
 
 def lie_together(layer: Any, name: str) -> bool:
     """Whether a tensor of every weight is found where it lies, each expert's in turn."""
-    from slime_megatron.mcore.grouped_experts import in_place
+    from slime_megatron.mcore.experts.grouped_experts import in_place
 
     for half in ("linear_fc1", "linear_fc2"):
         found = [getattr(getattr(e, half).weight, name) for e in layer.local_experts]
@@ -103,7 +103,7 @@ def lie_together(layer: Any, name: str) -> bool:
 
 def places(rank: int, world: int) -> list[bool]:
     """Whether tensors are found in place: in a row, with gaps, unevenly, backwards, apart."""
-    from slime_megatron.mcore.grouped_experts import in_place
+    from slime_megatron.mcore.experts.grouped_experts import in_place
 
     memory = torch.arange(60.0)
     row = list(memory[:24].view(3, 2, 4))
@@ -121,9 +121,9 @@ def places(rank: int, world: int) -> list[bool]:
 def steps(rank: int, world: int, directory: str) -> dict[str, list[float]]:
     """Losses and gradient norms of three iterations, expert by expert and in other ways."""
     from slime_core.schedule.plan import ParallelLayout
-    from slime_megatron.mcore.compiled import compile_layers
-    from slime_megatron.mcore.grouped_experts import GroupedExperts
-    from slime_megatron.mcore.weight_gradients import fuse_weight_gradients
+    from slime_megatron.mcore.experts.grouped_experts import GroupedExperts
+    from slime_megatron.mcore.layers.compiled import compile_layers
+    from slime_megatron.mcore.products.weight_gradients import fuse_weight_gradients
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload
 

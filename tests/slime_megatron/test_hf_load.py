@@ -29,7 +29,7 @@ LAYOUTS = (
 
 
 def round_trips(rank: int, world: int, models: list[str]) -> None:
-    from slime_megatron.mcore.export import export
+    from slime_megatron.mcore.weights.export import export
 
     for model in models:
         original = load_file(Path(model) / WEIGHTS)
@@ -60,7 +60,7 @@ def damaged(model: Path, change: Any) -> Path:
 
 
 def refuses_and_tolerates(rank: int, world: int, broken: str, extra: str, other: str) -> list[str]:
-    from slime_megatron.mcore.hf_load import load_hf
+    from slime_megatron.mcore.weights.hf_load import load_hf
 
     problems: list[str] = []
     state = make_state(Path(extra), rank, world, *layout(2, 1), optimizer=False)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from slime_megatron.mcore import host_adam
+from slime_megatron.mcore.optimizer import host_adam
 from slime_testing.megatron_state import make_state
 from slime_testing.megatron_steps import gradient_step, whole_model
 from slime_testing.ranks import run_on_ranks
@@ -59,7 +59,7 @@ def steps(rank: int, world: int, model: str) -> list[tuple[str, list[float], flo
 
 def checkpoints(rank: int, world: int, model: str, work: str) -> list[tuple[str, float, float]]:
     """Saved after two steps and continued for two: how far from going on without a break."""
-    from slime_megatron.mcore import checkpoint
+    from slime_megatron.mcore.checkpoints import checkpoint
 
     def fresh(path: Path) -> Path:
         if rank == 0:
@@ -90,7 +90,7 @@ def checkpoints(rank: int, world: int, model: str, work: str) -> list[tuple[str,
 
 def moves(rank: int, world: int, model: str) -> None:
     """What is on the device goes and comes back, what is in host memory stays."""
-    from slime_megatron.mcore import adam_state
+    from slime_megatron.mcore.optimizer import adam_state
     from slime_megatron.mcore.residence import Residence
 
     def run(*, moved: bool) -> Any:
@@ -121,7 +121,8 @@ def moves(rank: int, world: int, model: str) -> None:
 
 def experts(rank: int, world: int, model: str, work: str) -> float:
     """How far from no offloading, where experts have an optimizer of their own."""
-    from slime_megatron.mcore import adam_state, checkpoint
+    from slime_megatron.mcore.checkpoints import checkpoint
+    from slime_megatron.mcore.optimizer import adam_state
 
     common = (DISTRIBUTED, "--bf16", "--expert-model-parallel-size=2")
     found: list[Any] = []

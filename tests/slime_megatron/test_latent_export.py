@@ -34,7 +34,7 @@ def same(found: dict[str, torch.Tensor], original: dict[str, torch.Tensor]) -> b
 
 def written(rank: int, world: int, model: str, work: str) -> dict[str, bool]:
     """Which layouts write the tensors that they read."""
-    from slime_megatron.mcore.export import save_hf
+    from slime_megatron.mcore.weights.export import save_hf
 
     source = Path(model)
     original = load_file(source / "model.safetensors")
@@ -58,7 +58,7 @@ def written(rank: int, world: int, model: str, work: str) -> dict[str, bool]:
 
 def resumed(rank: int, world: int, model: str, work: str) -> list[str]:
     """Save after a step in one layout, go on in others."""
-    from slime_megatron.mcore import checkpoint
+    from slime_megatron.mcore.checkpoints import checkpoint
 
     def build(name: str, **kwargs: bool) -> Any:
         flags = (*LAYOUTS[name], "--use-distributed-optimizer")

@@ -30,8 +30,8 @@ def compare(directory: Path, rank: int, world: int) -> dict[str, float]:
     import torch
     from slime_core.losses.aggregate import LossOutput
     from slime_megatron.iteration.passes import Entropy, StepSize, TrainItem
-    from slime_megatron.mcore.forward import ScoreConfig, score_responses
-    from slime_megatron.mcore.step import train_step
+    from slime_megatron.mcore.passes.forward import ScoreConfig, score_responses
+    from slime_megatron.mcore.passes.step import train_step
     from slime_megatron.packing.pack import PackLayout, pack
     from slime_testing.megatron_state import make_state
     from torch.overrides import _pop_mode_temporarily
@@ -86,7 +86,7 @@ def expected(directory: Path, tokens: list[Any], responses: list[int]) -> tuple[
 def gradients(state: Any, model: Any) -> dict[str, float]:
     """Relative difference of every parameter's gradient from Hugging Face's."""
     from slime_convert.transforms import to_megatron
-    from slime_megatron.mcore.hf_load import located
+    from slime_megatron.mcore.weights.hf_load import located
 
     table = state.family.parameters(state.hf_config)
     theirs = dict(saved_gradients(model))

@@ -16,8 +16,8 @@ def compare_with_hugging_face(rank: int, world: int, directory: str) -> dict[str
     import torch
     from slime_core.losses.aggregate import LossOutput
     from slime_megatron.iteration.passes import Entropy, StepSize, TrainItem
-    from slime_megatron.mcore.forward import ScoreConfig, score_responses
-    from slime_megatron.mcore.step import train_step
+    from slime_megatron.mcore.passes.forward import ScoreConfig, score_responses
+    from slime_megatron.mcore.passes.step import train_step
     from slime_megatron.packing.pack import PackLayout, pack
     from slime_testing.megatron_state import make_state
     from torch.overrides import _pop_mode_temporarily

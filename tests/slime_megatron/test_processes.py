@@ -30,7 +30,7 @@ def test_a_trainer_that_is_to_use_a_gpu_never_computes_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     import torch
-    from slime_megatron.mcore import bootstrap
+    from slime_megatron.mcore.startup import bootstrap
     from slime_megatron.trainer import TrainerRank
     from slime_testing.tiny import make_qwen3
     from slime_testing.trainer_case import make_config

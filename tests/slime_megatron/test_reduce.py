@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 def reduce_on_rank(rank: int, world: int) -> tuple[float, float]:
     """Value and gradient of sum_r c_r (sum_s x_s)^2 at x = rank + 1, c = rank + 1."""
     import torch.distributed as dist
-    from slime_megatron.mcore.reduce import GroupReduce
+    from slime_megatron.mcore.ranks.reduce import GroupReduce
 
     x = torch.tensor([rank + 1.0], requires_grad=True)
     total = GroupReduce(dist.group.WORLD, torch.device("cpu")).sum(x)

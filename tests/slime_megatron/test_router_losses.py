@@ -17,8 +17,8 @@ def router_gradient(rank: int, world: int, model: str) -> dict[str, Any]:
     """The gradient of a step whose own loss is zero, and the hand-made one of its rows."""
     from slime_core.losses.aggregate import LossOutput
     from slime_megatron.iteration.passes import Entropy, StepSize, TrainItem
-    from slime_megatron.mcore.forward import ScoreConfig
-    from slime_megatron.mcore.step import train_step
+    from slime_megatron.mcore.passes.forward import ScoreConfig
+    from slime_megatron.mcore.passes.step import train_step
     from slime_megatron.packing.pack import PackLayout, pack
 
     state = make_state(Path(model), rank, world, "--clip-grad=0", *FLAGS)

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from slime_megatron.mcore.snapshots import Snapshots
 from slime_megatron.mcore.state import TrainState
-from slime_megatron.mcore.tensors import named_tensors, unwrap
+from slime_megatron.mcore.weights.snapshots import Snapshots
+from slime_megatron.mcore.weights.tensors import named_tensors, unwrap
 from torch import nn
 
 

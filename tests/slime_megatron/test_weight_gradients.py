@@ -43,7 +43,7 @@ def train(
     trainer = TrainerRank(config, rank, world)
     trainer.initialize()
     chunks = trainer._state.chunks
-    from slime_megatron.mcore.weight_gradients import fuse_weight_gradients
+    from slime_megatron.mcore.products.weight_gradients import fuse_weight_gradients
 
     if way != "Megatron's":
         stages = 2 if argv == PIPELINE else 1
@@ -69,7 +69,7 @@ def train(
 def compile_as_on_a_gpu(chunks: Any) -> None:
     """Graphs that are traced run as they are."""
     from megatron.core.transformer.transformer_layer import TransformerLayer
-    from slime_megatron.mcore import compiled
+    from slime_megatron.mcore.layers import compiled
 
     torch.compiler.set_stance("force_eager")
     assert compiled.compile_layers(chunks, backend="aot_eager")

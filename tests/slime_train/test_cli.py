@@ -259,10 +259,10 @@ import sys
 from slime_train.facts import gather
 from slime_train.resolve import resolve
 from slime_train.sources import read_sources
-from slime_megatron.mcore import bootstrap
+from slime_megatron.mcore.startup import bootstrap
 bootstrap.load()
 from slime_megatron.config import same
-from slime_megatron.mcore.arguments import _megatron_parser, parse
+from slime_megatron.mcore.startup.arguments import _megatron_parser, parse
 
 NAMES = """num_layers hidden_size vocab_size lr bf16 train_iters lr_decay_style seed clip_grad
     tensor_model_parallel_size context_parallel_size pipeline_model_parallel_size

@@ -190,7 +190,7 @@ FATAL = (
 
 
 def accepted(rank, world, argv):
-    from slime_megatron.mcore import arguments
+    from slime_megatron.mcore.startup import arguments
 
     return arguments.parse(argv, rank, world).num_layers
 

@@ -63,7 +63,7 @@ def kernels() -> dict[str, float]:
 
 def flash() -> dict[str, float]:
     """Relative differences of FlashAttention-4 from float32, of sequences and parts of them."""
-    from slime_megatron.mcore.flash import Heads, flash_attention
+    from slime_megatron.mcore.layers.flash import Heads, flash_attention
     from slime_megatron.packing.spans import Varlen, causal_spans
 
     device = torch.device("cuda")
@@ -172,9 +172,9 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def own_products() -> dict[str, float]:
     """Relative differences from double precision: gates, experts with and without rows."""
-    from slime_megatron.mcore.gate_kernel import gate_backward
-    from slime_megatron.mcore.grouped_experts import GatedGroupedProduct, GroupedProduct
-    from slime_megatron.mcore.mlp_gate import gate
+    from slime_megatron.mcore.experts.grouped_experts import GatedGroupedProduct, GroupedProduct
+    from slime_megatron.mcore.products.gate_kernel import gate_backward
+    from slime_megatron.mcore.products.mlp_gate import gate
 
     generator = torch.Generator("cuda").manual_seed(0)
 

@@ -36,7 +36,7 @@ def steps(root: str, kind: str) -> dict[str, Any]:
     from slime_core.config.algorithm import PolicyLossConfig
     from slime_core.config.model import ModelConfig
     from slime_core.schedule.layout import ParallelLayout
-    from slime_megatron.mcore import host_adam
+    from slime_megatron.mcore.optimizer import host_adam
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload
 

@@ -32,7 +32,7 @@ def loads_and_saves(
 ) -> None:
     """Load what was converted into a model without weights; save a model that has them."""
     from megatron.core import dist_checkpointing
-    from slime_megatron.mcore import checkpoint
+    from slime_megatron.mcore.checkpoints import checkpoint
 
     config = read_config(Path(source))
     experts = "num_experts" in find(config).megatron_args(config)
@@ -121,7 +121,7 @@ def test_a_reference_is_the_same_converted(tmp_path, world):
 
 def finetunes(rank: int, world: int, source: str, converted: str) -> None:
     """``--load`` of converted weights, with --finetune or with a fresh optimizer."""
-    from slime_megatron.mcore import checkpoint
+    from slime_megatron.mcore.checkpoints import checkpoint
 
     argv = flags(Layout(world), experts=False)
     for more in (["--finetune"], ["--no-load-optim"]):

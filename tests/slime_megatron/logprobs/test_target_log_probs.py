@@ -151,7 +151,7 @@ def test_all_tokens_cost_no_search_and_no_rows_give_no_gradient():
 
 @pytest.fixture
 def on_gpu() -> Iterator[Any]:
-    from slime_megatron.mcore import bootstrap
+    from slime_megatron.mcore.startup import bootstrap
 
     bootstrap.load()
     torch.cuda.empty_cache()

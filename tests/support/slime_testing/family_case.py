@@ -69,8 +69,8 @@ def compare(
     """The largest differences from ``expected`` on this layout; of gradients, relative ones."""
     from slime_core.losses.aggregate import LossOutput
     from slime_megatron.iteration.passes import Entropy, StepSize, TrainItem
-    from slime_megatron.mcore.forward import ScoreConfig, score_responses
-    from slime_megatron.mcore.step import train_step
+    from slime_megatron.mcore.passes.forward import ScoreConfig, score_responses
+    from slime_megatron.mcore.passes.step import train_step
     from slime_megatron.packing.pack import pack
 
     from slime_testing.megatron_state import make_state
@@ -112,7 +112,7 @@ def compare(
 
 
 def _gradient_differences(state: Any, work: Path) -> dict[str, float]:
-    from slime_megatron.mcore.hf_load import located
+    from slime_megatron.mcore.weights.hf_load import located
 
     from slime_testing.megatron_steps import whole_model
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from slime_convert.families import find, read_config
-from slime_megatron.mcore import bootstrap
+from slime_megatron.mcore.startup import bootstrap
 
 _SPELLING = {"layernorm_epsilon": "norm-epsilon"}
 _NEGATED = {"add_bias_linear": "disable-bias-linear"}
@@ -45,10 +45,11 @@ def make_state(
     bootstrap.load()
     import torch
     from megatron.core.rerun_state_machine import destroy_rerun_state_machine
-    from slime_megatron.mcore import arguments, initialize, model
-    from slime_megatron.mcore import optimizer as optimizers
-    from slime_megatron.mcore.hf_load import load_hf
+    from slime_megatron.mcore import model
+    from slime_megatron.mcore.optimizer import megatron_optimizer as optimizers
+    from slime_megatron.mcore.startup import arguments, initialize
     from slime_megatron.mcore.state import TrainState
+    from slime_megatron.mcore.weights.hf_load import load_hf
 
     hf_config = read_config(directory)
     family = find(hf_config)

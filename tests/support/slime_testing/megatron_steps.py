@@ -13,7 +13,7 @@ def gradient_step(state: Any, step: int) -> float:
     parameter, so that a wrong weight is seen in the norm.
     """
     from slime_convert.shards import shard
-    from slime_megatron.mcore.hf_load import located, tensor_ranks
+    from slime_megatron.mcore.weights.hf_load import located, tensor_ranks
 
     table = state.family.parameters(state.hf_config)
     for chunk in state.chunks:
@@ -35,7 +35,7 @@ def gradient_step(state: Any, step: int) -> float:
 
 def whole_model(state: Any) -> dict[str, torch.Tensor]:
     """Every Hugging Face tensor, on every rank."""
-    from slime_megatron.mcore.export import export_buckets
+    from slime_megatron.mcore.weights.export import export_buckets
 
     buckets = export_buckets(state, bucket_bytes=1 << 20, everywhere=True)
     return {name: tensor.clone() for bucket in buckets for name, tensor in bucket}

@@ -3,7 +3,7 @@
 import gc
 import importlib
 
-from slime_megatron.mcore import bootstrap
+from slime_megatron.mcore.startup import bootstrap
 
 bootstrap.load()
 for _name in (

@@ -1,8 +1,9 @@
 """Rules and arguments of multi-latent attention, shared by families built like DeepSeek-V3.
 
-Queries, and keys with values, come from narrow latents; see ``slime_megatron.mcore.mla`` for the
-picture. Rotary embeddings turn neighbouring pairs of the last rows of each query head and of the
-key part that all heads share: as in the files, so nothing is permuted.
+Queries, and keys with values, come from narrow latents; see
+``slime_megatron.mcore.layers.latent_attention`` for the picture. Rotary embeddings turn
+neighbouring pairs of the last rows of each query head and of the key part that all heads share: as
+in the files, so nothing is permuted.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from slime_core.errors import CheckpointError
 
 from slime_convert import blocks
 from slime_convert.blocks import HF_LAYER, MEGATRON_LAYER
-from slime_convert.hf_config import Rope, refuse, require_sizes, rope
+from slime_convert.hf_config import Rope, number, refuse, require_sizes, rope
 from slime_convert.rules import HfConfig, Index, Rule, Split, always, hf
 
 
@@ -136,10 +137,12 @@ def rotary(given: Rope) -> dict[str, Any]:
         )
     return {
         "rope_type": "yarn",
-        "rotary_scaling_factor": float(factor),
-        "mscale": float(scale),
-        "mscale_all_dim": float(scale_all),
-        "yarn_original_max_position_embeddings": int(length),
-        "yarn_beta_fast": float(fast),
-        "yarn_beta_slow": float(slow),
+        "rotary_scaling_factor": float(number("rope_scaling.factor", factor)),
+        "mscale": float(number("rope_scaling.mscale", scale)),
+        "mscale_all_dim": float(number("rope_scaling.mscale_all_dim", scale_all)),
+        "yarn_original_max_position_embeddings": int(
+            number("rope_scaling.original_max_position_embeddings", length)
+        ),
+        "yarn_beta_fast": float(number("rope_scaling.beta_fast", fast)),
+        "yarn_beta_slow": float(number("rope_scaling.beta_slow", slow)),
     }

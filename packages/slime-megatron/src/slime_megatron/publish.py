@@ -26,7 +26,7 @@ def publish(
     (or one that is larger); a receiver sends digests of its tensors along for the engines to
     compare with what arrived. A failure on a sender is raised on every rank.
     """
-    from slime_megatron.mcore.export import on_ranks  # after bootstrap.load, not before
+    from slime_megatron.mcore.weights.export import on_ranks  # after bootstrap.load, not before
 
     start = time.perf_counter()
     sent = {"bytes": 0, "tensors": 0, "buckets": 0}

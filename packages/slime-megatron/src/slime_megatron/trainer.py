@@ -34,10 +34,10 @@ from slime_megatron.trainer_config import TrainerConfig
 from slime_megatron.trainer_hooks import trainer_hooks
 
 if TYPE_CHECKING:
-    from slime_megatron.mcore.model_passes import ModelPasses
+    from slime_megatron.mcore.passes.model_passes import ModelPasses
     from slime_megatron.mcore.residence import Residence
-    from slime_megatron.mcore.snapshots import Snapshots
     from slime_megatron.mcore.state import TrainState
+    from slime_megatron.mcore.weights.snapshots import Snapshots
 
 __all__ = ["RankPayload", "SampleVectors", "TrainerConfig", "TrainerRank"]
 
@@ -117,8 +117,8 @@ class TrainerRank:
         iterations, but estimates advantages and returns.
         """
         self._bootstrap()
-        from slime_megatron.mcore import adam_state
-        from slime_megatron.mcore.model_passes import from_last_stage
+        from slime_megatron.mcore.optimizer import adam_state
+        from slime_megatron.mcore.passes.model_passes import from_last_stage
 
         self._residence.hold("everything")
         start = time.perf_counter()
@@ -223,7 +223,7 @@ class TrainerRank:
     def save(self, directory: Path, iteration: int) -> None:
         """Write the state after ``iteration``; with --async-save, ``finish_save`` completes it."""
         self._bootstrap()
-        from slime_megatron.mcore import checkpoint
+        from slime_megatron.mcore.checkpoints import checkpoint
 
         self.finish_save(wait=True)
         with self._residence.at_least("everything"):
@@ -249,7 +249,7 @@ class TrainerRank:
     def save_hf(self, directory: Path) -> None:
         """Write the weights as a Hugging Face checkpoint."""
         self._bootstrap()
-        from slime_megatron.mcore.export import save_hf
+        from slime_megatron.mcore.weights.export import save_hf
 
         with self._residence.at_least("weights"):
             save_hf(self._state, directory, source=Path(self._config.model.hf_checkpoint))
@@ -257,7 +257,7 @@ class TrainerRank:
     def shutdown(self) -> None:
         """Finish what is being written and leave the process group."""
         self._bootstrap()
-        from slime_megatron.mcore import initialize
+        from slime_megatron.mcore.startup import initialize
 
         self.finish_save(wait=True)
         initialize.shutdown()
@@ -274,7 +274,7 @@ class TrainerRank:
 
     def _bootstrap(self) -> bool:
         """Import Megatron, on the CPU if there is no GPU; also once per calling thread."""
-        from slime_megatron.mcore import bootstrap
+        from slime_megatron.mcore.startup import bootstrap
 
         seen = torch.cuda.is_available()
         if self._config.device == "cpu" and seen:
@@ -287,9 +287,10 @@ class TrainerRank:
 
     def _build(self, device: torch.device, rendezvous: str | None) -> None:
         """Process groups, model with random weights, optimizer, schedule."""
-        from slime_megatron.mcore import arguments, assembly, initialize
+        from slime_megatron.mcore import assembly
         from slime_megatron.mcore.residence import Residence
-        from slime_megatron.mcore.snapshots import Snapshots
+        from slime_megatron.mcore.startup import arguments, initialize
+        from slime_megatron.mcore.weights.snapshots import Snapshots
 
         config, objective = self._config, self._objective
         args = arguments.parse(config.megatron.argv, self._rank, self._world_size)

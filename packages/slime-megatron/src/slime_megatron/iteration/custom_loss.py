@@ -57,7 +57,7 @@ def log_probs_and_entropy(
 
     They carry gradient; for use inside a custom loss, at any tensor-parallel size.
     """
-    from slime_megatron.mcore import full_logits
+    from slime_megatron.mcore.logprobs import full_logits
 
     picked = logits[0].index_select(0, batch["rows"])
     log_probs, entropy = full_logits.log_probs_and_entropy(picked, batch["targets"])

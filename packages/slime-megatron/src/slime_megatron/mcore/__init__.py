@@ -1,1 +1,1 @@
-"""The only place that speaks Megatron-Core; ``bootstrap.load`` must run before anything in here."""
+"""The only place that speaks Megatron-Core; ``startup.bootstrap.load`` has to import it first."""

@@ -8,11 +8,13 @@ import torch
 from slime_convert.families import find, read_config, scored
 
 from slime_megatron.iteration.objective import Objective
-from slime_megatron.mcore import compiled, model, optimizer
-from slime_megatron.mcore.forward import ScoreConfig
-from slime_megatron.mcore.model_passes import ModelPasses
-from slime_megatron.mcore.snapshots import Snapshots
+from slime_megatron.mcore import model
+from slime_megatron.mcore.layers import compiled
+from slime_megatron.mcore.optimizer import megatron_optimizer
+from slime_megatron.mcore.passes.forward import ScoreConfig
+from slime_megatron.mcore.passes.model_passes import ModelPasses
 from slime_megatron.mcore.state import TrainState
+from slime_megatron.mcore.weights.snapshots import Snapshots
 from slime_megatron.trainer_config import TrainerConfig
 from slime_megatron.trainer_hooks import TrainerHooks, model_provider
 
@@ -45,7 +47,7 @@ def build_state(
         provider=model_provider(given.custom_model_provider_path),
     )
     _compile(chunks, given.compile_layers, compiled.why_not(args, device))
-    built, scheduler = optimizer.build(args, chunks)
+    built, scheduler = megatron_optimizer.build(args, chunks)
     return TrainState(
         args=args,
         chunks=chunks,

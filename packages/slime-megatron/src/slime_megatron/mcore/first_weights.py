@@ -4,10 +4,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from slime_megatron.iteration.objective import OLD_ACTOR, REFERENCE
-from slime_megatron.mcore import checkpoint
-from slime_megatron.mcore.hf_load import load_hf
-from slime_megatron.mcore.snapshots import Snapshots
+from slime_megatron.mcore.checkpoints import checkpoint
 from slime_megatron.mcore.state import TrainState
+from slime_megatron.mcore.weights.hf_load import load_hf
+from slime_megatron.mcore.weights.snapshots import Snapshots
 from slime_megatron.trainer_config import TrainerConfig, is_hugging_face
 
 

@@ -15,7 +15,7 @@ from megatron.core.tensor_parallel import mappings
 from megatron.core.utils import local_multi_tensor_l2_norm, local_multi_tensor_scale
 from torch import Tensor
 
-from slime_megatron.mcore.host_adam import HostAdam
+from slime_megatron.mcore.optimizer.host_adam import HostAdam
 
 logger = logging.getLogger(__name__)
 

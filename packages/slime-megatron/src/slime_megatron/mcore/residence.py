@@ -10,10 +10,10 @@ import torch
 from slime_core.residency import Holding
 from torch import Tensor
 
-from slime_megatron.mcore import adam_state
-from slime_megatron.mcore.host_adam import HostAdam
+from slime_megatron.mcore.optimizer import adam_state
+from slime_megatron.mcore.optimizer.host_adam import HostAdam
 from slime_megatron.mcore.state import TrainState
-from slime_megatron.mcore.tensors import settle, unwrap
+from slime_megatron.mcore.weights.tensors import settle, unwrap
 from slime_megatron.offload import HostPages, Movable, storages_of
 
 logger = logging.getLogger(__name__)

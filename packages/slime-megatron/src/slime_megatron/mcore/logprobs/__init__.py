@@ -1,1 +1,1 @@
-"""Log-probabilities of target tokens and entropies, straight from hidden states."""
+"""What the end of the model gives: log-probabilities and entropies of targets, logits, values."""

@@ -26,7 +26,7 @@ from slime_megatron.mcore.logprobs.logits import Slopes, precision
 from slime_megatron.mcore.logprobs.nucleus import NUCLEUS_NUMBERS, within_nucleus
 from slime_megatron.mcore.logprobs.scoring import Scoring, VocabSlice
 from slime_megatron.mcore.logprobs.whole_sums import over_all_tokens, whole_sums
-from slime_megatron.mcore.summed_products import add_product
+from slime_megatron.mcore.products.summed_products import add_product
 
 
 def target_log_probs(

@@ -1,0 +1,1 @@
+"""Layers of experts: who goes where, products done together, losses on routers."""

@@ -1,0 +1,1 @@
+"""Megatron's optimizer and its schedule, torch's Adam inside it, and ours in host memory."""

@@ -1,0 +1,1 @@
+"""The model run over microbatches: scores without gradient, and optimizer steps."""

@@ -1,0 +1,1 @@
+"""What ranks tell each other: failures, sums, what the last pipeline stage holds."""

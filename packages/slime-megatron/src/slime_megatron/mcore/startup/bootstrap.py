@@ -1,0 +1,59 @@
+"""Import Megatron once, quietly, with the CPU shim in place where it is needed."""
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Generator
+
+from slime_megatron.mcore.startup import cpu
+
+logger = logging.getLogger(__name__)
+
+_MODULES = (
+    "megatron.core.parallel_state",
+    "megatron.core.models.gpt",
+    "megatron.core.optimizer",
+    "megatron.core.pipeline_parallel",
+    "megatron.training.arguments",
+)
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Turn what Megatron prints and warns inside the block into debug log records."""
+    out = io.StringIO()
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(out):
+        warnings.simplefilter("always")
+        yield
+    for line in out.getvalue().splitlines():
+        if line.strip():
+            logger.debug("megatron: %s", line.rstrip())
+    for warning in caught:
+        logger.debug("megatron: %s", warning.message)
+
+
+def load() -> bool:
+    """Import Megatron; must come before any other module of this package. Idempotent.
+
+    Returns whether it runs on the CPU (see ``cpu.install``). Also sets
+    ``CUDA_DEVICE_MAX_CONNECTIONS=1`` unless it is set: Megatron insists on it for tensor and
+    context parallelism before Blackwell, and CUDA reads it only once.
+    """
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    on_cpu = cpu.install()
+    # "No CUDA runtime is found", and GPTModel's deprecation in favour of a hybrid model class.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    logging.getLogger("megatron.core.models.gpt.gpt_model").setLevel(logging.ERROR)
+    # What Megatron does that is warned about at every step; on the CPU it seems to come from here.
+    warnings.filterwarnings("ignore", module=r"megatron\.")
+    warnings.filterwarnings("ignore", message="The .grad attribute", module=cpu.__name__)
+    with quiet(), cpu.lean_imports():
+        for name in _MODULES:
+            importlib.import_module(name)
+        if on_cpu:
+            patches = importlib.import_module("slime_megatron.mcore.patches")
+            patches.exchange_uneven_rows_by_padding()
+    return on_cpu
