@@ -114,7 +114,16 @@ def test_a_repeated_embedding_must_be_the_embedding(tmp_path, capsys):
         tensors["lm_head.weight"][0, 0] = 7
 
     change(source, differ)
-    assert "lm_head.weight, not the embedding" in refused(capsys, *given)
+    assert "lm_head.weight` that is not `model.embed_tokens.weight" in refused(capsys, *given)
+    said = refused(capsys, "hf-to-dist", "--hf", source, "--out", tmp_path / "other")
+    assert "tie_word_embeddings = true" in said
+    assert not (tmp_path / "other").exists()
+
+    def narrow(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].bfloat16()
+
+    change(source, narrow)
+    assert "tie_word_embeddings = true" in refused(capsys, "inspect", source)
 
 
 def convert(capsys, source: Path, out: Path) -> str:

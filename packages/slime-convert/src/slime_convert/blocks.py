@@ -175,6 +175,7 @@ def check_dense(config: HfConfig, *, qkv_bias: bool = False) -> None:
     """Raise ``CheckpointError`` for a config.json that ``dense_arguments`` would misread."""
     require(config, *_SIZES, "rms_norm_eps")
     require_sizes(config, *_SIZES)
+    _check_groups(config)
     unbuilt = "models with it cannot be trained yet"
     refuse(config, "hidden_act", allowed=("silu",), reason="only silu (SwiGLU) is implemented")
     biases = (True, False, None) if qkv_bias else (False, None)
@@ -190,13 +191,24 @@ def check_dense(config: HfConfig, *, qkv_bias: bool = False) -> None:
     )
 
 
+def _check_groups(config: HfConfig) -> None:
+    """Every key-value head serves equally many query heads."""
+    heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
+    if heads % groups:
+        raise CheckpointError(
+            f"config.json says num_attention_heads = {heads} and num_key_value_heads = {groups}: "
+            "the first must be a multiple of the second"
+        )
+
+
 def rotary_percent(config: HfConfig) -> float:
     """Return which part of each head is rotated (``partial_rotary_factor``); it must be given."""
     parameters: HfConfig = config.get("rope_parameters") or {}
-    found = config.get("partial_rotary_factor", parameters.get("partial_rotary_factor"))
+    found = config.get("partial_rotary_factor")
+    found = parameters.get("partial_rotary_factor") if found is None else found
     if found is None:
         raise CheckpointError("config.json gives no partial_rotary_factor")
-    return float(found)
+    return float(number("partial_rotary_factor", found))
 
 
 def refuse_scaled_rope(config: HfConfig) -> None:

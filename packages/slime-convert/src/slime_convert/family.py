@@ -1,11 +1,11 @@
 """A model family: which parameters its models have and what Megatron must be told to build them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from slime_convert.parameters import ParameterTable, expand
-from slime_convert.rules import HfConfig, Rule
+from slime_convert.rules import HfConfig, Parameter, Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +50,22 @@ class Family:
         self.megatron_args(hf_config)  # refuses what cannot be built
         sizes: Mapping[str, int] = self.dims(hf_config)
         counts = self.counts(hf_config)
-        parameters = expand(self.rules, hf_config, sizes=sizes, counts=counts)
+        parameters = tuple(expand(self.rules, hf_config, sizes=sizes, counts=counts))
         ignored, carried = (
             tuple(pattern.format_map(counts) for pattern in patterns)
             for patterns in (self.ignored, self.carried)
         )
         return ParameterTable(
-            self.model_type, tuple(parameters), ignored, self.optional, carried=carried
+            self.model_type,
+            parameters,
+            ignored,
+            self.optional,
+            carried=carried,
+            repeated=self._repeated(parameters),
         )
+
+    def _repeated(self, parameters: Sequence[Parameter]) -> dict[str, str]:
+        """The output layer's own name for the tensor that an alias has from another rule."""
+        aliased = {p.name: p.hf[0].name for p in parameters if p.alias}
+        own = {rule.megatron: rule.hf[0].name for rule in self.rules if not rule.alias}
+        return {own[name]: other for name, other in aliased.items()}

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from slime_core.errors import CheckpointError
 
+from slime_convert.config_values import is_number, shown
 from slime_convert.rules import HfConfig
 
 _OBJECTS = ("quantization_config", "rope_parameters", "rope_scaling")
@@ -31,7 +32,7 @@ def read_config(directory: Path | str) -> HfConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of its nesting and integers
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, not an object")
@@ -54,7 +55,7 @@ def require(config: HfConfig, *keys: str) -> None:
 def require_sizes(config: HfConfig, *keys: str) -> None:
     """The same, for keys whose values must be whole numbers above 0."""
     require(config, *keys)
-    wrong = [f"{key} = {config[key]!r}" for key in keys if not _is_size(config[key])]
+    wrong = [f"{key} = {shown(config[key])}" for key in keys if not _is_size(config[key])]
     if wrong:
         raise CheckpointError(
             f"config.json says {', '.join(wrong)}: whole numbers of at least 1 are needed"
@@ -63,8 +64,8 @@ def require_sizes(config: HfConfig, *keys: str) -> None:
 
 def number(key: str, value: Any) -> float:
     """Return a value of config.json that must be a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"config.json says {key} = {value!r}: a number is needed")
+    if not is_number(value):
+        raise CheckpointError(f"config.json says {key} = {shown(value)}: a number is needed")
     return value
 
 
@@ -76,7 +77,7 @@ def refuse(config: HfConfig, key: str, *, allowed: tuple[Any, ...], reason: str)
     """Raise ``CheckpointError`` when ``key`` is given and is none of the ``allowed`` values."""
     value = config.get(key, allowed[0])
     if value not in allowed:
-        raise CheckpointError(f"config.json says {key} = {value!r}: {reason}")
+        raise CheckpointError(f"config.json says {key} = {shown(value)}: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +100,15 @@ def rope(config: HfConfig) -> Rope:
         **(config.get("rope_scaling") or {}),
         **(config.get("rope_parameters") or {}),
     }
-    bases: set[Any] = {merged.pop("rope_theta", None), config.get("rope_theta")} - {None}
+    given = [merged.pop("rope_theta", None), config.get("rope_theta")]
+    bases = {number("rope_theta", base) for base in given if base is not None}
     if len(bases) != 1:
         found = f"gives {sorted(bases)}" if bases else "gives neither"
         raise CheckpointError(
             f"config.json must give one base of the rotary embeddings, as rope_theta or as "
             f"rope_parameters.rope_theta, and {found}"
         )
-    theta = number("rope_theta", bases.pop())
+    theta = bases.pop()
     if theta != int(theta):
         raise CheckpointError(f"rope_theta is {theta!r}: Megatron's --rotary-base is an integer")
     old_kind = merged.pop("type", "default")

@@ -23,6 +23,8 @@ class ParameterTable:
     """Hugging Face tensors that a checkpoint may lack: their parameters keep what they start as."""
     carried: tuple[str, ...] = ()
     """Patterns of tensors that no parameter needs and written checkpoints take over unchanged."""
+    repeated: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Tensors that a checkpoint may hold if they are those they stand for: a tied output layer."""
     _by_name: dict[str, Parameter] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -4,14 +4,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_convert.dist.model import Model
 from slime_convert.dist.reader import DistReader
 from slime_convert.dist.to_hf import check, hf_tensors
-from slime_convert.hf.checkpoint import Checkpoint
+from slime_convert.hf.checkpoint import Checkpoint, bytes_equal
 from slime_convert.hf.dtypes import DTYPES
 from slime_convert.hf.stream import TensorStream
 from slime_convert.progress import Progress, quiet
@@ -64,7 +63,7 @@ def verify(reader: Checkpoint, checkpoint: Path, *, progress: Progress = quiet) 
         for parameter in model.table.exported:
             if parameter.split is Split.VOCAB:
                 found.notes += _padding(dist, model, parameter)
-    found.notes += _left_out(reader, model, found)
+    found.notes += _left_out(reader, model)
     if found.problems:
         more = len(found.problems) - _SHOWN
         raise CheckpointError(
@@ -79,7 +78,7 @@ def _same_values(reader: Checkpoint, name: str, tensor: Tensor | TensorStream) -
     begin = 0
     for block in (tensor,) if isinstance(tensor, Tensor) else tensor.blocks():
         end = begin + (len(block) if block.ndim else 1)
-        if not _bytes_equal(block, reader.rows(name, begin, end)):
+        if not bytes_equal(block, reader.rows(name, begin, end)):
             return False
         begin = end
     return True
@@ -96,7 +95,7 @@ def _padding(dist: DistReader, model: Model, parameter: Parameter) -> list[str]:
     return [f"{where.key} has {stored - rows} rows beyond the vocabulary of {rows}: {values}"]
 
 
-def _left_out(reader: Checkpoint, model: Model, found: Findings) -> list[str]:
+def _left_out(reader: Checkpoint, model: Model) -> list[str]:
     """Tensors of the Hugging Face checkpoint that no parameter is made of."""
     expected = model.table.hf_tensors
     others = [name for name in reader.names if name not in expected]
@@ -104,8 +103,7 @@ def _left_out(reader: Checkpoint, model: Model, found: Findings) -> list[str]:
     if model.config.get("tie_word_embeddings"):
         notes.append("the output layer is the embedding (tie_word_embeddings)")
         if "lm_head.weight" in others:
-            others.remove("lm_head.weight")
-            found.problems += _untied(reader)
+            others.remove("lm_head.weight")  # which is the embedding, or check had refused it
     for name in others[:_SHOWN]:
         kept = (
             "taken over from the Hugging Face directory" if model.table.carries(name) else "unused"
@@ -114,23 +112,3 @@ def _left_out(reader: Checkpoint, model: Model, found: Findings) -> list[str]:
     if len(others) > _SHOWN:
         notes.append(f"and {len(others) - _SHOWN} more such tensors")
     return notes
-
-
-def _untied(reader: Checkpoint) -> list[str]:
-    """A tied model's file may repeat the embedding, and nothing else, as the output layer."""
-    table, rows = "model.embed_tokens.weight", reader.shape("model.embed_tokens.weight")[0]
-    step = 1 << 14
-    same = reader.shape("lm_head.weight") == reader.shape(table) and all(
-        _bytes_equal(reader.rows(table, begin, end), reader.rows("lm_head.weight", begin, end))
-        for begin in range(0, rows, step)
-        for end in [min(begin + step, rows)]
-    )
-    return [] if same else ["lm_head.weight, not the embedding although config.json ties them"]
-
-
-def _bytes_equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors agree in type, shape and every byte: -0 is not 0."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    flat = (x.contiguous().view(-1).view(torch.uint8) for x in (a, b))
-    return torch.equal(*flat)

@@ -6,7 +6,7 @@ from slime_core.errors import CheckpointError
 
 from slime_convert import blocks
 from slime_convert.family import Family
-from slime_convert.hf_config import rope
+from slime_convert.hf_config import number, rope
 from slime_convert.rules import HfConfig
 
 LLAMA3_SCALING = {
@@ -37,7 +37,10 @@ def scaling(config: HfConfig) -> dict[str, Any]:
             f"config.json scales rotary embeddings by {dict(rotary.scaling)}: a factor is needed, "
             f"and beside it only {LLAMA3_SCALING} can be trained with"
         )
-    return {"use_rope_scaling": True, "rope_scaling_factor": float(factor)}
+    return {
+        "use_rope_scaling": True,
+        "rope_scaling_factor": float(number("rope_scaling.factor", factor)),
+    }
 
 
 FAMILY = Family(

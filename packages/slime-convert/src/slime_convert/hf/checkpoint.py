@@ -15,6 +15,8 @@ from slime_convert.hf.header import Entry
 from slime_convert.parameters import ParameterTable
 
 _SHOWN = 5
+_ROWS = 1 << 12
+"""Of two tensors that are compared, in memory at a time."""
 
 
 class Checkpoint(ABC):
@@ -105,7 +107,10 @@ class Checkpoint(ABC):
         return len(self.files)
 
     def check(self, table: ParameterTable) -> None:
-        """Raise one ``CheckpointError`` for all tensors that are missing, misshapen or unknown."""
+        """Raise one ``CheckpointError`` for all tensors that are missing, misshapen or unknown.
+
+        A tied output layer that the files hold as well must be the embedding: its values are read.
+        """
         expected = table.hf_tensors
         missing = [
             name for name in expected if name not in self._entries and name not in table.optional
@@ -132,6 +137,24 @@ class Checkpoint(ABC):
                 f"the tensors in {self.directory} do not fit the {table.model_type} model of its "
                 f"config.json: {'; '.join(problems)}"
             )
+        for name, other in table.repeated.items():
+            if name in self._entries and not self._same(name, other):
+                raise CheckpointError(
+                    f"{self.directory} holds a `{name}` that is not `{other}`, although its "
+                    "config.json says tie_word_embeddings = true: transformers 5 computes with "
+                    "the one, engines with the other. Say false there if it is the output layer, "
+                    "or save the model without it"
+                )
+
+    def _same(self, name: str, other: str) -> bool:
+        """Whether two tensors agree in type, shape and every byte."""
+        if (self.shape(name), self.dtype(name)) != (self.shape(other), self.dtype(other)):
+            return False
+        rows = self.shape(name)[0]
+        return all(
+            bytes_equal(*(self.rows(x, begin, min(begin + _ROWS, rows)) for x in (name, other)))
+            for begin in range(0, rows, _ROWS)
+        )
 
     def _entry(self, name: str) -> Entry:
         if name not in self._entries:
@@ -144,6 +167,14 @@ class Checkpoint(ABC):
                 f"`{name}` in {self._file_of[name]} holds values that are NaN or infinite"
             )
         return tensor
+
+
+def bytes_equal(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors agree in type, shape and every byte: -0 is not 0."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    flat = (x.contiguous().view(-1).view(torch.uint8) for x in (a, b))
+    return torch.equal(*flat)
 
 
 def some(items: Iterable[str]) -> str:
