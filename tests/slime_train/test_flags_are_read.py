@@ -19,6 +19,7 @@ SETTLED_BY_RULES = {
     "num_steps_per_rollout": "becomes global_batch_size and train_iters",
     "rollout_data_transport": "only object-store is accepted",
     "check_weight_update_equal": "every publish is verified",
+    "recompute_loss_function": "is done anyway",
     "compute_advantages_and_returns": "must fit --loss-type",
     "debug_train_only": "switches the engines off",
     "loss_mask_type": "the model's own chat template says it",

@@ -96,10 +96,8 @@ def refusals(given: Iterator[Given] | Any) -> Iterator[str]:
 
 def _planned(flag: Flag, value: Any) -> str | None:
     planned = flag.spelling.get("planned")
-    if value in flag.spelling.get("accepts", ()):
-        return None
     if planned is None or isinstance(planned, str):
-        return planned
+        return None if value == flag.default else planned
     return planned.get(value)
 
 

@@ -141,10 +141,8 @@ class PolicyLossConfig:
     reduction of the policy loss to a sum."""
     use_rollout_entropy: bool = False
     """Report the policy's entropy on the rollout's tokens before the steps."""
-    recompute_loss_function: bool = flag(
-        default=False, planned="log-probabilities are always recomputed: leave it out"
-    )
-    """Recompute the loss in the backward pass."""
+    recompute_loss_function: bool = False
+    """Recompute the loss in the backward pass, from hidden states; this is done anyway."""
 
     def __post_init__(self) -> None:
         check_section(self)

@@ -5,9 +5,9 @@ from typing import Literal
 
 from slime_core.config.flags import flag
 
-_NO_PROFILER = "profile the processes from outside (py-spy, nsys) for now"
-_NO_FP8 = "8-bit forward passes are not there yet"
-_NO_TEACHER = "there is no teacher server yet"
+_NO_PROFILER = "leave it out, and profile the processes from outside (py-spy, nsys)"
+_NO_FP8 = "forward passes are not made in 8 bits: leave it out"
+_NO_TEACHER = "there is no server of Megatron models: a teacher is given by --use-opd --opd-type"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """A configuration while it is being resolved: values, where each came from, what is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ class Values:
 
     values: dict[str, Any] = field(default_factory=dict[str, Any])
     sources: dict[str, str] = field(default_factory=dict[str, str])
+    defaults: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __getitem__(self, name: str) -> Any:
         """The value as it stands."""
@@ -25,6 +26,8 @@ class Values:
         """Set a value."""
         self.values[name] = value
         self.sources[name] = source
+        if source == DEFAULT:
+            self.defaults[name] = value
 
     def given(self, name: str) -> bool:
         """Whether the user set it."""
@@ -71,6 +74,11 @@ class Draft:
     def notice(self, text: str) -> None:
         """Tell the user about something that is probably not meant."""
         self.notices.append(text)
+
+    def idle(self, names: Sequence[str], text: str) -> None:
+        """Report fields that were given and do nothing; where all say the default, only tell it."""
+        changed = any(self.own[name] != self.own.defaults.get(name) for name in names)
+        (self.problem if changed else self.notice)(text)
 
 
 @dataclass(frozen=True, slots=True)

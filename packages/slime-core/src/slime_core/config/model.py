@@ -33,7 +33,9 @@ class ModelConfig:
         default="fla", planned="no family with gated delta nets is there yet: leave it out"
     )
     """Kernel of gated delta nets, fla or flashqla."""
-    freeze_indexer: bool = flag(default=False, planned="sparse attention is not there yet")
+    freeze_indexer: bool = flag(
+        default=False, planned="no family with sparse attention is there: leave it out"
+    )
     """Do not train the indexer of sparse attention."""
     allgather_cp: bool = flag(
         default=False, planned="context parallelism is the zig-zag kind: leave it out"

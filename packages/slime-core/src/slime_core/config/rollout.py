@@ -9,6 +9,7 @@ SFT_ROLLOUT = "slime.rollout.sft_rollout.generate_rollout"
 BUILT_IN_ROLLOUTS = ("slime.rollout.sglang_rollout.generate_rollout", SFT_ROLLOUT)
 """Upstream's own rollout functions; which of them is meant follows from --loss-type."""
 
+_OWN_BUFFER = "the buffer is in the run itself: leave it out"
 TemplateDrift = Literal["refuse", "keep", "fork"]
 
 
@@ -119,13 +120,13 @@ class RolloutConfig:
     """Send requests to the engines from several processes."""
     http_proxy: str | None = flag(default=None, planned="set the environment variable http_proxy")
     """Proxy of outgoing requests."""
-    rollout_buffer_url: str | None = flag(default=None, planned="the buffer is in the run itself")
+    rollout_buffer_url: str | None = flag(default=None, planned=_OWN_BUFFER)
     """Address of an external rollout buffer."""
-    fetch_trajectory_retry_times: int = flag(default=-1, planned="the buffer is in the run itself")
+    fetch_trajectory_retry_times: int = flag(default=-1, planned=_OWN_BUFFER)
     """Attempts to fetch from an external rollout buffer."""
-    min_batch_collection_ratio: float = flag(default=1.0, planned="the buffer is in the run itself")
+    min_batch_collection_ratio: float = flag(default=1.0, planned=_OWN_BUFFER)
     """Share of a batch an external rollout buffer must hold."""
-    rollout_task_type: str = flag(default="math", planned="the buffer is in the run itself")
+    rollout_task_type: str = flag(default="math", planned=_OWN_BUFFER)
     """Task name for an external rollout buffer."""
 
 

@@ -155,7 +155,8 @@ def critic(draft: Draft, facts: Facts) -> None:
         return
     for name in ("value_clip", "num_critic_only_steps"):
         if draft.given(name):
-            draft.problem(f"{spelled(name)} needs --advantage-estimator ppo, which has a critic")
+            needed = "needs --advantage-estimator ppo, which has a critic: add it, or leave it out"
+            draft.idle([name], f"{spelled(name)} {needed}")
 
 
 def discounts(draft: Draft, facts: Facts) -> None:

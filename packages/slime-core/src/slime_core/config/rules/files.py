@@ -230,7 +230,7 @@ def weights_on_disk(draft: Draft, facts: Facts) -> None:
         )
     for name in ("update_weight_delta_encoding", "update_weight_delta_checksum"):
         if draft.given(name) and not delta:
-            draft.problem(f"{_flag(name)} needs --update-weight-mode delta")
+            draft.idle([name], f"{_flag(name)} needs --update-weight-mode delta, or is left out")
 
 
 def _flag(name: str) -> str:

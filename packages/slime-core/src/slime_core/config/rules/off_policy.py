@@ -55,14 +55,14 @@ def in_effect(draft: Draft, facts: Facts) -> None:
     idle = [name for name in _WEIGHTS if draft.given(name) and not weighs]
     idle += [n for n in _BOUNDS if draft.given(n) and not (weighs or draft["use_rs"])]
     if idle:
-        draft.problem(
-            f"{spelled(*idle)} without importance weights: add --use-tis or --use-decoupled-ppo"
-        )
+        without = "without importance weights: add --use-tis or --use-decoupled-ppo"
+        draft.idle(idle, f"{spelled(*idle)} {without}, or leave it out")
     idle = [name for name in _REJECTION if draft.given(name) and not draft["use_rs"]]
     if idle:
-        draft.problem(f"{spelled(*idle)} without rejection: add --use-rs")
+        draft.idle(idle, f"{spelled(*idle)} without rejection: add --use-rs, or leave it out")
     if draft.given("opsm_delta") and not draft["use_opsm"]:
-        draft.problem("--opsm-delta without masking of sequences: add --use-opsm")
+        without = "--opsm-delta without masking of sequences: add --use-opsm, or leave it out"
+        draft.idle(["opsm_delta"], without)
 
 
 def batch_normalization(draft: Draft, facts: Facts) -> None:

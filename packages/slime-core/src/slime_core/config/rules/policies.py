@@ -24,7 +24,7 @@ def distillation(draft: Draft, facts: Facts) -> None:
     if not draft["use_opd"]:
         given = [name for name in _TEACHER if draft.given(name)]
         if given:
-            draft.problem(f"{spelled(*given)} without --use-opd: add it, or drop them")
+            draft.idle(given, f"{spelled(*given)} without --use-opd: add it, or drop them")
         return
     if kind is None:
         draft.problem("--use-opd needs --opd-type sglang or --opd-type megatron")
