@@ -101,6 +101,8 @@ class Layout:
     data: int = 1
     tensor: int = 1
     context: int = 1
+    expert: int = 1
+    """Of the data-parallel ranks those that divide experts among them."""
     target: float | None = None
     """In percent of one GPU's rate, a GPU."""
 
@@ -117,6 +119,8 @@ class Layout:
             flags += ("--tensor-model-parallel-size", str(self.tensor), "--sequence-parallel")
         if self.context > 1:
             flags += ("--context-parallel-size", str(self.context))
+        if self.expert > 1:
+            flags += ("--expert-model-parallel-size", str(self.expert))
         if self.data > 1:
             flags += ("--overlap-grad-reduce", "--overlap-param-gather")
         return flags
@@ -141,6 +145,8 @@ LAYOUTS = {
     "DP4": Layout(data=4, target=90.0),
     "TP2 x DP2": Layout(data=2, tensor=2, target=75.0),
     "CP2 x DP2": Layout(data=2, context=2, target=80.0),
+    "EP2": Layout(data=2, expert=2),
+    "EP4": Layout(data=4, expert=4),
 }
 
 
@@ -289,7 +295,7 @@ def ours(rank: int, ranks: int, case: Case, scratch: str) -> None:
     )
     trainer = Untrained(config, rank, ranks)
     trainer.initialize(f"file://{scratch}/rendezvous")
-    layout = ParallelLayout(dp=shared.data, tp=shared.tensor, cp=shared.context)
+    layout = ParallelLayout(dp=shared.data, tp=shared.tensor, cp=shared.context, ep=shared.expert)
     payload = make_payload(sequences(case), layout, batches, rank)
     found = timed(lambda step: trainer.train(step, payload), case.steps)
     if rank == 0:
