@@ -15,6 +15,7 @@ from slime_convert.disk import check_room
 from slime_convert.families import read_config
 from slime_convert.hf import HfReader, write_hf
 from slime_convert.hf.stream import NamedTensor, TensorStream, reported, streamed
+from slime_convert.out_lock import beside, sole_writer
 from slime_convert.progress import Progress, quiet
 from slime_convert.quantized import PACKED, SCALE, SCALE_INV, SHAPE, Quantization
 
@@ -44,13 +45,14 @@ def cast(
             raise CheckpointError(f"{source} is {dtype} already")
         check_room(out, sum(_bytes_as(dtype, name, stream) for name, stream in plain.items()))
         items = reported(_items(reader, plain, dtype), progress)
-        return write_hf(
-            out,
-            items,
-            source=source,
-            max_shard_bytes=max_shard_bytes,
-            config_changes=_config_changes(config, dtype),
-        )
+        with sole_writer(out, beside(out)):
+            return write_hf(
+                out,
+                items,
+                source=source,
+                max_shard_bytes=max_shard_bytes,
+                config_changes=_config_changes(config, dtype),
+            )
 
 
 def _weights(reader: HfReader, kept: Quantization) -> dict[str, TensorStream]:

@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -220,9 +221,10 @@ def _add_max_shard_size(parser: argparse.ArgumentParser) -> None:
 
 def _size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B)?", text.strip().upper())
-    if match is None or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 5GB")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
+    size = 0 if match is None else int(Fraction(match[1]) * _UNITS[match[2] or ""])
+    if not 1 <= size <= sys.maxsize:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 5GB, 500MB or 2GiB")
+    return size
 
 
 def _terminate(*_: Any) -> NoReturn:

@@ -21,6 +21,7 @@ from slime_convert.dist.places import Place
 from slime_convert.dist.writer import DistWriter
 from slime_convert.hf import HfReader
 from slime_convert.hf.checkpoint import Checkpoint
+from slime_convert.out_lock import INSIDE, sole_writer
 from slime_convert.parameters import ParameterTable
 from slime_convert.prefetch import prefetch
 from slime_convert.progress import Progress, quiet
@@ -56,11 +57,12 @@ def write_dist(
     _check_layout(model, layout)
     with _errors_of(out):
         _check_target(out)
-        clean(out)  # of a run that was killed while it replaced what was there
-        check_room(out, size_of(reader, model.table))
-        with staged(out, RELEASE) as directory, DistWriter(directory) as writer:
-            _write_tensors(writer, reader, model, layout, progress)
-            writer.finish(record.common(model.family, model.arguments, layout))
+        with sole_writer(out, out / INSIDE):
+            clean(out)  # of a run that was killed while it replaced what was there
+            check_room(out, size_of(reader, model.table))
+            with staged(out, RELEASE) as directory, DistWriter(directory) as writer:
+                _write_tensors(writer, reader, model, layout, progress)
+                writer.finish(record.common(model.family, model.arguments, layout))
     return out / RELEASE
 
 
@@ -120,7 +122,8 @@ def _check_layout(model: Model, layout: Layout) -> None:
 
 def _check_target(out: Path) -> None:
     """A directory that holds anything but an earlier conversion is not written to."""
-    ours = {RELEASE, TRACKER, f".{RELEASE}.partial", f".{RELEASE}.replaced", f".{TRACKER}.new"}
+    hidden = {f".{RELEASE}.partial", f".{RELEASE}.replaced", f".{TRACKER}.new", INSIDE}
+    ours = {RELEASE, TRACKER, *hidden}
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file: choose another directory")
     others = (

@@ -22,6 +22,7 @@ from slime_convert.hf import write_hf
 from slime_convert.hf.carried import CarriedTensors
 from slime_convert.hf.stream import BLOCK_BYTES, NamedTensor, TensorStream, reported
 from slime_convert.hf.writer import GIB
+from slime_convert.out_lock import beside, sole_writer
 from slime_convert.prefetch import prefetch
 from slime_convert.progress import Progress, quiet
 from slime_convert.rules import Parameter, Split, Transform
@@ -53,7 +54,10 @@ def dist_to_hf(
         check(reader, model)
         check_room(out, _total(reader, model))
         carried = CarriedTensors(hf_config, model.table)
-        with prefetch(hf_tensors(reader, model), size=_bytes_held) as trained:
+        with (
+            sole_writer(out, beside(out)),
+            prefetch(hf_tensors(reader, model), size=_bytes_held) as trained,
+        ):
             return write_hf(
                 out,
                 reported(chain(trained, carried), progress),
