@@ -45,7 +45,7 @@ def step(
     from slime_core.config.model import ModelConfig
     from slime_core.schedule.plan import ParallelLayout
     from slime_megatron.mcore.products.weight_gradients import fuse_weight_gradients
-    from slime_megatron.mcore.weights.hf_load import global_names
+    from slime_megatron.mcore.weights.places import global_names
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload
 

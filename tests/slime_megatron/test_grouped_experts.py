@@ -15,7 +15,7 @@ COUNTS = (3, 0, 2, 4)
 
 def products(rank: int, world: int) -> bool:
     """Gradients by finite differences, with an expert that no row goes to."""
-    from slime_megatron.mcore.experts.grouped_experts import GatedGroupedProduct, GroupedProduct
+    from slime_megatron.mcore.experts.grouped_products import GatedGroupedProduct, GroupedProduct
 
     generator = torch.Generator().manual_seed(0)
 
@@ -91,7 +91,7 @@ def compiled(rank: int, world: int) -> None:
 
 def lie_together(layer: Any, name: str) -> bool:
     """Whether a tensor of every weight is found where it lies, each expert's in turn."""
-    from slime_megatron.mcore.experts.grouped_experts import in_place
+    from slime_megatron.mcore.experts.grouped_products import in_place
 
     for half in ("linear_fc1", "linear_fc2"):
         found = [getattr(getattr(e, half).weight, name) for e in layer.local_experts]
@@ -103,7 +103,7 @@ def lie_together(layer: Any, name: str) -> bool:
 
 def places(rank: int, world: int) -> list[bool]:
     """Whether tensors are found in place: in a row, with gaps, unevenly, backwards, apart."""
-    from slime_megatron.mcore.experts.grouped_experts import in_place
+    from slime_megatron.mcore.experts.grouped_products import in_place
 
     memory = torch.arange(60.0)
     row = list(memory[:24].view(3, 2, 4))

@@ -86,7 +86,7 @@ def expected(directory: Path, tokens: list[Any], responses: list[int]) -> tuple[
 def gradients(state: Any, model: Any) -> dict[str, float]:
     """Relative difference of every parameter's gradient from Hugging Face's."""
     from slime_convert.transforms import to_megatron
-    from slime_megatron.mcore.weights.hf_load import located
+    from slime_megatron.mcore.weights.places import located
 
     table = state.family.parameters(state.hf_config)
     theirs = dict(saved_gradients(model))

@@ -172,7 +172,7 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def own_products() -> dict[str, float]:
     """Relative differences from double precision: gates, experts with and without rows."""
-    from slime_megatron.mcore.experts.grouped_experts import GatedGroupedProduct, GroupedProduct
+    from slime_megatron.mcore.experts.grouped_products import GatedGroupedProduct, GroupedProduct
     from slime_megatron.mcore.products.gate_kernel import gate_backward
     from slime_megatron.mcore.products.mlp_gate import gate
 

@@ -112,7 +112,7 @@ def compare(
 
 
 def _gradient_differences(state: Any, work: Path) -> dict[str, float]:
-    from slime_megatron.mcore.weights.hf_load import located
+    from slime_megatron.mcore.weights.places import located
 
     from slime_testing.megatron_steps import whole_model
 

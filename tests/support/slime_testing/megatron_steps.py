@@ -13,7 +13,7 @@ def gradient_step(state: Any, step: int) -> float:
     parameter, so that a wrong weight is seen in the norm.
     """
     from slime_convert.shards import shard
-    from slime_megatron.mcore.weights.hf_load import located, tensor_ranks
+    from slime_megatron.mcore.weights.places import located, tensor_ranks
 
     table = state.family.parameters(state.hf_config)
     for chunk in state.chunks:

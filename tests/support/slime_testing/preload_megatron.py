@@ -4,6 +4,7 @@ import gc
 import importlib
 
 from slime_megatron.mcore.startup import bootstrap
+from slime_megatron.mcore.startup.quiet import quiet
 
 bootstrap.load()
 for _name in (
@@ -13,7 +14,7 @@ for _name in (
     "safetensors.torch",
     "torch._dynamo",  # torch's optimizers import it at their first step
 ):
-    with bootstrap.quiet():
+    with quiet():
         importlib.import_module(_name)
 gc.collect()
 gc.freeze()  # what is here stays: ranks need not look through it when they collect

@@ -118,7 +118,7 @@ class TrainerRank:
         """
         self._bootstrap()
         from slime_megatron.mcore.optimizer import adam_state
-        from slime_megatron.mcore.passes.model_passes import from_last_stage
+        from slime_megatron.mcore.ranks.last_stage import from_last_stage
 
         self._residence.hold("everything")
         start = time.perf_counter()

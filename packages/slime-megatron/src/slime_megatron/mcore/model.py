@@ -17,8 +17,9 @@ from megatron.training.training import (
 )
 from slime_core.errors import ConfigError
 
-from slime_megatron.mcore.experts.dispatcher import keep_routing_bias, sum_experts_in_order
+from slime_megatron.mcore.experts.dispatcher import sum_experts_in_order
 from slime_megatron.mcore.experts.grouped_experts import group_experts, side_by_side
+from slime_megatron.mcore.experts.routing_bias import keep_routing_bias
 from slime_megatron.mcore.layers.attention import CausalAttention
 from slime_megatron.mcore.layers.latent_attention import complete_config, use_latent_attention
 from slime_megatron.mcore.layers.norm import RMSNorm
@@ -26,7 +27,7 @@ from slime_megatron.mcore.layers.post_norm import use_post_norms
 from slime_megatron.mcore.layers.rotary import PositionRotary, use_rotation_tables
 from slime_megatron.mcore.layers.value_head import ValueHead
 from slime_megatron.mcore.products.weight_gradients import fuse_weight_gradients
-from slime_megatron.mcore.startup.bootstrap import quiet
+from slime_megatron.mcore.startup.quiet import quiet
 from slime_megatron.mcore.weights.frozen import freeze, keep_gradients_flowing
 
 if TYPE_CHECKING:

@@ -15,8 +15,6 @@ from megatron.core.tensor_parallel import mappings
 from megatron.core.utils import local_multi_tensor_l2_norm, local_multi_tensor_scale
 from torch import Tensor
 
-from slime_megatron.mcore.optimizer.host_adam import HostAdam
-
 logger = logging.getLogger(__name__)
 
 _lists: Any = torch
@@ -87,14 +85,14 @@ def exchange_uneven_rows_by_padding() -> None:
     logger.debug("ranks exchange uneven rows padded to the most any of them has")
 
 
-def offload_to_host_adam() -> None:
-    """Have ``--optimizer-cpu-offload`` answered by ``HostAdam``; see there why. Idempotent.
+def answer_cpu_offload(optimizer_class: type[torch.optim.Optimizer]) -> None:
+    """Have ``--optimizer-cpu-offload`` answered by ours; ``host_adam`` says why. Idempotent.
 
     For megatron-core 0.19, whose distributed optimizer knows its own by these names.
     """
     for module in (cast("Any", optimizer), cast("Any", distrib_optimizer)):
         assert hasattr(module, "HybridDeviceOptimizer"), "megatron-core has changed"
-        module.HybridDeviceOptimizer = HostAdam
+        module.HybridDeviceOptimizer = optimizer_class
 
 
 def clip_in_few_kernels() -> None:

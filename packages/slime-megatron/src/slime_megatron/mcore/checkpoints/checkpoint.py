@@ -30,7 +30,7 @@ from slime_megatron.mcore.checkpoints import identity, random_state, schedule
 from slime_megatron.mcore.checkpoints.pending_save import PendingSave, storages
 from slime_megatron.mcore.optimizer import adam_state
 from slime_megatron.mcore.ranks.agreement import first_failure, reason
-from slime_megatron.mcore.startup.bootstrap import quiet
+from slime_megatron.mcore.startup.quiet import quiet
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.weights.tensors import settle, unwrap
 

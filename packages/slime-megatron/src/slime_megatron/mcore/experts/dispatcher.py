@@ -1,11 +1,9 @@
-"""Layers of experts as Megatron builds them, made repeatable and exact."""
+"""Tokens sent to experts and back so that the same input gives the same bits in every pass."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from megatron.core.transformer.moe.moe_layer import MoELayer
-from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 from torch import Tensor
 
@@ -68,14 +66,3 @@ def sum_experts_in_order(chunk: torch.nn.Module) -> None:
             if type(dispatcher) is MoEAlltoAllTokenDispatcher and not dispatcher.drop_and_pad:
                 assert dispatcher.shared_experts is None, "their computation is not overlapped"
                 dispatcher.__class__ = OrderedDispatcher
-
-
-def keep_routing_bias(chunks: Sequence[torch.nn.Module]) -> None:
-    """Keep the biases that choose experts in float32, as checkpoints have them.
-
-    Megatron does it in the first forward pass, and weights are loaded before.
-    """
-    for chunk in chunks:
-        for module in chunk.modules():
-            if isinstance(module, TopKRouter):
-                module._maintain_float32_expert_bias()  # pyright: ignore[reportPrivateUsage]

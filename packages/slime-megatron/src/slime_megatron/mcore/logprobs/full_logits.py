@@ -28,7 +28,7 @@ def full_logits(
     """Megatron's ``output_processor``: float32 logits of every row over the temperature.
 
     A tensor-parallel rank holds its slice of the vocabulary, without padding. Unlike
-    ``logprobs.output_processor.score`` this keeps [rows, vocab / tp] alive until the backward pass.
+    ``output_processor.score`` this keeps [rows, vocab / tp] alive until the backward pass.
     """
     weight = output_layer.weight if output_weight is None else output_weight
     if config.sequence_parallel:

@@ -1,7 +1,7 @@
 """AdamW whose float32 weights and moments live in host memory, all of them or a share.
 
 Takes the place of Megatron's ``HybridDeviceOptimizer`` inside its distributed optimizer
-(``patches.offload_to_host_adam``), where ``--optimizer-cpu-offload`` asks for it. Megatron's own
+(``patches.answer_cpu_offload``), where ``--optimizer-cpu-offload`` asks for it. Megatron's own
 pins a copy of the whole model on every rank, keeps its gradients there as well, and does neither
 take parameters in float32 nor save before its first step without TransformerEngine.
 """

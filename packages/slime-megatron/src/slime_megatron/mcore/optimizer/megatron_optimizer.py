@@ -1,4 +1,4 @@
-"""Megatron's optimizer over the chunks, and the schedule of its learning rate in samples."""
+"""Megatron's optimizer over the chunks, wired into their config."""
 
 import math
 import platform
@@ -16,8 +16,9 @@ from slime_core.errors import SlimeError
 
 from slime_megatron.mcore import patches
 from slime_megatron.mcore.optimizer import adam_state
-from slime_megatron.mcore.optimizer.host_adam import cores_of_each
-from slime_megatron.mcore.startup.bootstrap import quiet
+from slime_megatron.mcore.optimizer.host_adam import HostAdam, cores_of_each
+from slime_megatron.mcore.optimizer.scheduler import scheduler_of
+from slime_megatron.mcore.startup.quiet import quiet
 
 
 class NonFiniteGradientError(SlimeError, FloatingPointError):
@@ -36,7 +37,7 @@ def build(args: Any, chunks: Sequence[torch.nn.Module]) -> tuple[Any, OptimizerP
     """
     described: Any = get_megatron_optimizer_config(args)
     config, overrides = described
-    patches.offload_to_host_adam()
+    patches.answer_cpu_offload(HostAdam)
     patches.clip_in_few_kernels()
     with quiet():
         optimizer = get_megatron_optimizer(
@@ -50,7 +51,7 @@ def build(args: Any, chunks: Sequence[torch.nn.Module]) -> tuple[Any, OptimizerP
     _refuse_non_finite(optimizer)
     _connect(args, chunks, optimizer)
     with quiet():
-        return optimizer, _scheduler(args, optimizer)
+        return optimizer, scheduler_of(args, optimizer)
 
 
 def _share_cores(args: Any, optimizer: Any) -> None:
@@ -92,35 +93,3 @@ def _connect(args: Any, chunks: Sequence[torch.nn.Module], optimizer: Any) -> No
         if args.overlap_param_gather and args.align_param_gather:
             start = [chunk.start_param_sync for chunk in chunks]
             config.param_sync_func = start if len(start) > 1 else start[0]
-
-
-def _scheduler(args: Any, optimizer: Any) -> OptimizerParamScheduler:
-    """The schedule Megatron's flags describe; one iteration is ``--global-batch-size`` samples."""
-    if args.train_iters:
-        batch = args.global_batch_size
-        decay = (args.lr_decay_iters or args.train_iters) * batch
-        warmup, total = args.lr_warmup_iters * batch, args.train_iters * batch
-        wsd = None if args.lr_wsd_decay_iters is None else args.lr_wsd_decay_iters * batch
-    else:
-        total = args.train_samples or 1
-        decay, warmup = args.lr_decay_samples or total, args.lr_warmup_samples
-        wsd = args.lr_wsd_decay_samples
-    if args.lr_warmup_fraction is not None:
-        warmup = args.lr_warmup_fraction * decay
-    return OptimizerParamScheduler(
-        optimizer,
-        init_lr=args.lr_warmup_init,
-        max_lr=args.lr,
-        min_lr=args.min_lr,
-        lr_warmup_steps=warmup,
-        lr_decay_steps=decay,
-        lr_decay_style=args.lr_decay_style,
-        start_wd=args.start_weight_decay,
-        end_wd=args.end_weight_decay,
-        wd_incr_steps=total,
-        wd_incr_style=args.weight_decay_incr_style,
-        use_checkpoint_opt_param_scheduler=args.use_checkpoint_opt_param_scheduler,
-        override_opt_param_scheduler=args.override_opt_param_scheduler,
-        wsd_decay_steps=wsd,
-        lr_wsd_decay_style=args.lr_wsd_decay_style,
-    )

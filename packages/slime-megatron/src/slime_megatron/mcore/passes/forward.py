@@ -14,10 +14,11 @@ from torch import Tensor
 
 from slime_megatron.iteration.passes import Entropy
 from slime_megatron.mcore.layers.packed_input import PackedInput
-from slime_megatron.mcore.layers.value_head import value_scores
 from slime_megatron.mcore.logprobs.full_logits import full_logits
 from slime_megatron.mcore.logprobs.output_processor import score
 from slime_megatron.mcore.logprobs.scoring import Scoring
+from slime_megatron.mcore.logprobs.value_scores import value_scores
+from slime_megatron.mcore.ranks.last_stage import is_last_stage
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.packing.pack import PackedMicrobatch
 
@@ -33,11 +34,6 @@ class ScoreConfig:
     keep_logits: bool = False
     value_head: bool = False
     """The model gives values; they have no temperature."""
-
-
-def is_last_stage() -> bool:
-    """Whether this rank holds the end of the model."""
-    return parallel_state.is_pipeline_last_stage(ignore_virtual=True)
 
 
 def run_model(

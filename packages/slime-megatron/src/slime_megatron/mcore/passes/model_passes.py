@@ -2,16 +2,15 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-import torch.distributed as dist
 from megatron.core import parallel_state
 from slime_core.batch import Ragged
 
 from slime_megatron.iteration.passes import Entropy, StepResult, StepSize, TrainItem
 from slime_megatron.mcore.optimizer import adam_state
-from slime_megatron.mcore.passes.forward import ScoreConfig, is_last_stage, score_responses
+from slime_megatron.mcore.passes.forward import ScoreConfig, score_responses
 from slime_megatron.mcore.passes.step import train_step
+from slime_megatron.mcore.ranks.last_stage import is_last_stage
 from slime_megatron.mcore.ranks.reduce import GroupReduce
 from slime_megatron.mcore.state import TrainState
 from slime_megatron.mcore.weights.snapshots import Snapshots
@@ -92,14 +91,3 @@ class ModelPasses:
         return train_step(
             self._state, items, self._config, size=size, entropy=entropy, logits=logits
         )
-
-
-def from_last_stage(value: Any) -> Any:
-    """What the last pipeline stage holds, on every rank of its pipeline."""
-    if parallel_state.get_pipeline_model_parallel_world_size() == 1:
-        return value
-    box = [value]
-    last: Any = parallel_state.get_pipeline_model_parallel_last_rank()
-    group: Any = parallel_state.get_pipeline_model_parallel_group()
-    dist.broadcast_object_list(box, src=last, group=group)
-    return box[0]

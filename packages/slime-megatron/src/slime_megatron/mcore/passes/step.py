@@ -4,12 +4,12 @@ The gradient of a step is that of
 
     (1 / divisor) * sum over ranks, microbatches, tokens of  loss_t
 
-however tokens are cut into microbatches, ranks and chunks. ``loss_fn`` returns the sum over one
-microbatch on one rank; it is divided by the step's global divisor here. Megatron would scale
+however tokens are cut into microbatches, ranks and chunks. A ``TrainItem``'s loss is the sum over
+one microbatch on one rank; it is divided by the step's global divisor here. Megatron would scale
 further: by 1 / microbatches and by the data-parallel mean. Its ``calculate_per_token_loss`` switch,
 always on in the model's config (``model.transformer_config``), turns both off and adds gradients
 over data- and context-parallel ranks; the token count it would then divide by is not passed on
-(``optimizer.build``).
+(``megatron_optimizer.build``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,9 @@ from torch import Tensor
 from slime_megatron.iteration.passes import Entropy, StepResult, StepSize, TrainItem
 from slime_megatron.mcore.experts.router_losses import average_over_rows
 from slime_megatron.mcore.optimizer.megatron_optimizer import NonFiniteGradientError
-from slime_megatron.mcore.passes.forward import ScoreConfig, is_last_stage, run_model, run_schedule
+from slime_megatron.mcore.passes.forward import ScoreConfig, run_model, run_schedule
 from slime_megatron.mcore.products.weight_gradients import mark_added_elsewhere
+from slime_megatron.mcore.ranks.last_stage import is_last_stage
 from slime_megatron.mcore.state import TrainState
 
 

@@ -14,7 +14,7 @@ from slime_core.errors import ConfigError
 
 from slime_megatron.config import RANK_DEFAULTS, REQUIRED
 from slime_megatron.mcore.startup import cpu
-from slime_megatron.mcore.startup.bootstrap import quiet
+from slime_megatron.mcore.startup.quiet import quiet
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,16 +1,12 @@
 """Import Megatron once, quietly, with the CPU shim in place where it is needed."""
 
-import contextlib
 import importlib
-import io
 import logging
 import os
 import warnings
-from collections.abc import Generator
 
 from slime_megatron.mcore.startup import cpu
-
-logger = logging.getLogger(__name__)
+from slime_megatron.mcore.startup.quiet import quiet
 
 _MODULES = (
     "megatron.core.parallel_state",
@@ -19,20 +15,6 @@ _MODULES = (
     "megatron.core.pipeline_parallel",
     "megatron.training.arguments",
 )
-
-
-@contextlib.contextmanager
-def quiet() -> Generator[None]:
-    """Turn what Megatron prints and warns inside the block into debug log records."""
-    out = io.StringIO()
-    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(out):
-        warnings.simplefilter("always")
-        yield
-    for line in out.getvalue().splitlines():
-        if line.strip():
-            logger.debug("megatron: %s", line.rstrip())
-    for warning in caught:
-        logger.debug("megatron: %s", warning.message)
 
 
 def load() -> bool:

@@ -15,7 +15,7 @@ from megatron.core.rerun_state_machine import (
     initialize_rerun_state_machine,
 )
 
-from slime_megatron.mcore.startup.bootstrap import quiet
+from slime_megatron.mcore.startup.quiet import quiet
 
 
 def initialize(args: Any, *, device: torch.device, rendezvous: str | None = None) -> None:

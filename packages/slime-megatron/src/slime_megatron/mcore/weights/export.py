@@ -36,7 +36,7 @@ from torch import Tensor
 from slime_megatron.buckets import Bucket, Piece, pack, row_bytes, split_runs, unpack_within
 from slime_megatron.mcore.ranks.agreement import raise_everywhere
 from slime_megatron.mcore.state import TrainState
-from slime_megatron.mcore.weights.hf_load import experts_per_rank, located
+from slime_megatron.mcore.weights.places import experts_per_rank, located
 from slime_megatron.mcore.weights.tensors import settle
 
 BUCKET_BYTES = 512 * 1024**2

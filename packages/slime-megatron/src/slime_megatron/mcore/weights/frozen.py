@@ -11,7 +11,7 @@ from slime_convert.names import expert_of
 from slime_core.errors import ConfigError
 from torch import Tensor, nn
 
-from slime_megatron.mcore.weights.hf_load import global_names
+from slime_megatron.mcore.weights.places import global_names
 from slime_megatron.mcore.weights.tensors import unwrap
 
 

@@ -1,16 +1,13 @@
 """Hugging Face weights straight into the shards of a running model, at any TP, PP, EP and ETP."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from slime_convert.families import Family
 from slime_convert.hf import HfReader
-from slime_convert.names import global_name
-from slime_convert.parameters import ParameterTable
 from slime_convert.rules import HfTensor, Parameter, Split, Transform
 from slime_convert.shards import shard
 from slime_convert.transforms import to_megatron
@@ -18,7 +15,7 @@ from slime_core.errors import CheckpointError
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from slime_megatron.mcore.weights.tensors import named_tensors, unwrap
+from slime_megatron.mcore.weights.places import TensorRanks, located, tensor_ranks
 
 _SLICED_DIM = {
     (Transform.COPY, Split.COLUMN): 0,
@@ -27,49 +24,6 @@ _SLICED_DIM = {
     (Transform.STACK, Split.GATED): 0,
 }
 """Where a rank's part is made of the same slice of every Hugging Face tensor, and along what."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRanks:
-    """This rank's place among those that share a parameter's rows or columns."""
-
-    rank: int
-    size: int
-
-
-def tensor_ranks(parameter: Parameter) -> TensorRanks:
-    """The tensor-parallel place for ``parameter``; experts have groups of their own."""
-    groups: Any = parallel_state
-    if parameter.expert:
-        return TensorRanks(
-            groups.get_expert_tensor_parallel_rank(),
-            groups.get_expert_tensor_parallel_world_size(),
-        )
-    return TensorRanks(
-        groups.get_tensor_model_parallel_rank(), groups.get_tensor_model_parallel_world_size()
-    )
-
-
-def located(chunk: nn.Module, table: ParameterTable) -> Iterator[tuple[Parameter, Tensor]]:
-    """Yield every tensor of a model chunk with the parameter of the whole model it is part of."""
-    for name, tensor in global_names(chunk):
-        yield table.find(name), tensor
-
-
-def global_names(chunk: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor of a model chunk by its name, with layers and experts of all ranks."""
-    model = unwrap(chunk)
-    layers = model.decoder.layers
-    layer_offset: int = layers[0].layer_number - 1 if len(layers) else 0
-    expert_offset = experts_per_rank(chunk) * parallel_state.get_expert_model_parallel_rank()
-    for name, tensor in named_tensors(model):
-        yield global_name(name, layer_offset, expert_offset=expert_offset), tensor
-
-
-def experts_per_rank(chunk: nn.Module) -> int:
-    """How many of each layer's routed experts this rank holds; 0 in a model without."""
-    experts: int = getattr(unwrap(chunk).config, "num_moe_experts", None) or 0
-    return experts // parallel_state.get_expert_model_parallel_world_size()
 
 
 @torch.no_grad()
