@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from slime_megatron.config import REQUIRED, megatron_flags
-from slime_megatron.rules.flag_effects import (
+from slime_megatron.flags.effects import (
     OTHER_LAYERS,
     REFUSED,
     REFUSED_VALUES,
@@ -20,13 +20,13 @@ PAGE = Path(__file__).resolve().parent.parent / "docs/reference/megatron.md"
 INTRODUCTION = """\
 # Megatron's flags
 
-Written by `scripts/generate_megatron_docs.py` from `slime_megatron.rules.flag_effects`.
+Written by `scripts/generate_megatron_docs.py` from `slime_megatron.flags.effects`.
 
 `slime-train` takes every flag of Megatron's parser (`slime-train --help-megatron`). Model,
 optimizer, gradient buffers and parallel groups are Megatron's and built as its flags say; its
 training loop is not used, and flags that only that loop reads are listed here. Every flag of the
 parser is in one of these lists or has been found to do what it says
-(`tests/slime_megatron/rules/test_flag_effects.py`). To repeat what is so anyway is never a mistake.
+(`tests/slime_megatron/flags/test_effects.py`). To repeat what is so anyway is never a mistake.
 
 With data or context parallelism on GPUs, `--overlap-grad-reduce --overlap-param-gather` let
 gradients and weights travel while others are computed, as in
@@ -36,7 +36,7 @@ microbatch ends the step with an error.
 
 Numbers out of a flag's range, and what Megatron's own validation refuses of learning rates, weight
 decay, recomputation and overlap, end the command before anything starts, with every problem at once
-(`slime_megatron.rules.flag_ranges`, `slime_megatron.rules.training`).
+(`slime_megatron.flags.ranges`, `slime_megatron.rules.training`).
 
 `--moe-token-dispatcher-type flex`, with or without `--moe-enable-deepep`, needs the module
 `deep_ep`. Where it is not installed, the command is refused: give `--moe-token-dispatcher-type

@@ -11,8 +11,8 @@ from slime_convert.layer_pattern import read_pattern
 from slime_core.config.flags import Flag, derived
 from slime_core.config.table import flags_from_table
 
-from slime_megatron.rules.flag_effects import REFUSED, REFUSED_VALUES, WHAT_HAPPENS
-from slime_megatron.rules.flag_ranges import RANGES
+from slime_megatron.flags.effects import REFUSED, REFUSED_VALUES, WHAT_HAPPENS
+from slime_megatron.flags.ranges import RANGES
 
 if TYPE_CHECKING:
     from slime_core.schedule.layout import ParallelLayout

@@ -1,1 +1,1 @@
-"""What the trainer is told: which values go together, which of Megatron's flags do something."""
+"""What the trainer is told: which values go together, and what follows from them."""

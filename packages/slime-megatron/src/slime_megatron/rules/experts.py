@@ -7,7 +7,7 @@ from typing import Any
 from slime_core.config.draft import Draft, Facts
 
 from slime_megatron.config import MEGATRON_DEFAULTS, megatron_flags, same, shown, spelling
-from slime_megatron.rules.flag_effects import OTHER_LAYERS, WITHOUT_EFFECT
+from slime_megatron.flags.effects import OTHER_LAYERS, WITHOUT_EFFECT
 
 _UNBALANCED = ("aux_loss", "global_aux_loss", "none", "seq_aux_loss")
 """Load balancing that leaves the choice of experts alone."""

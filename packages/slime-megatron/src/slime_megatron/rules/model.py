@@ -17,9 +17,9 @@ from slime_megatron.config import (
     spelling,
     virtual_stages,
 )
+from slime_megatron.flags.effects import OTHER_LAYERS, WITHOUT_EFFECT
 from slime_megatron.rules import training as training_rules
 from slime_megatron.rules.experts import experts
-from slime_megatron.rules.flag_effects import OTHER_LAYERS, WITHOUT_EFFECT
 from slime_megatron.rules.host_memory import host_memory
 
 _FREE = frozenset(

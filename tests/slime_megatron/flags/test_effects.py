@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from slime_megatron.config import MEGATRON_DEFAULTS, REQUIRED, megatron_flags
-from slime_megatron.rules.flag_effects import (
+from slime_megatron.flags.effects import (
     OTHER_LAYERS,
     REFUSED,
     REFUSED_VALUES,

@@ -1,0 +1,1 @@
+"""What Megatron's flags do here: which are refused or change nothing, which numbers they take."""
