@@ -35,6 +35,7 @@ def test_the_second_conversion_to_a_directory_is_told(tmp_path, capsys, name):
         assert said.count("\n") == 1
         assert lock.exists()
     assert not lock.exists()
+    lock.parent.mkdir(exist_ok=True)
     lock.touch()  # of a process that was killed
     assert cli.main(given) == 0
     assert not lock.exists()
