@@ -202,6 +202,26 @@ def test_functions_and_values_and_files_are_told_in_one_go(line, capsys):
     assert "needs --normalize-advantages" in told
 
 
+def test_a_key_of_a_file_that_nothing_reads_is_told(line, tmp_path, capsys):
+    file, rewards = tmp_path / "own.yaml", tmp_path / "rewards.py"
+    rewards.write_text("async def custom_rm(args, sample): return args.search_url\n")
+    words = [*line, "--custom-config-path", str(file), "--dump-config"]
+    file.write_text("rollout_temprature: 0.5\nsearch_url: x\n")
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "rollout_temprature in --custom-config-path is no flag (did you mean rollout_te" in told
+    assert "search_url" not in told
+    file.write_text("search_url: x\n")
+    assert main(words) == 0
+    told = capsys.readouterr().err
+    assert "note: search_url in --custom-config-path: no flag, and there is no function" in told
+    file.write_text("rollout_temprature: 0.5\nsearch_url: x\n")
+    assert main([*words, "--custom-rm-path", str(rewards)]) == 0
+    told = capsys.readouterr().err
+    assert "only functions of yours see it, as args.rollout_temprature" in told
+    assert "search_url" not in told
+
+
 def test_every_function_of_the_users_is_checked():
     files = {"custom_config_path", "megatron_config_path", "reward_model_path"}
     paths = {flag.dest for flag in slime_flags() if flag.dest.endswith("_path")}

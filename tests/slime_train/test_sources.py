@@ -47,12 +47,45 @@ def test_yaml_keys_may_be_megatrons_destinations(tmp_path):
     assert raw.problems == []
 
 
-def test_a_key_that_looks_like_a_flag_is_noted(tmp_path):
-    raw = yaml(tmp_path, "rollout_temprature: 0.5\n")
+SLIPS = {
+    "rollout_temprature": " (did you mean rollout_temperature?)",
+    "sglang_mem_fraction_statc": " (did you mean sglang_mem_fraction_static?)",
+    "learning_rate": " (did you mean lr?)",
+    "LR": " (did you mean lr?)",
+    "tis_upper_bound": " (did you mean tis_clip?)",
+    "use_critic": " (there is a critic with --advantage-estimator ppo: give that)",
+    "search_url": "",
+    "max_tool_calls": "",
+    "sandbox_timeout_s": "",
+}
+
+
+def test_a_key_that_is_nearly_a_flag_is_known_from_the_users_own(tmp_path):
+    raw = yaml(tmp_path, "".join(f"{key}: 1\n" for key in SLIPS))
     assert raw.problems == []
-    assert draft_of(raw).notices == [
-        "rollout_temprature in --custom-config-path is no flag (did you mean rollout_temperature?)"
-    ]
+    assert draft_of(raw).meant == SLIPS
+
+
+def test_a_key_may_be_spelled_as_on_the_command_line_or_as_what_it_sets(tmp_path):
+    for text, dest, value in (
+        ("--lr: 1.0e-5", "lr", 1e-5),
+        ("rollout-temperature: 2", "rollout_temperature", 2.0),
+        ("disable_rewards_normalization: true", "normalize_rewards", False),
+        ("disable_rewards_normalization: false", "normalize_rewards", True),
+        ("rewards_normalization: false", "normalize_rewards", False),
+        ("normalize_rewards: false", "normalize_rewards", False),
+        ("no_offload_train: true", "offload_train", False),
+        ("offload_train: false", "offload_train", False),
+        ("disable_bias_linear: true", "add_bias_linear", False),
+        ("add_bias_linear: false", "add_bias_linear", False),
+        ("no_load_optim: true", "no_load_optim", True),
+        ("sglang_enable_breakable_cuda_graph: true", "cuda_graph_backend_prefill", "breakable"),
+    ):
+        raw = yaml(tmp_path, text)
+        found = {name: given.value for (_, name), given in raw.given.items()}
+        assert (raw.problems, found.get(dest)) == ([], value), text
+    raw = yaml(tmp_path, "sglang_enable_breakable_cuda_graph: false")
+    assert "expects true, got False: leave it out" in raw.problems[0]
 
 
 def test_bad_values_in_yaml_name_file_and_key(tmp_path):

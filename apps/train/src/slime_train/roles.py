@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from slime_core.config.file_keys import find, meant_by
 from slime_core.config.flags import Flag
 from slime_core.config.yaml_file import load_yaml
 from slime_core.errors import ConfigError
 from slime_megatron.config import OWNER as MEGATRON
 
 from slime_train.run_config import RunConfig
-from slime_train.sources import RawConfig, take_yaml, yaml_keys
+from slime_train.sources import RawConfig, all_flags, take_yaml, yaml_keys
 
 CRITICS_OWN = frozenset(
     {
@@ -93,17 +94,17 @@ def _entries(raw: RawConfig, path: Path) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def _override(raw: RawConfig, role: str, name: str, value: Any, path: str) -> Iterator[str]:
-    flag = yaml_keys().get(str(name).replace("-", "_"))
-    if flag is None:
-        yield f"{path}: {role}: there is no flag {name}"
-    elif role == "critic" and not _is_critics(flag):
+    key = find(yaml_keys(), name)
+    if key is None:
+        yield f"{path}: {role}: there is no flag {name}{meant_by(str(name), all_flags())}"
+    elif role == "critic" and not _is_critics(key.flag):
         yield (
             f"{path}: critic: {name} has no effect on a critic; it may have Megatron's flags and "
             f"{', '.join(sorted(CRITICS_OWN))}"
         )
     else:
         try:
-            take_yaml(raw, flag, value, path)
+            take_yaml(raw, key, value, path)
         except (ValueError, TypeError) as error:
             yield f"{path}: {role}: {name}: {error}"
 

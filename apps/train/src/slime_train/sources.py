@@ -1,7 +1,5 @@
 """Where values come from: the command line, then a YAML file that wins over it."""
 
-import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,7 +8,8 @@ from typing import Any
 
 from slime_core.config.arguments import Given, Parsed, by_name, parse
 from slime_core.config.draft import DEFAULT, REDEFAULT, Draft
-from slime_core.config.flags import Flag, flags_of, has_flag
+from slime_core.config.file_keys import Key, find, keys_of, meant_by
+from slime_core.config.flags import Flag, flags_of
 from slime_core.config.yaml_file import load_yaml, read_value
 from slime_core.errors import ConfigError
 from slime_megatron.config import MEGATRON_DEFAULTS, megatron_flags, refusal
@@ -103,49 +102,40 @@ def _planned(flag: Flag, value: Any) -> str | None:
 
 def _read_yaml(raw: RawConfig, path: Path) -> None:
     """Merge a YAML mapping whose keys are flags without dashes, or the user's own."""
-    keys = yaml_keys()
     try:
         content = load_yaml("--custom-config-path", path)
     except ConfigError as error:
         raw.problems.append(str(error))
         return
     for key, value in content.items():
-        flag = keys.get(str(key).replace("-", "_"))
-        if flag is None:
+        known = find(yaml_keys(), key)
+        if known is None:
             raw.extra[str(key)] = value
             continue
         try:
-            take_yaml(raw, flag, value, str(path))
+            take_yaml(raw, known, value, str(path))
         except (ValueError, TypeError) as error:
             raw.problems.append(f"{path}: {key}: {error}")
 
 
 @cache
-def yaml_keys() -> Mapping[str, Flag]:
+def yaml_keys() -> Mapping[str, Key]:
     """Field names and flag names, with underscores."""
-    keys = {name.removeprefix("--").replace("-", "_"): f for name, f in all_flags().items()}
-    keys |= {f.dest: f for f in megatron_flags() if all_flags().get(f.names[0]) is f}
-    for section, flags in _flags_by_section():
-        for item in filter(has_flag, dataclasses.fields(section)):
-            keys[item.name] = flags[item.name]
-    return keys
+    theirs = (flag for flag in megatron_flags() if all_flags().get(flag.names[0]) is flag)
+    return keys_of(all_flags(), (*theirs, *slime_flags()))
 
 
-def _flags_by_section() -> Iterator[tuple[Any, dict[str, Flag]]]:
-    for section in SECTIONS.values():
-        yield section, {f.dest: f for f in slime_flags() if f.owner == section.__name__}
-
-
-def take_yaml(raw: RawConfig, flag: Flag, value: Any, source: str) -> None:
-    """File a YAML value for ``flag``; raises ``ValueError`` when it is none of its values."""
+def take_yaml(raw: RawConfig, key: Key, value: Any, source: str) -> None:
+    """File a YAML value for a flag; raises ``ValueError`` when it is none of its values."""
     if value is not None:
-        raw.given[flag.key] = read_value(flag, value)
-        raw.sources[flag.key] = source
+        raw.given[key.flag.key] = read_value(key.flag, value, key.spelling)
+        raw.sources[key.flag.key] = source
 
 
 def draft_of(raw: RawConfig) -> Draft:
     """Lay what was given over the defaults."""
-    draft = Draft(extra=raw.extra, problems=list(raw.problems))
+    meant = {key: meant_by(key, all_flags()) for key in raw.extra}
+    draft = Draft(extra=raw.extra, meant=meant, problems=list(raw.problems))
     for flag in slime_flags():
         draft.own.put(flag.dest, flag.default, DEFAULT)
     for flag in reversed(megatron_flags()):  # of flags with one destination the first counts
@@ -154,17 +144,8 @@ def draft_of(raw: RawConfig) -> Draft:
         draft.megatron.put(dest, value, REDEFAULT)
     for dest, value in ROUTER_DEFAULTS.items():
         draft.router.put(dest, value, REDEFAULT)
-    draft.notices += near_misses(raw)
     foreign = {MEGATRON: draft.megatron, SERVER: draft.server, ROUTER: draft.router}
     for (owner, dest), given in raw.given.items():
         values = foreign.get(owner, draft.own)
         values.put(dest, given.value, raw.sources[owner, dest])
     return draft
-
-
-def near_misses(raw: RawConfig) -> Iterator[str]:
-    """Keys of the user's own that look like a flag with a typo."""
-    known = [flag.dest for flag in (*slime_flags(), *megatron_flags())]
-    for key in raw.extra:
-        if near := difflib.get_close_matches(key, known, n=1, cutoff=0.9):
-            yield f"{key} in --custom-config-path is no flag (did you mean {near[0]}?)"

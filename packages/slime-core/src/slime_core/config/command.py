@@ -11,8 +11,8 @@ class CommandConfig:
     """More sources of configuration, and what to do with it."""
 
     custom_config_path: str | None = None
-    """YAML file of flags without dashes; it wins over the command line. Unknown keys are handed to
-    user functions as they are."""
+    """YAML file of flags without dashes; it wins over the command line. Other keys are handed to
+    user functions as they are; one that is nearly a flag is an error where there are none."""
     megatron_config_path: str | None = None
     """YAML file of flags per role: ``megatron: [{role: actor | critic, overrides: {...}}]``."""
     train_backend: Literal["megatron"] = "megatron"

@@ -46,6 +46,9 @@ class Draft:
     router: Values = field(default_factory=Values)
     """Only what differs from the router's defaults."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Keys of --custom-config-path that are no flags: the user's own."""
+    meant: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of those that are nearly a flag, what to give; in brackets, behind a space."""
     problems: list[str] = field(default_factory=list[str])
     notices: list[str] = field(default_factory=list[str])
 

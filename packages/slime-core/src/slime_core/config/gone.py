@@ -78,6 +78,8 @@ MEANT: Mapping[str, str] = MappingProxyType(
         "--epsilon": "--eps-clip",
         "--epsilon-high": "--eps-clip-high",
         "--beta": "--kl-loss-coef",
+        "--tis-upper-bound": "--tis-clip",
+        "--tis-lower-bound": "--tis-clip-low",
         "--entropy-coeff": "--entropy-coef",
         "--gpu-memory-utilization": "--sglang-mem-fraction-static",
         "--vllm-gpu-memory-utilization": "--sglang-mem-fraction-static",

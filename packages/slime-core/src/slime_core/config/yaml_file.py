@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slime_core.config.arguments import Given, parse
+from slime_core.config.arguments import Given, parse, value_of
 from slime_core.config.flags import Flag
 from slime_core.errors import ConfigError
 
@@ -28,21 +28,36 @@ def load_yaml(flag: str, path: Path) -> Mapping[str, Any]:
     return found
 
 
-def read_value(flag: Flag, value: Any) -> Given:
+def read_value(flag: Flag, value: Any, spelling: str | None = None) -> Given:
     """A YAML value as if it had been given on the command line.
+
+    ``spelling``: that of a flag without a value, where true means that it is given; without it
+    the value is that of the setting.
 
     Raises:
         ValueError: it is none of the flag's values.
     """
-    name = flag.names[0]
+    name = spelling or flag.names[0]
     if flag.arity == "none":
         if not isinstance(value, bool):
             raise ValueError(f"{name} expects true or false, got {value!r}")
-        return Given(flag, value, (f"{flag.dest}: {str(value).lower()}",))
+        key = flag.dest if spelling is None else spelling.removeprefix("--").replace("-", "_")
+        setting = value if spelling is None else _setting(flag, spelling, given=value)
+        return Given(flag, setting, (f"{key}: {str(value).lower()}",))
     taken = parse((name, *_words_of(flag, value)), {name: flag})
     if taken.problems:
         raise ValueError("; ".join(taken.problems))
     return taken.given[flag.key]
+
+
+def _setting(flag: Flag, spelling: str, *, given: bool) -> Any:
+    """What a flag without a value sets, or the opposite where it is said not to be given."""
+    setting = value_of(flag, spelling, ())
+    if given:
+        return setting
+    if not isinstance(setting, bool):
+        raise ValueError(f"{spelling} expects true, got False: leave it out")  # noqa: TRY004
+    return not setting
 
 
 def _words_of(flag: Flag, value: Any) -> list[str]:

@@ -15,11 +15,32 @@ from slime_core.plugins.functions import load_hook
 def problems(draft: Draft) -> Iterator[str]:
     """A complaint for every user function that does not load or cannot be called as it will be."""
     flat = {"reward_model_path": draft["reward_model_path"]}
-    for name, spec in _given(draft):
+    functions = list(_given(draft))
+    for name, spec in functions:
         try:
             check(name, spec, flat)
         except PluginError as error:
             yield f"--{name.replace('_', '-')} {spec}: {error}"
+    yield from _own_keys(draft, read=bool(functions))
+
+
+def _own_keys(draft: Draft, *, read: bool) -> Iterator[str]:
+    """A complaint for every key of the user's own that is nearly a flag and that nobody reads.
+
+    Where there are functions of the user's that may ``read`` it, it is told as a notice.
+    """
+    for key, meant in draft.meant.items():
+        told = f"{key} in --custom-config-path is no flag{meant}"
+        if meant and not read:
+            yield f"{told}, and there is no function of yours to read it: mend it, or leave it out"
+        elif meant:
+            draft.notice(f"{told}: only functions of yours see it, as args.{key}")
+    unread = [key for key, meant in draft.meant.items() if not (meant or read)]
+    if unread:
+        draft.notice(
+            f"{', '.join(unread)} in --custom-config-path: no flag, and there is no function of "
+            "yours to read it"
+        )
 
 
 def check(field: str, spec: str, flat: Flat) -> None:
