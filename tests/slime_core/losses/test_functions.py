@@ -96,6 +96,22 @@ def test_weights_of_the_users_are_only_reported_when_only_metrics_are_asked_for(
     assert out.metrics["raw"].item() == pytest.approx(4.0)
 
 
+def test_rejection_goes_on_beside_weights_of_the_users(tmp_path):
+    # ratios 4 and 2 of losses -1 and -2; rejection leaves out the first
+    rollout = vector([-1.0 - math.log(4), -1.0 - math.log(2)])
+    inputs = make_inputs([1.0, 1.0], [1.0, 2.0], rollout_log_probs=rollout)
+    weigh = custom_importance(written(tmp_path, "tis", WEIGHTS), {"tis_clip": 9.0})
+    settings = OffPolicyConfig(use_tis=True, use_rs=True, rs_upper_bound=3.0)
+    out = run(inputs, settings, importance=weigh)
+    assert out.loss.item() == pytest.approx(-2.0 * 2.0 / 2)
+    assert out.metrics["rs_mask_fraction"].item() == pytest.approx(1 / 2)
+    assert out.metrics["raw"].item() == pytest.approx((4.0 + 2.0) / 2)
+    only_reported = replace(settings, use_tis=False, get_mismatch_metrics=True)
+    out = run(inputs, only_reported, importance=weigh)
+    assert out.loss.item() == pytest.approx(-2.0 / 2)
+    assert out.metrics["raw"].item() == pytest.approx((4.0 + 2.0) / 2)
+
+
 @pytest.mark.parametrize(
     ("result", "named"),
     [

@@ -256,6 +256,44 @@ def test_mismatch_is_reported_without_being_corrected():
     assert "mismatch_k3" in out.metrics
 
 
+def test_weights_that_are_only_reported_leave_no_token_out_beside_rejection():
+    # ratios 1, 3 and 9: the weights' mask would keep the first, rejection keeps the first two
+    rollout = vector([-1.0, -1.0 - math.log(3), -1.0 - math.log(9)])
+    inputs = make_inputs([1.0] * 3, [1.0, 2.0, 4.0], rollout_log_probs=rollout)
+    settings = OffPolicyConfig(tis_mode="mask", tis_clip=2.0, use_rs=True, rs_upper_bound=5.0)
+    for reported in (False, True):
+        out = run(inputs, off_policy=replace(settings, get_mismatch_metrics=reported))
+        assert out.loss.item() == pytest.approx(-(1.0 + 2.0) / 3)
+        assert ("tis" in out.metrics) == reported
+    assert out.metrics["tis_clipfrac"].item() == pytest.approx(2 / 3)
+    applied = run(inputs, off_policy=replace(settings, use_tis=True))
+    assert applied.loss.item() == pytest.approx(-1.0 / 3)
+
+
+def test_a_term_without_a_coefficient_is_reported_and_no_part_of_the_loss():
+    vectors = {"entropy": vector([math.inf]), "ref_log_probs": vector([-math.inf])}
+    inputs = make_inputs([1.0], [2.0], **vectors)
+    config = PolicyLossConfig(use_kl_loss=True, kl_loss_coef=0.0, kl_loss_type="k1")
+    out = run(inputs, config)
+    assert out.loss.item() == -2.0
+    assert out.metrics["entropy_loss"].item() == math.inf
+    assert out.metrics["kl_loss"].item() == math.inf
+
+
+def test_no_metric_holds_on_to_the_graph():
+    vectors = {
+        name: vector([-1.5, -1.2]) for name in ("entropy", "ref_log_probs", "rollout_log_probs")
+    }
+    inputs = make_inputs([1.1, 0.7], [1.0, -1.0], **vectors)
+    config = PolicyLossConfig(
+        entropy_coef=0.1, use_kl_loss=True, kl_loss_coef=0.1, kl_loss_type="k3"
+    )
+    out = run(inputs, config, OffPolicyConfig(use_tis=True, use_rs=True, use_opsm=True))
+    assert {"loss", "pg_loss", "kl_loss", "ppo_kl", "ois"} <= set(out.metrics)
+    assert out.loss.requires_grad
+    assert not any(x.requires_grad for x in out.metrics.values())
+
+
 @pytest.mark.parametrize("config", [CLIP, GSPO, CISPO, SAPO])
 def test_cutting_the_samples_over_microbatches_changes_nothing(config):
     torch.manual_seed(1)

@@ -66,7 +66,8 @@ def correct(
     metrics: dict[str, Tensor] = {}
     if weighs(config):
         bounded = _weights(drift, tokens, config, context)
-        weights, keep = bounded.values / mean_weight, bounded.inside
+        if applies(config):
+            weights, keep = bounded.values / mean_weight, bounded.inside
         metrics |= {
             "tis": bounded.ratio,
             "tis_abs": (bounded.ratio - 1).abs(),
@@ -83,9 +84,14 @@ def correct(
     return Correction(weights, keep, metrics)
 
 
+def applies(config: OffPolicyConfig) -> bool:
+    """Whether importance weights change the loss."""
+    return config.use_tis or config.use_decoupled_ppo
+
+
 def weighs(config: OffPolicyConfig) -> bool:
     """Whether there are importance weights, applied or only reported."""
-    return config.use_tis or config.use_decoupled_ppo or config.get_mismatch_metrics
+    return applies(config) or config.get_mismatch_metrics
 
 
 @torch.no_grad()

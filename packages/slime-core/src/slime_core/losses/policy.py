@@ -9,7 +9,7 @@ from slime_core.config.algorithm import PolicyLossConfig
 from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.interfaces import Reduce
 from slime_core.losses.aggregate import LossOutput, masked, weighted_sum
-from slime_core.losses.corrections import correct, weighs
+from slime_core.losses.corrections import applies, correct, weighs
 from slime_core.losses.functions import LossFunctions
 from slime_core.losses.kl import approx_kl
 from slime_core.losses.mismatch import mismatch_metrics
@@ -22,6 +22,8 @@ Report = dict[str, Tensor]
 """Vectors of tokens whose means are reported."""
 
 _BUILT_IN = LossFunctions()
+_UNWEIGHTED = {"use_tis": False, "use_decoupled_ppo": False, "get_mismatch_metrics": False}
+"""The corrections that are left where a function of the user's weighs: rejection."""
 
 
 def policy_loss(
@@ -130,17 +132,14 @@ def _corrected(
     behaviour = inputs.behaviour_log_probs if inputs.behaviour_log_probs is not None else rollout
     assert behaviour is not None, "corrections need the probabilities the tokens were drawn with"
     report |= mismatch_metrics(old, behaviour, inputs.tokens, context)
-    if functions.importance is not None:
-        corrected, found = functions.importance(pg_loss, inputs, context)
+    if functions.importance is not None and weighs(off_policy):
+        weighted, found = functions.importance(pg_loss, inputs, context)
         report |= found
-    else:
-        made = correct(old, behaviour, inputs.tokens, off_policy, context, mean_weight=mean_weight)
-        corrected = pg_loss * made.keep
-        if off_policy.use_tis or off_policy.use_decoupled_ppo:
-            corrected = corrected * made.weights
-        report |= made.metrics
-    only_reported = not (off_policy.use_tis or off_policy.use_rs or off_policy.use_decoupled_ppo)
-    return pg_loss if only_reported else corrected
+        pg_loss = weighted if applies(off_policy) else pg_loss
+        off_policy = replace(off_policy, **_UNWEIGHTED)
+    made = correct(old, behaviour, inputs.tokens, off_policy, context, mean_weight=mean_weight)
+    report |= made.metrics
+    return pg_loss * made.keep * made.weights
 
 
 def _plus(loss: Tensor, coefficient: float, term: Tensor, inputs: LossInputs) -> Tensor:
