@@ -70,9 +70,13 @@ def test_trainer_and_engines_that_do_not_fit_on_one_machine_of_a_cluster_have_on
     assert c.sync.update_weight_transport == "nccl"
     smaller = config(line.replace("8", "4"), in_cluster=True, num_gpus=4)
     assert [(m.num_ranks, len(m.engines)) for m in smaller.machines] == [(4, 0), (0, 4)]
-    assert "16 GPUs are needed" in problems(line, num_gpus=8)
+    text = problems(line, num_gpus=8)
+    assert "16 GPUs are needed" in text
+    assert "for those of other machines set RAY_ADDRESS to a Ray cluster that" in text
     text = problems("--rollout-num-gpus 8", in_cluster=True, num_gpus=8)
     assert "9 GPUs are needed" in text
+    assert "RAY_ADDRESS" not in text
+    assert "trainers come onto other machines by --actor-num-nodes" in text
     assert "--actor-num-gpus-per-node, so that engines may be on other machines" in text
 
 

@@ -10,6 +10,10 @@ from slime_core.config.machines import machines
 from slime_core.errors import ConfigError
 
 _ADDRESS = re.compile(r"(http://)?[\w.\-]+:\d+|(http://)?\[[0-9a-fA-F:]+\]:\d+")
+_JOIN = (
+    "set RAY_ADDRESS to a Ray cluster that spans the machines (`ray start --head` on one, "
+    "`ray start --address ...` on the others)"
+)
 
 
 def assumed_machine(draft: Draft, facts: Facts) -> None:
@@ -204,11 +208,18 @@ def _too_few(draft: Draft, facts: Facts, trainer: int, rollout: int, needed: int
         remedy = "raise --num-gpus-per-node, or give smaller numbers"
     if facts.in_cluster and starts_engines(draft) and not draft["colocate"]:
         remedy += ", or --actor-num-gpus-per-node, so that engines may be on other machines"
+    if not draft["colocate"]:
+        remedy += ", or share the GPUs with --colocate"
     return (
         f"{needed} GPUs are needed ({how} --actor-num-gpus-per-node {trainer} and "
-        f"--rollout-num-gpus {rollout}) and {there}: {remedy}"
-        + ("" if draft["colocate"] else ", or share the GPUs with --colocate")
+        f"--rollout-num-gpus {rollout}) and {there}: {remedy}{_elsewhere(facts)}"
     )
+
+
+def _elsewhere(facts: Facts) -> str:
+    """How the GPUs of other machines come into a run."""
+    trainers = "trainers come onto other machines by --actor-num-nodes"
+    return f"; {trainers}" if facts.in_cluster else f"; for those of other machines {_JOIN}"
 
 
 def backend(draft: Draft, facts: Facts) -> None:
@@ -227,10 +238,7 @@ def several_machines(draft: Draft, facts: Facts) -> None:
     """Trainers on several machines need a cluster."""
     count = draft["actor_num_nodes"]
     if count > 1 and not facts.in_cluster and draft["assume_gpus"] is None:
-        draft.problem(
-            f"--actor-num-nodes {count}: set RAY_ADDRESS to a Ray cluster that spans the machines "
-            "(`ray start --head` on one, `ray start --address ...` on the others)"
-        )
+        draft.problem(f"--actor-num-nodes {count}: {_JOIN}")
 
 
 RULES = (
