@@ -81,13 +81,11 @@ class ModelPasses:
         logits: bool = False,
     ) -> StepResult:
         """Take one optimizer step."""
-        if self._stateless:
-            adam_state.reset(self._state.optimizer)
         state = self._state
+        if self._stateless:
+            adam_state.reset(state.optimizer)
         self._hooks.before_train_step(
             self._iteration, self._num_steps, state.chunks, state.optimizer, state.scheduler
         )
         self._num_steps += 1
-        return train_step(
-            self._state, items, self._config, size=size, entropy=entropy, logits=logits
-        )
+        return train_step(state, items, self._config, size=size, entropy=entropy, logits=logits)
