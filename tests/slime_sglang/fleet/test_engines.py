@@ -1,4 +1,5 @@
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,7 +172,7 @@ def test_memory_is_lent_only_after_a_check_that_generates_has_ended(
     asked, go_on = threading.Event(), threading.Event()
 
     class Checked(EnginePart):
-        def _answers(self, path: str, timeout_s: float) -> bool:
+        def _says(self, path: str, timeout_s: float) -> bool:
             asked.set()
             assert go_on.wait(30)
             order.append(path)
@@ -197,6 +198,82 @@ def test_memory_is_lent_only_after_a_check_that_generates_has_ended(
     for thread in (check, lend):
         thread.join(30)
     assert order == ["/health_generate", "hold nothing"]
+
+
+class Slow(Started):
+    """Comes up when it may, and ends sooner when it is killed."""
+
+    may = threading.Event()
+    made: "list[Slow]" = []  # noqa: RUF012 -- of one test
+
+    def __init__(self, spec: EngineSpec, launch: Launch) -> None:
+        super().__init__(spec, launch)
+        self.began, self.held = threading.Event(), list[str]()
+        Slow.made.append(self)
+
+    def wait_ready(self, deadline_s: float) -> None:
+        self.began.set()
+        while not Slow.may.wait(0.01):
+            if self.killed:
+                raise EngineError("ended with exit code 137")
+
+    def hold(self, what: str) -> None:
+        assert not self.killed
+        self.held.append(what)
+
+
+def test_an_engine_that_is_being_started_makes_room_and_starts_when_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slime_sglang.fleet.parts.Engine", Slow)
+    monkeypatch.setattr(Slow, "may", threading.Event())
+    monkeypatch.setattr(Slow, "made", [])
+    spec = FleetSpec(model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig())
+    engines: Any = Engines(spec)
+    lost = EnginePart(spec.engine(0), 1.0)
+    engines._parts, engines._watch = [lost], object()
+    again = threading.Thread(target=lost.start_again, daemon=True)
+    again.start()
+    wait_until_made(2)
+    assert Slow.made[1].began.wait(30)
+    engines.hold("nothing")
+    assert Slow.made[1].killed, "it would load weights into memory that others need"
+    again.join(0.2)
+    assert len(Slow.made) == 2
+    assert again.is_alive()
+    engines.hold("weights")
+    Slow.may.set()
+    again.join(30)
+    assert (len(Slow.made), lost.is_up, Slow.made[2].killed) == (3, True, False)
+    engines.hold("nothing")
+    assert Slow.made[2].held == ["nothing"]
+
+
+def wait_until_made(count: int) -> None:
+    deadline = time.monotonic() + 30
+    while len(Slow.made) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_engine_that_keeps_its_memory_is_ended_where_it_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Keeps(Started):
+        def hold(self, what: str) -> None:
+            raise EngineError("a request still runs")
+
+    monkeypatch.setattr("slime_sglang.fleet.parts.Engine", Keeps)
+    spec = FleetSpec(model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig())
+    engines: Any = Engines(spec)
+    greedy = EnginePart(spec.engine(0), 1.0)
+    engines._parts = [greedy]
+    with pytest.raises(EngineError, match="a request still runs"):
+        engines.hold("nothing")
+    assert not greedy.engine.killed  # pyright: ignore[reportAttributeAccessIssue]
+    engines._watch = object()
+    engines.hold("nothing")
+    assert greedy.engine.killed  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_each_step_of_the_start_is_recorded_when_it_is_done(

@@ -3,13 +3,17 @@
 import json
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from slime_core.errors import EngineError
+from slime_sglang.fleet import parts as parts_module
 from slime_sglang.fleet import router as router_module
-from slime_sglang.fleet.parts import RouterPart, Routing
+from slime_sglang.fleet.parts import EnginePart, RouterPart, Routing
 from slime_sglang.fleet.router import Members, Router, RouterSpec
 from slime_sglang.processes.ports import PortLease
 from slime_sglang.processes.supervise import log_tail
@@ -37,8 +41,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(handler):
+def serving(handler, **state):
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    vars(server).update(state)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -113,24 +118,114 @@ def test_a_router_that_cannot_be_started_gives_its_ports_back(tmp_path, monkeypa
             anyone.bind(("127.0.0.1", port))  # refused while it is leased
 
 
-def test_a_router_that_will_not_forget_an_engine_is_reported(caplog):
-    class Refusing(Handler):
-        def do_GET(self):
-            self._say({"workers": [{"id": 1, "url": "http://gone"}]})
+class Registry(Handler):
+    """Knows two engines; fails as often as it is told to, then does what it is asked."""
 
-        def do_DELETE(self):
+    def do_GET(self):
+        healthy = [{"id": u, "url": u, "is_healthy": True} for u in self.server.engines]
+        self._say({"workers": healthy})
+
+    def do_DELETE(self):
+        if self._failed():
+            return
+        self.server.engines.remove(self.path.removeprefix("/workers/"))
+        self._say({})
+
+    def do_POST(self):
+        url = json.loads(self.rfile.read(int(self.headers["content-length"])))["url"]
+        if self._failed():
+            return
+        self.server.engines.append(url)
+        self._say({})
+
+    def _failed(self):
+        self.server.num_failures -= 1
+        if self.server.num_failures >= 0:
             self.send_error(500)
+        return self.server.num_failures >= 0
 
-    with serving(Refusing) as url:
+
+@contextmanager
+def registry(num_failures, monkeypatch):
+    monkeypatch.setattr(parts_module, "_TELL_AGAIN_S", 0.01)
+    with serving(Registry, engines=["a", "b"], num_failures=num_failures) as url:
         members = Members(url)
-        members.remove("http://gone")
+        routing = Routing(members, None)
+        routing.begin(["a", "b"])
+        yield routing, members
         members.close()
-    assert "the router was not told that http://gone is gone" in caplog.text
+
+
+def test_a_router_that_fails_to_forget_an_engine_is_told_again(monkeypatch):
+    with registry(2, monkeypatch) as (routing, members):
+        routing.remove("a")
+        assert members.healthy() == {"b"}
+        assert routing.serving == ("b",)
+
+
+def test_what_a_router_could_not_be_told_it_is_told_at_the_next_change(monkeypatch, caplog):
+    with registry(3, monkeypatch) as (routing, members):
+        routing.remove("a")
+        assert "the router was not told that a is gone" in caplog.text
+        assert members.healthy() == {"a", "b"}
+        routing.add("c")
+        assert members.healthy() == {"b", "c"}
+
+
+def test_an_engine_that_is_back_at_its_address_is_not_removed_again(monkeypatch):
+    with registry(3, monkeypatch) as (routing, members):
+        routing.remove("a")
+        routing.add("a")
+        routing.add("c")
+        assert members.healthy() == {"a", "b", "c"}
+
+
+def test_a_router_that_fails_to_take_up_an_engine_is_asked_again(monkeypatch):
+    with registry(2, monkeypatch) as (routing, members):
+        routing.add("c")
+        assert members.healthy() == {"a", "b", "c"}
+
+
+def test_a_router_that_never_takes_up_an_engine_is_reported_with_what_it_says(monkeypatch):
+    monkeypatch.setattr(router_module, "_CHANGE_S", 0.2)
+    with (
+        registry(10**9, monkeypatch) as (routing, _),
+        pytest.raises(EngineError, match=r"did not take up the engine c in 0 s: .*500"),
+    ):
+        routing.add("c")
+
+
+def test_a_router_that_says_a_byte_now_and_then_does_not_answer_in_time():
+    """The timeout is one for all of it, not one for each byte."""
+
+    class Dripping(Handler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-length", "100")
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b".")
+                self.wfile.flush()
+                if self.server.ended.wait(0.05):
+                    return
+
+    ended = threading.Event()
+    with serving(Dripping, ended=ended) as url:
+        members, began = Members(url), time.monotonic()
+        assert not members.answers(0.3)
+        assert time.monotonic() - began < 2.0
+        engine = EnginePart.__new__(EnginePart)  # without a process
+        engine.engine = SimpleNamespace(url=url)
+        assert not engine._says("/health_generate", 0.3)
+        assert time.monotonic() - began < 2.0
+        ended.set()
+        members.close()
 
 
 def test_an_engine_lost_while_the_run_ends_is_no_error(caplog):
     members = Members("http://127.0.0.1:9")
     members.close()
-    members.remove("http://gone")
+    with pytest.raises(EngineError, match="was not told that http://gone is gone"):
+        members.remove("http://gone")
     assert not members.answers(1.0)
     assert members.healthy() == set()

@@ -244,19 +244,22 @@ class Engines:
     def hold(self, what: Holding) -> None:
         """Keep so much in memory, on every engine that is up; none may have anything to do.
 
-        An engine that is lost is not started again while engines hold nothing.
+        An engine that is lost is not started again while engines hold nothing. One that does not
+        do as it is told is ended, if lost engines are started again: others need its memory.
         """
         parts = self._own_parts
         for part in parts:
             part.lends = part.lends or what != "everything"
             if what == "nothing":
-                part.room.clear()
+                part.make_room()
         up = [part for part in parts if part.is_up]
         with ThreadPoolExecutor(max(1, len(up))) as pool:
             found = list(pool.map(functools.partial(_held, what), up))
-        problems = [error for error in found if error is not None]
-        if problems and self._watch is None:
-            raise problems[0]
+        for part, error in zip(up, found, strict=True):
+            if error is not None and self._watch is None:
+                raise error
+            if error is not None:
+                part.engine.kill()
         for part in parts:
             part.lends = what != "everything"
             if what != "nothing":

@@ -1,17 +1,22 @@
 """An engine and the router as parts that can be lost and started again."""
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 
-import httpx
 from slime_core.errors import EngineError
 
+from slime_sglang.fleet.asking import status_of
 from slime_sglang.fleet.router import Members, Router
 from slime_sglang.processes.supervise import keep_log, last_words
 from slime_sglang.server.launch import Engine, EngineSpec, Launch, launch
 from slime_sglang.weights.session import EngineTarget
 
+logger = logging.getLogger(__name__)
+
 _ROOM_S = 1.0
+_TELL_ATTEMPTS, _TELL_AGAIN_S = 3, 0.5
 
 
 class Routing:
@@ -21,6 +26,8 @@ class Routing:
         self._members, self._router = members, router
         self._lock = threading.RLock()
         self._serving: list[str] = []
+        self._gone: list[str] = []
+        """Those that the router could not be told of yet: it still sends them requests."""
 
     @property
     def serving(self) -> tuple[str, ...]:
@@ -34,16 +41,37 @@ class Routing:
     def add(self, url: str) -> None:
         """Send requests there; raises ``EngineError``."""
         with self._lock:
+            if url in self._gone:
+                self._gone.remove(url)
+            self._tell_of_the_gone()
             if url not in self._serving:
                 self._members.add(url)
                 self._serving.append(url)
 
     def remove(self, url: str) -> None:
-        """Send nothing there any more."""
+        """Send nothing there any more.
+
+        A router that cannot be told is told again shortly, and then at every later change.
+        """
         with self._lock:
-            if url in self._serving:
-                self._serving.remove(url)
+            if url not in self._serving:
+                return
+            self._serving.remove(url)
+            self._gone.append(url)
+        for attempt in range(_TELL_ATTEMPTS):
+            time.sleep(_TELL_AGAIN_S if attempt else 0.0)  # unlocked: the router may come back
+            with self._lock:
+                self._tell_of_the_gone()
+                if url not in self._gone:
+                    return
+
+    def _tell_of_the_gone(self) -> None:
+        for url in [*self._gone]:
+            try:
                 self._members.remove(url)
+                self._gone.remove(url)
+            except EngineError as error:
+                logger.warning("%s", error)
 
     def close(self) -> None:
         """Drop the connections."""
@@ -54,6 +82,7 @@ class Routing:
         assert self._router is not None, "another's router is not watched"
         with self._lock:
             self._router.start_again(self._serving)
+            self._gone.clear()
 
 
 class EnginePart:
@@ -87,6 +116,10 @@ class EnginePart:
         self.room = threading.Event()
         """Whether there is memory to start it."""
         self.room.set()
+        self._changing = threading.Lock()
+        """Held while ``is_up`` changes, and while a process for which there is room is begun."""
+        self._is_given_up = False
+        """Whether the process that was being started was ended, to make room."""
         self.ended = False
         self.leave: Callable[[str], None] = _nobody
         """Called with its address when it is lost."""
@@ -120,12 +153,18 @@ class EnginePart:
         return EngineTarget(self.engine.url, self.engine.num_ranks, self.spec.machine)
 
     def answers(self, timeout_s: float) -> bool:
-        """Whether it generates, or, where it may not now, none of its processes is stopped."""
+        """Whether it generates, or, where it may not now, none of its processes is stopped.
+
+        One that is paused while it is asked has ``timeout_s`` again for the other question.
+        """
         with self._asked:
-            idle = self.quiet or self.lends
-            if not idle and self._answers("/health_generate", timeout_s):
+            if not self._may_not_generate and self._says("/health_generate", timeout_s):
                 return True
-        return (self.quiet or self.lends) and self._is_there(timeout_s)
+        return self._may_not_generate and self._is_there(timeout_s)
+
+    @property
+    def _may_not_generate(self) -> bool:
+        return self.quiet or self.lends
 
     def finish_check(self) -> None:
         """Return when no check generates: an engine without weights would end at it.
@@ -136,36 +175,60 @@ class EnginePart:
             pass
 
     def _is_there(self, timeout_s: float) -> bool:
-        return not self.engine.process.is_stopped and self._answers("/model_info", timeout_s)
+        return not self.engine.process.is_stopped and self._says("/model_info", timeout_s)
 
-    def _answers(self, path: str, timeout_s: float) -> bool:
-        """Within ``timeout_s`` in all; sooner when its process ends."""
-        try:
-            with httpx.Client(timeout=timeout_s, trust_env=False) as http:
-                return http.get(f"{self.engine.url}{path}").is_success
-        except httpx.HTTPError:
-            return False
+    def _says(self, path: str, timeout_s: float) -> bool:
+        """Whether it answers with success within ``timeout_s``; known at once when it ends."""
+        status = status_of(f"{self.engine.url}{path}", timeout_s)
+        return status is not None and 200 <= status < 300
+
+    def make_room(self) -> None:
+        """None is started until there is ``room``; one that is being started is ended."""
+        self.room.clear()
+        with self._changing:
+            if not self.is_up:
+                self._is_given_up = True
+                self.engine.kill()
 
     def start_again(self) -> None:
         """Kill what is left and return when a new process generates, with its first weights."""
-        self.is_up = False
+        with self._changing:
+            self.is_up = False
         self.leave(self.engine.url)
         self.engine.kill()
         keep_log(self.engine.process.log_path)
+        while not self._is_started():
+            logger.info("%s is started again later: its memory is wanted", self.name)
+        if self.serves_at_once:
+            self.join(self.engine.url)
+
+    def _is_started(self) -> bool:
+        """Whether a new process is up; False where ``make_room`` came before it was.
+
+        Raises:
+            EngineError: it did not come up though it had room, or nobody needs it any more.
+        """
         while not (self.room.wait(_ROOM_S) or self.ended):
             pass
         self._check_needed()
-        self.quiet = False
-        self.engine = Engine(self.spec, self._launch)
+        with self._changing:
+            if not self.room.is_set():
+                return False
+            self._is_given_up = self.quiet = False
+            self.engine = Engine(self.spec, self._launch)
         try:
             self._check_needed()  # ``stop`` may have ended the one before
         except EngineError:
             self.engine.stop()
             raise
-        self.engine.wait_ready(self._ready_timeout_s)
-        if self.serves_at_once:
-            self.join(self.engine.url)
-        self.is_up = True
+        try:
+            self.engine.wait_ready(self._ready_timeout_s)
+        except EngineError:
+            if not self._is_given_up:
+                raise
+        with self._changing:
+            self.is_up = not self._is_given_up
+        return self.is_up
 
     def _check_needed(self) -> None:
         if self.ended:

@@ -1,6 +1,5 @@
 """sglang-router in front of the engines, ready when it knows every one of them."""
 
-import logging
 import os
 import sys
 import time
@@ -13,11 +12,10 @@ from typing import Any
 import httpx
 from slime_core.errors import EngineError
 
+from slime_sglang.fleet.asking import status_of
 from slime_sglang.processes.command_line import to_words
 from slime_sglang.processes.ports import PortLease
 from slime_sglang.processes.supervise import Command, Supervised, check, keep_log, wait_until
-
-logger = logging.getLogger(__name__)
 
 _PROBE_S = 5.0
 _CHANGE_S = 10.0
@@ -44,15 +42,12 @@ class Members:
     """The engines that a router, ours or another, sends requests to."""
 
     def __init__(self, router_url: str) -> None:
+        self._url = router_url
         self._http = httpx.Client(base_url=router_url, timeout=_PROBE_S, trust_env=False)
 
     def answers(self, timeout_s: float) -> bool:
         """Whether the router says anything within ``timeout_s``."""
-        try:
-            self._http.get("/health", timeout=timeout_s)
-        except _FAILURES:
-            return False
-        return True
+        return status_of(f"{self._url}/health", timeout_s) is not None
 
     def healthy(self) -> set[str]:
         """URLs of the engines that get requests now."""
@@ -67,25 +62,31 @@ class Members:
         Raises:
             EngineError: the router does not take it.
         """
-        deadline = time.monotonic() + _CHANGE_S
-        try:
-            if url not in self.healthy():
-                self._http.post("/workers", json={"url": url}).raise_for_status()
-        except _FAILURES as error:
-            raise EngineError(f"the router does not accept the engine {url}: {error}") from error
+        deadline, problem = time.monotonic() + _CHANGE_S, "it knows it and sends it nothing"
         while url not in self.healthy():
+            try:
+                if not any(str(each["url"]) == url for each in self._workers()):
+                    self._http.post("/workers", json={"url": url}).raise_for_status()
+            except (*_FAILURES, ValueError, KeyError) as error:
+                problem = f"{type(error).__name__}: {error}".rstrip(": ")
             if time.monotonic() > deadline:
-                raise EngineError(f"the router did not take up {url} in {_CHANGE_S:.0f} s")
+                raise EngineError(
+                    f"the router did not take up the engine {url} in {_CHANGE_S:.0f} s: {problem}"
+                )
             time.sleep(_CHANGE_POLL_S)
 
     def remove(self, url: str) -> None:
-        """Send it nothing more; a router that does not answer is left alone."""
+        """Send it nothing more.
+
+        Raises:
+            EngineError: the router was not told.
+        """
         try:
             for each in self._workers():
                 if str(each["url"]) == url:
                     self._http.delete(f"/workers/{each['id']}").raise_for_status()
         except (*_FAILURES, ValueError, KeyError) as error:
-            logger.warning("the router was not told that %s is gone: %r", url, error)
+            raise EngineError(f"the router was not told that {url} is gone: {error!r}") from error
 
     def _workers(self) -> list[dict[str, Any]]:
         return self._http.get("/workers").raise_for_status().json()["workers"]
