@@ -304,6 +304,31 @@ def test_an_agent_that_asks_too_often_is_refused(monkeypatch: pytest.MonkeyPatch
     assert trained(sample) == said(script)
 
 
+def test_of_requests_at_once_no_more_are_let_through_than_turns_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def agent(base_url: str, api_key: str, sample: Sample) -> None:
+        client = openai_client(base_url, api_key)
+
+        async def ask(*, stream: bool) -> str:
+            try:
+                answer: Any = await client.chat.completions.create(
+                    model="any", messages=[USER], stream=stream
+                )
+                if stream:
+                    [_ async for _ in answer]
+            except openai.RateLimitError:
+                return "refused"
+            return "answered"
+
+        outcomes = await asyncio.gather(*(ask(stream=i % 4 > 0) for i in range(16)))
+        assert sorted(outcomes) == ["answered"] * 2 + ["refused"] * 14
+
+    settings = AgentSettings(max_turns=2)
+    _, script, _ = worked(monkeypatch, agent, ["a", "b"] + ["too many"] * 14, settings=settings)
+    assert len(script.said) == 2
+
+
 def test_tools_without_a_parser_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     async def agent(base_url: str, api_key: str, sample: Sample) -> None:
         client = openai_client(base_url, api_key)
@@ -376,7 +401,7 @@ def test_a_stream_that_nobody_reads_any_more_ends_its_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ended: list[str] = []
-    own = endpoints._ask
+    own = Endpoints._ask
 
     async def slow(*given: Any) -> Any:
         try:
@@ -397,7 +422,7 @@ def test_a_stream_that_nobody_reads_any_more_ends_its_request(
                 await asyncio.sleep(0.01)
         return 1.0
 
-    monkeypatch.setattr(endpoints, "_ask", slow)
+    monkeypatch.setattr(Endpoints, "_ask", slow)
     sample, *_ = worked(monkeypatch, agent, [])
     assert (sample.reward, ended) == (1.0, ["the request"])
 
@@ -419,7 +444,7 @@ def test_a_lost_engine_ends_the_run_whatever_the_agent_makes_of_it(
         return "no answer"
 
     monkeypatch.setattr(endpoints, "_PING_S", 0.02)
-    monkeypatch.setattr(endpoints, "_ask", lost)
+    monkeypatch.setattr(Endpoints, "_ask", lost)
     with pytest.raises(EngineError, match="exit code 137"):
         worked(monkeypatch, agent, [])
 

@@ -55,6 +55,14 @@ def test_stop_ends_a_grandchild_that_left_the_session_and_ignores_sigterm(tmp_pa
     process.stop()
 
 
+def test_a_command_is_killed_at_once_also_when_it_has_hardly_begun(tmp_path: Path) -> None:
+    began = time.monotonic()
+    process = Supervised(command(FAMILY, tmp_path / "log"))
+    process.kill()
+    assert time.monotonic() - began < 10
+    assert process.exit_code is not None
+
+
 def test_a_killed_owner_takes_the_whole_family_along(tmp_path: Path) -> None:
     owner_code = f"""
 import os, sys, time

@@ -67,7 +67,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(launcher, "launch", sleeps)
     machine = Elsewhere()
     yield machine
-    for process in machine.launcher._servers.values():
+    for process in [*machine.launcher._servers.values()]:
         process.kill()
     machine.pool.shutdown()
 
@@ -100,6 +100,10 @@ def test_a_server_of_another_machine_is_reached_over_the_network_seen_and_ended(
     _, another = launch_by(elsewhere, spec(tmp_path))
     another.stop()
     until(lambda: another.exit_code is not None)
+    assert elsewhere.launcher._servers == {}, "a run that lasts loses many engines"
+    another.kill()
+    assert (another.command_pid, another.is_stopped) == (None, False)
+    assert elsewhere.launcher.wait(1) == 137  # a call that was overtaken
 
 
 def test_the_end_of_a_server_of_another_machine_shows_its_log(

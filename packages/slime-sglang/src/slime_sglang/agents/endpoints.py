@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -104,9 +104,6 @@ class Endpoints:
 
     async def _chat(self, request: web.Request, session: Session, api: Any) -> web.StreamResponse:
         chat = _read(api, await _json(request))
-        most = self._settings.max_turns
-        if most is not None and session.num_requests >= most:
-            raise TooManyTurnsError(f"the conversation has had its {most} turns (--max-turns)")
         if chat.tools and self._settings.tool_call_parser is None:
             session.problem = ConfigError(
                 "an agent has tools, so --sglang-tool-call-parser must say how the model writes "
@@ -114,8 +111,18 @@ class Endpoints:
             )
             raise session.problem
         if chat.stream:
-            return await _stream(request, session, chat, api)
-        return web.json_response(api.write(await _ask(session, chat), chat))
+            return await _stream(request, session, chat, api, self._ask(session, chat))
+        return web.json_response(api.write(await self._ask(session, chat), chat))
+
+    async def _ask(self, session: Session, chat: ChatRequest) -> Said:
+        """The next turn. Nothing may be awaited between the check and the request it counts."""
+        most = self._settings.max_turns
+        if most is not None and session.num_requests >= most:
+            raise TooManyTurnsError(f"the conversation has had its {most} turns (--max-turns)")
+        turn = await session.reply(chat.messages, chat.tools, extra=chat.extra)
+        if not chat.log_probs:
+            return turn.said
+        return replace(turn.said, token_texts=session.token_texts(turn))
 
     async def _count(self, request: web.Request, session: Session, api: Any) -> web.StreamResponse:
         chat = _read(api, {**await _json(request), "max_tokens": 1})
@@ -126,13 +133,6 @@ class Endpoints:
 
 class TooManyTurnsError(RequestError):
     """A session has made as many requests as it may."""
-
-
-async def _ask(session: Session, chat: ChatRequest) -> Said:
-    turn = await session.reply(chat.messages, chat.tools, extra=chat.extra)
-    if not chat.log_probs:
-        return turn.said
-    return replace(turn.said, token_texts=session.token_texts(turn))
 
 
 async def _json(request: web.Request) -> dict[str, Any]:
@@ -196,10 +196,14 @@ def _refusal(session: Session, error: BaseException) -> tuple[int, str, str]:
 
 
 async def _stream(
-    request: web.Request, session: Session, chat: ChatRequest, api: Any
+    request: web.Request,
+    session: Session,
+    chat: ChatRequest,
+    api: Any,
+    asking: Coroutine[Any, Any, Said],
 ) -> web.StreamResponse:
     """The turn as a stream; a client that goes away, whenever it does, ends its request."""
-    answer = asyncio.ensure_future(_ask(session, chat))
+    answer = asyncio.create_task(asking)
     try:
         done, _ = await asyncio.wait([answer], timeout=_PING_S)
         if done:

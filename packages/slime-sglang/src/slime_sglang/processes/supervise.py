@@ -22,6 +22,7 @@ from slime_sglang.processes.ports import PortLease
 logger = logging.getLogger(__name__)
 
 _GUARDIAN = Path(__file__).with_name("guardian.py")
+_KILL_S, _KILL_AGAIN_S = 15.0, 0.05
 _TAIL_LINES = 30
 _TAIL_BYTES = 64 * 1024
 
@@ -185,16 +186,22 @@ class Supervised:
         """End it at once, whatever state it is in; returns when all of it is gone."""
         if self._guardian.poll() is None:
             self._guardian.send_signal(signal.SIGCONT)
-            command = self.command_pid
-            if command is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(command, signal.SIGKILL)  # the guardian sees to the rest
-            try:
-                self._guardian.wait(15)
-            except subprocess.TimeoutExpired:
+            deadline = time.monotonic() + _KILL_S
+            while self._guardian.poll() is None and time.monotonic() < deadline:
+                self._kill_command()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._guardian.wait(_KILL_AGAIN_S)
+            if self._guardian.poll() is None:
                 self._guardian.kill()
                 self._guardian.wait(5)
         self._tidy()
+
+    def _kill_command(self) -> None:
+        """The guardian sees to the rest; one that has just begun has no command yet."""
+        command = self.command_pid
+        if command is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(command, signal.SIGKILL)
 
     def _tidy(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)

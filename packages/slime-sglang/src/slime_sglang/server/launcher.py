@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _START_S, _LOOK_S, _END_S = 300.0, 30.0, 120.0
-_LOST = 137
-"""Exit code of a server whose launcher is gone: it was killed with it."""
+_KILLED = 137
+"""Exit code of a server that was ended, or whose launcher is gone: it was killed with it."""
 
 
 class Answer(Protocol):
@@ -62,7 +62,11 @@ class Started:
 
 
 class Launcher:
-    """The servers of one machine; its methods may be called from several threads at once."""
+    """The servers of one machine; its methods may be called from several threads at once.
+
+    Calls may come in another order than they were made: one about a server that was ended and
+    forgotten is answered as if it had been killed.
+    """
 
     def __init__(self) -> None:
         self._servers: dict[int, Supervised] = {}
@@ -77,18 +81,24 @@ class Launcher:
 
     def wait(self, number: int) -> int:
         """Return when it has ended, with its exit code."""
-        process = self._servers[number]
-        while (code := process.exit_code) is None:
+        process = self._servers.get(number)
+        while process is not None:
+            if (code := process.exit_code) is not None:
+                return code
             time.sleep(_POLL_S)
-        return code
+        return _KILLED
 
     def look(self, number: int, what: Literal["command_pid", "is_stopped"]) -> Any:
-        """A property of its process."""
-        return getattr(self._servers[number], what)
+        """A property of its process; None when it has been ended."""
+        process = self._servers.get(number)
+        return None if process is None else getattr(process, what)
 
     def end(self, number: int, how: Literal["stop", "kill"]) -> None:
-        """End it and everything that it started."""
-        getattr(self._servers[number], how)()
+        """End it and everything that it started, and forget it; may be called again."""
+        process = self._servers.get(number)
+        if process is not None:
+            getattr(process, how)()
+            self._servers.pop(number, None)
 
 
 class Launched:
@@ -110,7 +120,7 @@ class Launched:
         try:
             return int(self._end.result(0))
         except SlimeError:
-            return _LOST
+            return _KILLED
 
     @property
     def command_pid(self) -> int | None:
