@@ -202,6 +202,28 @@ def test_functions_and_values_and_files_are_told_in_one_go(line, capsys):
     assert "needs --normalize-advantages" in told
 
 
+def test_rows_that_cannot_be_learnt_from_are_told_before_anything_starts(line, tmp_path, capsys):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "1", "label": "2"}\n{"prompt": "3"}\n')
+    assert main([*line, "--dump-config"]) == 2
+    assert "prompts.jsonl:2: no key 'label'; the row has ['prompt']" in capsys.readouterr().err
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "1"}\n')
+    assert main([*line, "--loss-type", "sft_loss", "--dump-config"]) == 2
+    assert "prompts.jsonl:1: there is nothing to train on" in capsys.readouterr().err
+
+
+def test_files_that_a_class_of_the_users_reads_are_not_looked_at(line, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "class Own:\n"
+        "    def get_samples(self, num_samples): ...\n"
+        "    def add_samples(self, samples): ...\n"
+    )
+    (tmp_path / "prompts.txt").write_text("1+1=\n")
+    words = [*line, "--prompt-data", f"{tmp_path}/prompts.txt", "--dump-config"]
+    words += ["--data-source-path", f"{tmp_path}/own.py:Own"]
+    assert main(words) == 2
+    assert main([*words, "--disable-rollout-global-dataset"]) == 0
+
+
 def test_a_key_of_a_file_that_nothing_reads_is_told(line, tmp_path, capsys):
     file, rewards = tmp_path / "own.yaml", tmp_path / "rewards.py"
     rewards.write_text("async def custom_rm(args, sample): return args.search_url\n")

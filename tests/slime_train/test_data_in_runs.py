@@ -67,9 +67,9 @@ def test_epochs_over_weighted_files_give_the_number_of_iterations(model, files):
 @pytest.mark.parametrize("more", [(), ("--streaming-data",), ("--num-data-workers", 1)])
 def test_bad_rows_end_the_run_before_anything_is_started(model, files, tmp_path, more):
     with files[0].open("a") as file:
-        file.write('{"prompt": "1+1="}\n{\n')
+        file.write('{"prompt": "1+1=", "label": "2"}\n' * 100 + '{"prompt": "1+1="}\n{\n')
     words = ("--prompt-data", files[0], "--num-rollout", 1, *more)
-    with pytest.raises(DataError, match=r"2 of 14 rows .*\n.*a.jsonl:13: no key 'label'"):
+    with pytest.raises(DataError, match=r"2 of 114 rows .*\n.*a.jsonl:113: no key 'label'"):
         RolloutHost(resolved(model, *words), tmp_path)
     host = RolloutHost(resolved(model, *words, "--data-error-policy", "skip"), tmp_path)
     tokens(host, 0)

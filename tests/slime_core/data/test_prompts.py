@@ -3,7 +3,8 @@ import logging
 
 import pytest
 from slime_core.config.data import DataConfig
-from slime_core.data.prompts import load_prompts
+from slime_core.data.loading import read
+from slime_core.data.prompts import load_prompts, prompt_rows
 from slime_core.errors import DataError
 from slime_testing.chars import CharTokenizer
 
@@ -120,3 +121,30 @@ def test_of_several_files_each_prompt_knows_its_own(tmp_path):
     assert [prompt.source for prompt in prompts] == sources
     with pytest.raises(DataError, match=r"names a file twice: weight it instead, as in FILE\*2"):
         load_prompts(DataConfig(), CharTokenizer(), sources=[sources[0]] * 2)
+
+
+STRICT = "{% for m in messages %}{{ m.content + '#' }}{% endfor %}"
+REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}x"
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [(STRICT, "has no attribute 'content'"), (REFUSES, "'raise_exception' is undefined")],
+)
+def test_a_prompt_that_the_chat_template_does_not_take_is_told_by_line(tmp_path, template, told):
+    rows = [{"input": [{"role": "user", "content": "a"}]}]
+    rows += [{"input": [{"role": "system", "text": "b"}, {"role": "user", "content": "a"}]}]
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data, tokenizer = DataConfig(apply_chat_template=True), CharTokenizer(template)
+    with pytest.raises(DataError, match=r"p.jsonl:2: the chat template does not take") as caught:
+        load_prompts(data, tokenizer, sources=[str(path)])
+    assert told in str(caught.value)
+
+
+def test_rows_to_learn_from_hold_an_answer_wherever_they_are(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"input": "a", "label": "b"}\n' * 200 + '{"input": "c", "label": null}\n')
+    rows, data = prompt_rows(DataConfig(), answered=True), DataConfig()
+    with pytest.raises(DataError, match=r"p.jsonl:201: there is nothing to train on"):
+        list(read(rows, data, sources=[str(path)]))

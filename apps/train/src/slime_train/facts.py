@@ -30,7 +30,7 @@ def gather(raw: RawConfig, part: str = "") -> Facts:
     """
     problems: list[str] = []
     hf_config, megatron_args = _model(raw, part, problems)
-    prompts: tuple[str, ...] = raw.value("prompt_data", ())
+    prompts = _prompt_files(raw)
     eval_file = _eval_file(raw, problems)
     looks = [
         (flag, path, _look(path, row, flag, raw)) for flag, path, row in _files(raw, eval_file)
@@ -91,12 +91,17 @@ def _files(
     raw: RawConfig, eval_file: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """(flag, path, what --eval-config says of it) of every file of prompts."""
-    for path in raw.value("prompt_data", ()):
+    for path in _prompt_files(raw):
         yield "--prompt-data", path, {}
     for _, path in raw.value("eval_prompt_data", ()):
         yield "--eval-prompt-data", path, {}
     for path, row in dataset_paths(eval_file or {}):
         yield "--eval-config", path, row
+
+
+def _prompt_files(raw: RawConfig) -> tuple[str, ...]:
+    """Those that slime reads, not a class of the user's."""
+    return raw.value("prompt_data", ()) if raw.value("rollout_global_dataset", True) else ()
 
 
 def _look(path: str, row: Mapping[str, Any], flag: str, raw: RawConfig) -> FirstLook:
@@ -105,7 +110,8 @@ def _look(path: str, row: Mapping[str, Any], flag: str, raw: RawConfig) -> First
         names = ("chosen_key", "rejected_key")
         given = {name: raw.value(name) for name in names if raw.value(name) is not None}
         preference = PreferenceConfig(**given)
-    return first_look(path, data, preference)
+    answered = raw.value("loss_type") == "sft_loss" and flag == "--prompt-data"
+    return first_look(path, data, preference, answered=answered)
 
 
 def _columns(raw: RawConfig, row: Mapping[str, Any], *, evaluation: bool) -> DataConfig:

@@ -89,15 +89,8 @@ def refusals(given: Iterator[Given] | Any) -> Iterator[str]:
             yield f"{shown}: not used here, {reason}"
         elif flag.owner == SERVER and flag.dest in SLIME_SETS:
             yield f"{shown}: the run sets this itself; give {SLIME_SETS[flag.dest]}"
-        elif reason := _planned(flag, item.value):
+        elif reason := flag.refusal(item.value):
             yield f"{shown}: not there yet; {reason}"
-
-
-def _planned(flag: Flag, value: Any) -> str | None:
-    planned = flag.spelling.get("planned")
-    if planned is None or isinstance(planned, str):
-        return None if value == flag.default else planned
-    return planned.get(value)
 
 
 def _read_yaml(raw: RawConfig, path: Path) -> None:

@@ -24,5 +24,6 @@ def demonstrations(config: RunConfig, tokenizer: Tokenizer) -> Recorded:
             )
         return group
 
-    stream = open_stream(prompt_rows(data), data, config.rollout.n_samples_per_prompt)
+    num_samples = config.rollout.n_samples_per_prompt
+    stream = open_stream(prompt_rows(data, answered=True), data, num_samples)
     return Recorded(stream, config.rollout.rollout_batch_size, complete)

@@ -64,6 +64,14 @@ def prompt_text(row: Row, key: str) -> str | list[dict[str, Any]]:
     return cast("str | list[dict[str, Any]]", value)
 
 
+def check_unicode(text: str, place: str) -> None:
+    """Raise ``RowError`` where JSON escaped half of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError("not_utf8", f"{place}: the prompt is not Unicode: {error}") from error
+
+
 def says_nothing(prompt: str | list[dict[str, Any]]) -> bool:
     """Whether there is nothing in it but what a chat template would put around."""
     if isinstance(prompt, str):

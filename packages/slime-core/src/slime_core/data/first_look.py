@@ -1,13 +1,17 @@
-"""The first row of a prompt file, so that a wrong name or column costs a second."""
+"""The first rows of a prompt file, so that a wrong name, column or value costs a second."""
 
 from dataclasses import dataclass
 
 from slime_core.config.algorithm import PreferenceConfig
 from slime_core.config.data import DataConfig
 from slime_core.data.file_slice import parse
-from slime_core.data.pairs import read_pairs
-from slime_core.data.prompts import read_prompts
+from slime_core.data.loading import look
+from slime_core.data.pairs import pair_rows
+from slime_core.data.prompts import prompt_rows
+from slime_core.data.reading import Prompt
 from slime_core.errors import DataError
+
+_NUM_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,23 +21,33 @@ class FirstLook:
     problem: str | None = None
     """Why it cannot be used; says its name."""
     gradable: bool = True
-    """Whether the prompt comes with a label, or says by itself which reward scores it."""
+    """Whether the first prompt comes with a label, or says by itself which reward scores it."""
 
 
 def first_look(
-    path: str, data: DataConfig, preference: PreferenceConfig | None = None
+    path: str,
+    data: DataConfig,
+    preference: PreferenceConfig | None = None,
+    *,
+    answered: bool = False,
 ) -> FirstLook:
-    """Read one prompt of a file; with ``preference``, one pair of responses."""
+    """Read the first prompts of a file; with ``preference``, pairs of responses.
+
+    ``answered``: they have to hold what is learnt from them.
+    """
     try:
         if not parse(path).path.exists():
             return FirstLook(f"{path}: there is no such file; give a .jsonl or .parquet file")
-        if preference is None:
-            rows = read_prompts(data, sources=(path,))
-        else:
-            rows = read_pairs(data, preference, sources=(path,))
-        first = next(rows, None)
+        rows = prompt_rows(data, answered=answered)
+        reader = rows if preference is None else pair_rows(data, preference)
+        found = look(reader, data, path, num_rows=_NUM_ROWS)
     except DataError as error:
         return FirstLook(str(error))
-    if first is None:
-        return FirstLook(f"{path}: has no rows")
-    return FirstLook(gradable=first.label is not None or "rm_type" in first.metadata)
+    return (
+        FirstLook(gradable=_is_gradable(found[0])) if found else FirstLook(f"{path}: has no rows")
+    )
+
+
+def _is_gradable(prompt: Prompt) -> bool:
+    says_nothing = prompt.label is None or prompt.label == ""
+    return not says_nothing or "rm_type" in prompt.metadata

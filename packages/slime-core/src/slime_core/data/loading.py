@@ -57,6 +57,30 @@ def load(reader: RowReader, data: DataConfig, *, sources: Sequence[str]) -> list
     return prompts
 
 
+def look(reader: RowReader, data: DataConfig, source: str, *, num_rows: int) -> list[Prompt]:
+    """Prompts, not prepared, of a source's first rows, and of more where none of those can be used.
+
+    Raises:
+        DataError: naming the first rows that cannot be used, or, where such rows are left out, that
+            none can.
+    """
+    opened = open_sources([source])
+    job = Job(reader, find_columns(reader, opened), data.id_key)
+    faults, prompts, num_read, rest = Faults("stop"), list[Prompt](), 0, False
+    for name, record in _records(opened):
+        if rest := num_read >= num_rows and bool(prompts or data.data_error_policy == "stop"):
+            break
+        num_read += 1
+        outcome = job.do(name, record, prepare=False)
+        if outcome.prompt is None:
+            faults.add(outcome.kind, outcome.message)
+        else:
+            prompts.append(outcome.prompt)
+    if not prompts or data.data_error_policy == "stop":
+        faults.settle(num_read=None if prompts and rest else num_read)
+    return prompts
+
+
 def check(job: Job, data: DataConfig, sources: Sequence[Source]) -> dict[str, int]:
     """Look into every row without keeping any; how many there are in each source.
 

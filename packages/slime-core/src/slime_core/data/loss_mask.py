@@ -55,13 +55,19 @@ def mask_conversation(
         if len(before) < end or not text.startswith(before):
             raise DataError(_not_append_only(messages, position, before, text))
         stop = _turn_end(messages, position, text, len(before), tokenizer)
-        trained = bool(message.get("step_loss_mask", message.get("train", True)))
-        for piece, flag in ((text[end : len(before)], 0), (text[len(before) : stop], int(trained))):
+        trained = int(is_trained(message))
+        for piece, flag in ((text[end : len(before)], 0), (text[len(before) : stop], trained)):
             ids = tokenizer.encode(piece, add_special_tokens=False) if piece else []
             tokens += ids
             mask += [flag] * len(ids)
         end = stop
     return MaskedTokens(tokens, mask)
+
+
+def is_trained(message: Message) -> bool:
+    """Whether it is a turn of the assistant's that nobody has switched off."""
+    switch = message.get("step_loss_mask", message.get("train", True))
+    return message["role"] == "assistant" and bool(switch)
 
 
 def _turn_end(

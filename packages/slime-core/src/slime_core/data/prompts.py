@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
+
 from slime_core.config.data import DataConfig
 from slime_core.data.chat import Tokenizer, conversation, render
 from slime_core.data.columns import (
+    check_unicode,
     input_column,
     metadata_of,
     prompt_text,
@@ -18,6 +21,7 @@ from slime_core.data.faults import TOO_LONG, RowError
 from slime_core.data.loading import load, read
 from slime_core.data.reading import Prompt, find_columns
 from slime_core.data.rows import Row, Source, read_rows
+from slime_core.data.sft import has_answer
 
 __all__ = ["Prompt", "PromptRows", "Tokenizer", "load_prompts", "read_prompts", "read_rows"]
 
@@ -41,6 +45,8 @@ class PromptRows:
     """None leaves prompts as they are, neither rendered nor tokenized."""
     max_prompt_len: int | None = None
     system: str | None = None
+    answered: bool = False
+    """Whether rows have to hold what is learnt from them, as for supervised fine-tuning."""
 
     def columns(self, row: Row) -> Columns:
         """Keys as given; where the row lacks the default one, the usual names are tried."""
@@ -56,7 +62,15 @@ class PromptRows:
         if says_nothing(text):
             raise RowError("empty", f"{row.place}: the prompt is empty")
         text = with_system(text, self.system, row, templated=templated)
+        if isinstance(text, str):
+            check_unicode(text, row.place)
         label = None if columns.label is None else required(row, columns.label, "--label-key")
+        if self.answered and not has_answer(text, label):
+            raise RowError(
+                "no_answer",
+                f"{row.place}: there is nothing to train on: no turn of an assistant in "
+                f"{columns.input!r}, and no label, whose column is named with --label-key",
+            )
         return Prompt(text, label, metadata_of(row, self.data))
 
     def prepare(self, prompt: Prompt, place: str) -> Prompt:
@@ -65,19 +79,10 @@ class PromptRows:
             return prompt
         text = prompt.prompt
         if self.data.apply_chat_template:
-            text = render(
-                self.tokenizer,
-                conversation(text),
-                tools=prompt.metadata.get("tools"),
-                add_generation_prompt=True,
-                template_kwargs=self.data.apply_chat_template_kwargs,
-            )
+            text = self._rendered(prompt, self.tokenizer, place)
         if not isinstance(text, str):
             return prompt
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RowError("not_utf8", f"{place}: the prompt is not Unicode: {error}") from error
+        check_unicode(text, place)
         tokens = tuple(self.tokenizer.encode(text, add_special_tokens=False))
         if not tokens:
             raise RowError("empty", f"{place}: the prompt is empty")
@@ -86,12 +91,29 @@ class PromptRows:
             raise RowError(TOO_LONG, f"{place}: {limit}, it has {len(tokens)}")
         return Prompt(text, prompt.label, prompt.metadata, tokens)
 
+    def _rendered(self, prompt: Prompt, tokenizer: Tokenizer, place: str) -> str:
+        try:
+            return render(
+                tokenizer,
+                conversation(prompt.prompt),
+                tools=prompt.metadata.get("tools"),
+                add_generation_prompt=True,
+                template_kwargs=self.data.apply_chat_template_kwargs,
+            )
+        except (TemplateError, TypeError) as error:  # it asks for what a message lacks, or refuses
+            why = f"{place}: the chat template does not take the prompt: {error}"
+            raise RowError("malformed", why) from error
+
 
 def prompt_rows(
-    data: DataConfig, tokenizer: Tokenizer | None = None, *, max_prompt_len: int | None = None
+    data: DataConfig,
+    tokenizer: Tokenizer | None = None,
+    *,
+    max_prompt_len: int | None = None,
+    answered: bool = False,
 ) -> PromptRows:
     """How rows become prompts under ``data``."""
-    return PromptRows(data, tokenizer, max_prompt_len, system_prompt(data))
+    return PromptRows(data, tokenizer, max_prompt_len, system_prompt(data), answered)
 
 
 def columns_found(data: DataConfig, sources: Sequence[str]) -> dict[str, str]:

@@ -1,10 +1,10 @@
 """Samples for supervised fine-tuning: nothing is generated, the answer is in the data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slime_core.data.chat import Message, Tokenizer, conversation
-from slime_core.data.loss_mask import MaskedTokens, mask_conversation
+from slime_core.data.loss_mask import MaskedTokens, is_trained, mask_conversation
 from slime_core.errors import DataError
 from slime_core.types import Sample, Status
 
@@ -45,6 +45,13 @@ def complete(
     sample.response = tokenizer.decode(masked.tokens[start:], skip_special_tokens=False)
     sample.reward = 0.0
     sample.status = Status.COMPLETED
+
+
+def has_answer(prompt: str | Sequence[Message], label: Any) -> bool:
+    """Whether ``complete`` finds something to train on."""
+    if label is not None and (isinstance(prompt, str) or prompt[-1]["role"] != "assistant"):
+        return True
+    return any(is_trained(message) for message in prompt if isinstance(message, dict))
 
 
 def _plain(sample: Sample, tokenizer: Tokenizer) -> MaskedTokens:
