@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from slime_core.batch import LossInputs, Ragged, TrainBatch
-from slime_core.losses.aggregate import denominators, step_divisor, weighted_sum
+from slime_core.losses.aggregate import denominators, masked, step_divisor, weighted_sum
 from slime_core.losses.sft import sft_loss
 from slime_core.schedule.plan import StepCounts
 from slime_testing.loss_case import make_tokens, vector
@@ -71,6 +71,29 @@ def test_nothing_to_train_on_is_no_division_by_zero():
     batch = make_batch([[0.0], [0.0, 0.0]], [0, 1])
     for mode in MODES:
         assert mean(batch, [1.0, 1.0, 1.0], mode) == 0.0
+
+
+def test_a_step_with_one_trained_token_divides_by_one():
+    assert step_divisor(StepCounts(5, 6, 1.0), "token") == 1.0
+    assert step_divisor(StepCounts(5, 6, 0.0), "token") == 1.0
+    assert step_divisor(StepCounts(5, 6, 1.0), "sample") == 6.0
+    for mode in ("rollout", "constant", "sequence-sum"):
+        assert step_divisor(StepCounts(5, 6, 1.0), mode) == 5.0
+
+
+def test_a_constant_length_is_one_unless_told_otherwise():
+    batch = make_batch([[1.0, 1.0], [0.0]], [0, 1])
+    assert denominators(batch, "constant").tolist() == [1.0, 1.0]
+
+
+def test_what_is_not_trained_on_is_zero_whatever_stands_there():
+    tokens = make_tokens([4], mask=[1.0, 0.0, 0.0, 1.0], denominators=2.0)
+    odd = vector([3.0, torch.nan, -torch.inf, -1.0]).requires_grad_()
+    assert masked(odd, tokens).tolist() == [3.0, 0.0, 0.0, -1.0]
+    total = weighted_sum(odd, tokens)
+    (gradient,) = torch.autograd.grad(total, odd)
+    assert total.item() == (3.0 - 1.0) / 2
+    assert gradient.tolist() == [0.5, 0.0, 0.0, 0.5]
 
 
 @given(st.data())

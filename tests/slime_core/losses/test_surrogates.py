@@ -41,6 +41,12 @@ def test_the_soft_gate_closes_as_the_ratio_leaves_one():
     assert size(6.0) < 1e-3
 
 
+def test_a_bad_token_costs_at_most_its_advantage_times_the_dual_bound():
+    # A = -2: 1.5 * 2 is below 3 * 2, 10 * 2 is not
+    found = clipped(vector([1.5, 10.0]), vector([-2.0, -2.0]), low=0.2, high=0.2, dual=3.0)
+    assert found.loss.tolist() == pytest.approx([3.0, 6.0])
+
+
 @given(RATIOS, st.floats(-5, 5))
 def test_clipping_is_pessimistic(ratios, advantage):
     r, a = vector(ratios), vector([advantage] * len(ratios))

@@ -67,7 +67,7 @@ def reinforce_plus_plus(
 
     A response without trained tokens has return 0. With gamma below 1 and tools' tokens between
     the policy's, upstream discounts over those too.
-    Source: REINFORCE++, arXiv:2501.03262, eq. 6.
+    Source: REINFORCE++, arXiv:2501.03262: the token-level KL penalty, with gamma 1 there.
     """
     trained = _Trained.of(mask)
     penalised = _plus_terminal(-trained.pick(kl), rewards, trained.lengths)

@@ -105,7 +105,7 @@ def weight_sums(
     of ``context`` counts the same sequences.
     """
     bounded = _weights(masked(train - behaviour, tokens), tokens, config, context)
-    counted = (tokens.mask > 0).to(bounded.values.dtype) * bounded.inside
+    counted = (tokens.mask > 0) * bounded.inside
     if config.tis_level == "sequence":
         length = sample_sums(torch.ones_like(counted), tokens, context)[tokens.sample]
         counted = counted / length.clamp(min=1)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from slime_core.batch import LocalTokens
 from slime_core.interfaces import Reduce
-from slime_core.losses.aggregate import masked
 from slime_core.losses.ratio import ratio_of
 from slime_core.losses.report import MEAN_RATIO, MEAN_SQUARE
 from slime_core.losses.sequence import sample_mean, sample_sums
@@ -24,6 +23,8 @@ def mismatch_metrics(
 ) -> dict[str, Tensor]:
     """Divergences and perplexities, per token; those of a response are given to all its tokens.
 
+    Only entries at trained tokens mean anything.
+
         mismatch_kl       -d                  KL(behaviour || train), unbiased
         mismatch_k3       exp(d) - 1 - d      the same, never negative
         training_ppl      exp(-mean_t log p_train), rollout_ppl likewise
@@ -35,7 +36,6 @@ def mismatch_metrics(
     Source: Schulman, Approximating KL Divergence, 2020; the chi-square divergence of importance
     weights: Metelli et al., arXiv:1809.06098; names: the mismatch helper of upstream's examples.
     """
-    train, behaviour = masked(train, tokens), masked(behaviour, tokens)
     drift = train - behaviour
     ratio = ratio_of(drift)
 

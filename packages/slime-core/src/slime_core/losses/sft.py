@@ -1,7 +1,7 @@
 """Supervised fine-tuning."""
 
 from slime_core.batch import LossInputs
-from slime_core.losses.aggregate import LossOutput, masked, weighted_sum
+from slime_core.losses.aggregate import LossOutput, weighted_sum
 
 
 def sft_loss(inputs: LossInputs) -> LossOutput:
@@ -9,5 +9,5 @@ def sft_loss(inputs: LossInputs) -> LossOutput:
 
     L = -log p
     """
-    loss = weighted_sum(-masked(inputs.log_probs, inputs.tokens), inputs.tokens)
+    loss = weighted_sum(-inputs.log_probs, inputs.tokens)
     return LossOutput(loss, {"loss": loss.detach()})

@@ -34,7 +34,7 @@ def clipped(
     loss = torch.maximum(plain, bounded)
     if dual is not None:
         loss = torch.where(advantages < 0, torch.minimum(loss, -dual * advantages), loss)
-    return Surrogate(loss, (bounded > plain).to(ratio.dtype).detach())
+    return Surrogate(loss, (bounded > plain).to(ratio.dtype))
 
 
 def cispo(
@@ -47,7 +47,7 @@ def cispo(
     Source: MiniMax-M1, arXiv:2506.13585, eq. 4.
     """
     weight = ratio.clamp(1 - low, 1 + high).detach()
-    return Surrogate(-weight * advantages * log_probs, (weight != ratio).to(ratio.dtype).detach())
+    return Surrogate(-weight * advantages * log_probs, (weight != ratio).to(ratio.dtype))
 
 
 def sapo(ratio: Vector, advantages: Vector, *, positive: float, negative: float) -> Surrogate:

@@ -14,8 +14,8 @@ def value_loss(inputs: ValueInputs, config: CriticConfig) -> LossOutput:
         L = max((V - R)^2, (clip(V, V_old - eps, V_old + eps) - R)^2)
 
     Without the factor 1/2, as upstream. Summed over this rank's tokens.
-    Source: PPO as implemented by OpenAI baselines; Schulman et al., arXiv:1506.02438, eq. 30 for
-    the trust region it stands for.
+    Source: PPO as implemented by OpenAI baselines; for the trust region it stands for, Schulman et
+    al., arXiv:1506.02438, section 5.
     """
     tokens = inputs.tokens
     values, old = masked(inputs.values, tokens), masked(inputs.old_values, tokens)
