@@ -7,6 +7,7 @@ from typing import Any
 
 from slime_rewards.boxed import last_boxed
 from slime_rewards.math import without_markup
+from slime_rewards.verdict import label_text
 
 _CHOICES = 8
 _END_OF_THOUGHT = "</think>"
@@ -23,7 +24,7 @@ _LINE = re.compile(r"(?m)^\s*\(?([A-Z])[).:]?\s*$")
 _MENTIONED = re.compile(rf"(?<![A-Za-z0-9'\u2019(\\])\(?([A-Z])\)?{_BOUNDARY}")
 
 
-def grade(response: str, label: str | None, metadata: dict[str, Any]) -> float:
+def grade(response: str, label: object, metadata: dict[str, Any]) -> float:
     """1 where the answer is the right letter, or the text of the right choice, else 0.
 
     The right letter is ``metadata["correct_letter"]``, else the label: a letter, or the text of
@@ -33,6 +34,7 @@ def grade(response: str, label: str | None, metadata: dict[str, Any]) -> float:
     Raises:
         ValueError: what is right cannot be known.
     """
+    label = None if label is None else label_text(label)
     choices = _choices(metadata.get("choices"))
     valid = [str(letter).upper() for letter in metadata.get("valid_letters") or choices]
     valid = valid or list(string.ascii_uppercase[:_CHOICES])

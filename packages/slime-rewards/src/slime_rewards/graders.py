@@ -15,12 +15,13 @@ from slime_core.plugins.plugin import ENTRY_POINT_GROUP
 from slime_rewards import code, dapo, deepscaler, exact_match, f1, gpqa, ifbench, math
 from slime_rewards.boxed import last_boxed
 from slime_rewards.config import BOXED
-from slime_rewards.verdict import Grade
+from slime_rewards.verdict import Grade, label_text
 
 
 def _labelled(grade: Any) -> Grade:
-    def labelled(response: str, label: str | None, metadata: dict[str, Any]) -> Any:
+    def labelled(response: str, label: object, metadata: dict[str, Any]) -> Any:
         del metadata
+        label = None if label is None else label_text(label)
         if label is None or not label.strip():
             found = "no label" if label is None else "an empty label"
             raise ValueError(

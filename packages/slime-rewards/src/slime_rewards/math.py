@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any, cast
 
 from slime_rewards.boxed import last_boxed
+from slime_rewards.endless import is_endless
 from slime_rewards.symbols import spelled
 
 _TAIL = 3_000
@@ -63,16 +64,24 @@ def verify(response: str, label: str) -> float:
     """1 where math-verify finds response and label equal; may take for ever.
 
     Where the label is a number, the answer must be one as well: ``5+7`` is not the answer to what
-    is 5+7, though it has the right value.
+    is 5+7, though it has the right value. An answer that is too long or nested too deeply to be
+    read is wrong.
     """
     import math_verify
 
     parse = functools.partial(cast("Any", math_verify.parse), parsing_timeout=None)
     expected = spelled(target(label))
-    gold = parse(f"${expected}$") or parse(expected)
     boxed = last_boxed(response)
-    text = final(response)[-_TAIL:] if boxed is None else f"$\\boxed{{{boxed}}}$"
-    found = parse(spelled(text))
+    if boxed is None:
+        text = spelled(final(response)[-_TAIL:])
+        endless = is_endless(text, expected, longest=len(text))
+    else:
+        text = spelled(f"$\\boxed{{{boxed}}}$")
+        endless = is_endless(text, expected)
+    if endless:
+        return 0.0
+    gold = parse(f"${expected}$") or parse(expected)
+    found = parse(text)
     if not gold or not found:
         return 0.0
     if _is_number(gold[0]) and not _is_number(found[0]):

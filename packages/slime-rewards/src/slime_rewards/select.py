@@ -24,7 +24,7 @@ from slime_rewards.judge import Judge
 from slime_rewards.remote import Server, remote_payload
 from slime_rewards.sample_rewards import SampleRewards
 from slime_rewards.sandbox import Limits
-from slime_rewards.verdict import Question, RewardValue, Verdict
+from slime_rewards.verdict import Question, RewardValue, Verdict, label_text
 from slime_rewards.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class SelectedScores:
         question = Question(
             grader=grader,
             response=sample.response,
-            label=None if sample.label is None else _text(sample.label),
+            label=None if sample.label is None else label_text(sample.label),
             metadata=_plain(sample.metadata),
         )
         return await self._workers.ask(question)
@@ -197,17 +197,16 @@ def _settled(sample: Sample, *, boxed: bool) -> float | None:
     if sample.label is None:
         return None
     response = (last_boxed(sample.response) or "") if boxed else sample.response
-    return math.settle(response, _text(sample.label))
-
-
-def _text(label: object) -> str:
-    """A label as graders get it: text as it is, lists and dictionaries as JSON."""
-    return json.dumps(label) if isinstance(label, list | dict) else str(label)
+    return math.settle(response, label_text(sample.label))
 
 
 def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the metadata can be sent to a process; the rest as text."""
-    return json.loads(json.dumps(dict(metadata), default=str))
+    """What of the metadata can be sent to a process: arrays as lists, the rest as text."""
+    return json.loads(json.dumps(dict(metadata), default=_sendable, skipkeys=True))
+
+
+def _sendable(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 async def _zero(_sample: Sample) -> float:

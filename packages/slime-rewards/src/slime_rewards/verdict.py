@@ -1,5 +1,6 @@
 """What became of grading one response: a value, an abstention or an error; never a silent 0."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class Question:
     response: str
     label: str | None = None
     metadata: dict[str, Any]
+
+
+def label_text(label: object) -> str:
+    """A label as graders get it: text as it is, lists and dictionaries as JSON."""
+    return json.dumps(label) if isinstance(label, list | dict) else str(label)
 
 
 def checked(value: object, keys: Sequence[str] = ()) -> RewardValue:

@@ -1,0 +1,38 @@
+"""Expressions that algebra takes for ever to read: too long, or too deep within each other.
+
+Nobody who knows the answer writes it so. Found before anything is read, they are wrong; a grader
+that ran into its deadline would leave them without a reward.
+"""
+
+import re
+from collections import Counter
+
+_MARK = re.compile(r"(\^?)\s*([(\[{])|[)\]}]")
+_MOST = {"length": 500, "brackets": 6, "exponents": 5, "bars": 16, "braces": 40}
+"""Math-verify takes a second or two at these; for every further bracket twice as long."""
+
+
+def is_endless(text: str, label: str, *, longest: int = _MOST["length"]) -> bool:
+    """Return whether ``text`` is beyond what is read, and beyond the label as well.
+
+    ``longest``: characters that are read; twice the label's at least.
+    """
+    if len(text) > max(longest, 2 * len(label)):
+        return True
+    found, wanted = measured(text), measured(label)
+    return any(size > max(_MOST[kind], wanted[kind]) for kind, size in found.items())
+
+
+def measured(text: str) -> Counter[str]:
+    """Return how many of each kind are within each other, at most, and how many bars there are."""
+    deepest, now, opened = Counter[str](), Counter[str](), list[str]()
+    for mark in _MARK.finditer(text):
+        if mark[2]:
+            kind = "exponents" if mark[1] else "braces" if mark[2] == "{" else "brackets"
+            opened.append(kind)
+            now[kind] += 1
+            deepest[kind] = max(deepest[kind], now[kind])
+        elif opened:
+            now[opened.pop()] -= 1
+    deepest["bars"] = text.count("|")
+    return deepest

@@ -1,0 +1,155 @@
+"""Responses and labels that nobody expects: wrong answers, found wrong at once."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from slime_core.types import Sample
+from slime_rewards import graders
+from slime_rewards.config import RewardConfig
+from slime_rewards.endless import is_endless, measured
+from slime_rewards.select import make_reward
+from slime_testing import make_sample
+
+COMPARING = ("math", "deepscaler", "dapo", "f1", "exact_match", "gpqa")
+MANY = 5_000
+ENDLESS = {
+    "fractions": "\\frac{" * MANY + "1" + "}{2}" * MANY,
+    "brackets": "(" * MANY + "1" + ")" * MANY,
+    "delimiters": "\\left(" * MANY + "1" + "\\right)" * MANY,
+    "roots": "\\sqrt{" * MANY + "x" + "}" * MANY,
+    "exponents": "x^{" * 30 + "2" + "}" * 30,
+    "bars": "|" * 60 + "x" + "|" * 60,
+    "few brackets": "(" * 30 + "x" + ")" * 30,
+    "a sum": "+".join(["x"] * MANY),
+    "a list": ",".join(map(str, range(3_000))),
+    "digits": "9" * 10**6,
+    "backslashes": "\\" * 10**6,
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Math-verify warns of every call without a deadline."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def value(name: str, response: str, label: object) -> float:
+    began = time.monotonic()
+    reward: Any = graders.find(name)(response, label, {})
+    assert time.monotonic() - began < 4
+    return reward["score"] if isinstance(reward, dict) else reward
+
+
+@pytest.mark.parametrize("name", COMPARING)
+@pytest.mark.parametrize(
+    "response",
+    [
+        "",
+        " \n",
+        "\0",
+        "\\boxed{\0}",
+        "\ud800",
+        "\\boxed{\udfff}",
+        "x" * 10**6,
+        "{" * 10**6,
+        "12" * 10**5,
+    ],
+    ids=[
+        "empty",
+        "blank",
+        "nul",
+        "boxed nul",
+        "surrogate",
+        "boxed surrogate",
+        "long",
+        "open",
+        "digits",
+    ],
+)
+def test_what_is_no_answer_is_wrong(name, response):
+    wrong = -1.0 if name == "dapo" else 0.0
+    for given in (response, f"</think>{response}"):
+        assert value(name, given, "12") == wrong
+        assert value(name, given, r"x^2") == wrong
+
+
+@pytest.mark.parametrize("name", ["math", "deepscaler"])
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_answers_that_take_for_ever_to_read_are_wrong(name, kind):
+    response = f"</think> so it is \\boxed{{{ENDLESS[kind]}}}"
+    assert value(name, response, "12") == 0.0
+    assert value(name, response, "x^2 + 1") == 0.0
+    if name == "math":
+        assert value(name, f"it is ${ENDLESS[kind]}$", "x^2 + 1") == 0.0
+
+
+@pytest.mark.parametrize("kind", ["fractions", "a list", "brackets"])
+def test_what_the_label_says_word_for_word_is_right_however_long(kind):
+    assert value("math", f"\\boxed{{{ENDLESS[kind]}}}", ENDLESS[kind]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("((x))[1]", {"brackets": 2, "bars": 0}),
+        (r"\frac{1}{\sqrt{2}}", {"braces": 2, "bars": 0}),
+        ("x^{y^{2}} + z^{3}", {"exponents": 2, "bars": 0}),
+        ("x^{(1+{2})}", {"exponents": 1, "brackets": 1, "braces": 1, "bars": 0}),
+        (")))}", {"bars": 0}),
+        ("|x| + |y|", {"bars": 4}),
+        ("((((", {"brackets": 4, "bars": 0}),
+    ],
+)
+def test_nesting_is_counted_by_kind(text, found):
+    assert dict(measured(text)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "endless"),
+    [
+        ("((((((x))))))", "y", False),
+        ("(((((((x)))))))", "y", True),
+        ("(((((((x)))))))", "(((((((y)))))))", False),
+        ("x" * 500, "y", False),
+        ("x" * 501, "y", True),
+        ("x" * 600, "y" * 300, False),
+        ("x" * 601, "y" * 300, True),
+    ],
+)
+def test_the_label_may_be_long_and_deep_itself(text, label, endless):
+    assert is_endless(text, label) is endless
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_labels_need_not_be_text(name):
+    plain = {"f1": "12", "exact_match": "12"}
+    assert value(name, plain.get(name, r"</think>Answer: \boxed{12}"), 12) == 1.0
+
+
+def scored(sample: Sample, **config: Any) -> Sample:
+    rewards = make_reward(RewardConfig(**config), {})
+    try:
+        asyncio.run(rewards([sample]))
+    finally:
+        rewards.close()
+    return sample
+
+
+def test_arrays_in_metadata_reach_graders_as_lists(tmp_path):
+    path = tmp_path / "rm.py"
+    path.write_text("def rm(response, label, metadata):\n    return float(sum(metadata['xs']))\n")
+    metadata = {"xs": np.array([1, 2, 4]), ("no", "key"): 1}
+    sample = make_sample(reward=None, response="r", metadata=metadata)
+    assert scored(sample, custom_rm_path=f"{path}:rm").reward == 7.0
+
+
+@pytest.mark.parametrize(("label", "reward"), [(True, 1.0), (False, 0.0), (1, 0.0), ([True], 0.0)])
+def test_a_switch_is_a_label(label, reward):
+    sample = make_sample(reward=None, response="true", label=label)
+    assert scored(sample, rm_type="exact_match").reward == reward
