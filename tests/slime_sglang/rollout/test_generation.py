@@ -1,9 +1,11 @@
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
 from slime_sglang.answers import engine_requests
@@ -228,3 +230,95 @@ def test_an_engine_that_aborts_all_it_is_asked_is_not_asked_for_ever() -> None:
 
     with pytest.raises(EngineError, match=r"aborted sample 0 again and again for 0\.3 s"):
         run(Server(abort), make_samples(), timeout_s=0.3)
+
+
+class Verbatim(Server):
+    """Says the texts that it was given, and then what an engine says."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__(answered)
+        self._texts = [*texts]
+
+    async def generate(self, request: web.Request) -> web.Response:
+        whole = await super().generate(request)
+        if not self._texts:
+            return whole
+        return web.Response(text=self._texts.pop(0), content_type="application/json")
+
+
+DAMAGED = [
+    ('{"text": "h", "meta_info": {"finish', "it is no JSON"),
+    ("", "it is no JSON"),
+    ("[1, 2]", "it has no `meta_info`"),
+    ('{"error": "overloaded"}', 'it has no `meta_info`: {"error": "overloaded"}'),
+    ('{"meta_info": null}', "it has no `meta_info`"),
+    ('{"meta_info": {"finish_reason": "stop"}}', "its `finish_reason` is no object"),
+    ('{"meta_info": {"output_token_logprobs": [7, 8]}}', "its `output_token_logprobs` are not"),
+    ('{"meta_info": {"output_token_logprobs": [[null, 7]]}}', "its `output_token_logprobs` are"),
+]
+
+
+@pytest.mark.parametrize(("text", "problem"), DAMAGED)
+def test_an_answer_that_cannot_be_read_is_asked_for_again_and_then_shown(
+    text: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_requests, "_RETRY_S", 0.01)
+    (sample,) = run(server := Verbatim(text), make_samples())
+    assert (sample.status, sample.tokens) == (Status.COMPLETED, [1, 2, 7])
+    assert len(server.bodies) == 2
+    with pytest.raises(EngineError) as raised:
+        run(Verbatim(*[text] * 3), make_samples())
+    assert "/generate failed 3 times" in str(raised.value)
+    assert f"none of SGLang's /generate: {problem}" in str(raised.value)
+
+
+class Deaf(Server):
+    """Goes on with its requests until the test ends, whatever it is told."""
+
+    def __init__(self, abort_status: int = 200) -> None:
+        super().__init__(answered)
+        self.over = asyncio.Event()
+        self._abort_status = abort_status
+
+    async def generate(self, request: web.Request) -> web.Response:
+        self.bodies.append(await request.json())
+        await self.over.wait()
+        return web.json_response(answered({})[1])
+
+    async def abort(self, request: web.Request) -> web.Response:
+        self.num_aborts += 1
+        return web.Response(status=self._abort_status)
+
+
+@pytest.mark.parametrize("recovers", [False, True])
+def test_an_engine_that_goes_on_in_spite_of_an_abort_ends_the_run_unless_it_is_being_replaced(
+    recovers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_requests, "_ABORTED_S", 0.2)
+    server = Deaf(abort_status=500)
+    found: list[str] = []
+
+    async def abort_for_a_while(generation: Generation, sample: Sample) -> Any:
+        task = asyncio.create_task(generation(sample))
+        while not server.bodies:
+            await asyncio.sleep(0.005)
+        try:
+            for _ in range(10):
+                await generation.abort()
+                await asyncio.sleep(0.05)
+        except EngineError as error:
+            found.append(str(error))
+        server.over.set()
+        return await task
+
+    fleet = SimpleNamespace(urls=(), may_recover=lambda since: recovers)
+    (sample,) = run(
+        server, make_samples(), call=abort_for_a_while, fleet=fleet if recovers else None
+    )
+    assert sample.response_length == 1
+    if recovers:
+        assert found == []
+    else:
+        assert "still run 0.2 s after the engines were told to abort them: 1; http" in found[0]
+        assert found[0].endswith("/abort_request answered 500")
+        assert server.num_aborts >= 2

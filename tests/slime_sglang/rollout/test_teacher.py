@@ -117,6 +117,10 @@ def test_a_momentary_failure_is_tried_again() -> None:
         ((200, {"meta_info": {}}), r"without input_token_logprobs"),
         ((200, []), r"without input_token_logprobs"),
         (
+            (200, {"meta_info": {"input_token_logprobs": [3, 8]}}),
+            r"input_token_logprobs that are not \[log-probability, token, \.\.\.\]: \[3, 8\]",
+        ),
+        (
             (200, {"meta_info": {"input_token_logprobs": [[-1.0, 8, None]]}}),
             r"judged 1 tokens \[8\] where sample 5 has 2 response tokens \[3, 8\]",
         ),

@@ -172,7 +172,12 @@ class EngineClient:
                 f"{method} {self.url}{path} answered {reply.status_code}: {message_of(reply)}"
             )
         is_json = reply.headers.get("content-type", "").startswith("application/json")
-        value = reply.json() if is_json else None
+        try:
+            value = reply.json() if is_json else None
+        except ValueError as error:
+            raise EngineError(
+                f"{method} {self.url}{path} answered with damaged JSON ({error}): {reply.text:.300}"
+            ) from error
         return value if isinstance(value, dict) else {}
 
 

@@ -1,7 +1,6 @@
 """Requests to the engines through the router: tried again, gone on with, aborted."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from slime_core.errors import EngineError
 from slime_core.types import Sample, Status
 
 from slime_sglang.answers.continued import (
+    Answer,
     ended_by_length,
     is_cut_off,
     joined,
@@ -21,11 +21,15 @@ from slime_sglang.answers.continued import (
     token_ids,
     with_versions,
 )
+from slime_sglang.answers.reading import UnreadableError, read_answer
+from slime_sglang.together import together
 
 _ROUTING_HEADER = "X-SMG-Routing-Key"
 _ATTEMPTS = 3
 _RETRY_S = 0.5
-_ABORT_S = 10.0
+_ABORT_S, _ABORTED_S = 10.0, 120.0
+"""For one engine to be told, and for requests to end after that."""
+_SHOWN = 1000
 _ABORTED_UNREAD = 499
 """What an engine says of a request that a publish aborted before it was scheduled."""
 
@@ -69,7 +73,8 @@ class EngineRequests:
         self.spec = spec
         self.version: int | None = None
         """The weights that all engines are known to have at least."""
-        self.is_aborting = False
+        self._aborting_since: float | None = None
+        self._num_under_way = 0
         self._tokenizer = tokenizer
         self._check_alive = check_alive
         self._fleet = fleet
@@ -88,15 +93,34 @@ class EngineRequests:
             await self._http.close()
             self._http = None
 
+    @property
+    def is_aborting(self) -> bool:
+        """Whether nothing is wanted, since ``abort`` and until the next ``begin``."""
+        return self._aborting_since is not None
+
     def begin(self) -> None:
         """Requests are wanted from now on."""
-        self.is_aborting = False
+        self._aborting_since = None
 
     async def abort(self) -> None:
-        """Abort what runs; nothing is sent until the next ``begin``."""
-        self.is_aborting = True
+        """Abort what runs; nothing is sent until the next ``begin``. To be repeated until it ends.
+
+        Raises:
+            EngineError: requests go on long after the first abort, though no engine is known to be
+                away.
+        """
+        now = time.monotonic()
+        since = self._aborting_since = self._aborting_since or now
         urls = self.spec.engine_urls if self._fleet is None else self._fleet.urls
-        await asyncio.gather(*(self._abort_engine(url) for url in urls))
+        problems = await together(*(self._abort_engine(url) for url in urls))
+        if not self._num_under_way or now - since < _ABORTED_S:
+            return
+        if self._fleet is None or not self._fleet.may_recover(since):
+            said = "; ".join(problem for problem in problems if problem)
+            raise EngineError(
+                f"requests still run {_ABORTED_S:g} s after the engines were told to abort them: "
+                f"{self._num_under_way}{said and f'; {said}'}"
+            )
 
     async def ask(self, body: Mapping[str, Any], sample: Sample) -> dict[str, Any] | None:
         """The whole answer to a /generate request, also when publishes interrupt it.
@@ -147,13 +171,10 @@ class EngineRequests:
                 sample.status = Status.ABORTED
                 return None
             sent += 1
-            try:
-                status, answer = await self._once(body, headers)
-            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                status, answer = 0, {"text": f"{type(error).__name__}: {error}"}
-            if status == 200:
+            status, answer = await self._once(body, headers)
+            if not isinstance(answer, str):
                 return answer
-            problem = f"{status or 'no answer'}: {json.dumps(answer)[:1000]}"
+            problem = answer
             if self.is_aborting:
                 sample.status = Status.ABORTED
                 return None
@@ -174,16 +195,27 @@ class EngineRequests:
 
     async def _once(
         self, body: Mapping[str, Any], headers: Mapping[str, str]
-    ) -> tuple[int, dict[str, Any]]:
+    ) -> tuple[int, Answer | str]:
+        """HTTP status, 0 without one, and the answer, or a text that says why there is none."""
         assert self._http is not None, "used inside `async with`"
-        url = f"{self.spec.router_url}/generate"
-        async with self._http.post(url, json=body, headers=headers) as reply:
-            text = await reply.text()
-            if reply.status == 200:
-                return 200, json.loads(text)
-            return reply.status, {"text": text}
+        url, status = f"{self.spec.router_url}/generate", 0
+        self._num_under_way += 1
+        try:
+            async with self._http.post(url, json=body, headers=headers) as reply:
+                text = await reply.text()
+                status = reply.status
+            if status == 200:
+                return 200, read_answer(text)
+        except UnreadableError as error:
+            return status, f"an answer that is none of SGLang's /generate: {error}"
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            return status, f"no answer: {type(error).__name__}: {error}"[:_SHOWN]
+        finally:
+            self._num_under_way -= 1
+        return status, f"{status}: {text}"[:_SHOWN]
 
-    async def _abort_engine(self, url: str) -> None:
+    async def _abort_engine(self, url: str) -> str:
+        """What is wrong with an engine that could not be told; it is told again."""
         assert self._http is not None, "used inside `async with`"
         timeout = aiohttp.ClientTimeout(total=_ABORT_S)
         try:
@@ -193,6 +225,5 @@ class EngineRequests:
                 await reply.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             self._check_alive()
-            if self._fleet is not None:
-                return  # lost, or soon found to be; what it was asked ends with it
-            raise EngineError(f"{url} did not abort its requests: {error}") from error
+            return f"{url}/abort_request: {type(error).__name__}: {error}".rstrip(": ")
+        return "" if reply.ok else f"{url}/abort_request answered {reply.status}"

@@ -140,14 +140,20 @@ class Teacher:
             )
         rows = rows[-sample.response_length :]
         response = sample.tokens[sample.prompt_length :]
-        judged = [int(row[1]) for row in rows]
+        try:
+            judged = [int(row[1]) for row in rows]
+            found = [math.nan if row[0] is None else float(row[0]) for row in rows]
+        except (TypeError, ValueError, LookupError) as error:
+            raise EngineError(
+                f"the teacher at --rm-url {self._given} answered with input_token_logprobs that "
+                f"are not [log-probability, token, ...]: {rows!r:.300}"
+            ) from error
         if judged != response:
             raise EngineError(
                 f"the teacher at --rm-url {self._given} judged {len(judged)} tokens "
                 f"{_shown(judged)} where sample {sample.index} has {len(response)} response tokens "
                 f"{_shown(response)}: it must be an SGLang server that takes input_ids as they are"
             )
-        found = [math.nan if row[0] is None else float(row[0]) for row in rows]
         for position, value in enumerate(found):
             if not math.isfinite(value):
                 raise EngineError(
