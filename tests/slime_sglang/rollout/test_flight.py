@@ -243,3 +243,41 @@ def test_the_position_of_a_group_in_flight_is_the_prompt_alone() -> None:
         assert Flight().state_dict() == {}
 
     asyncio.run(scenario())
+
+
+def test_groups_that_were_finished_and_not_looked_at_are_not_generated_again() -> None:
+    """Of 4 + 7 groups that were begun, a rollout took 4: the others wait, whole, or are written."""
+
+    async def scenario() -> None:
+        rollouts = Rollouts(Desk(delayed(g5=10**9)), num_groups_at_once=7)
+        await rollouts.next()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        position = rollouts.position()
+        rewards = {
+            group["group_index"]: [sample["reward"] for sample in group["samples"]]
+            for group in position["in_flight"]
+        }
+        assert rewards == {
+            index: [None, None] if index == 5 else [2.0 * index, 2.0 * index + 1]
+            for index in indices(list(rollouts.flight.tasks.values()))
+        }
+        assert len(rewards) > 2
+        await rollouts.flight.cancel()
+
+        source, asked = make_source(), list[int]()
+        source.load_state_dict(position)
+        begin_again(source, position)
+
+        def note(sample: Sample) -> int:
+            asked.append(sample.group_index or 0)
+            return 1
+
+        resumed = Rollouts(Desk(note), source)
+        trained = [i for _ in range(3) for i in indices((await resumed.next()).groups)]
+        assert set(asked) & set(rewards) == {5}
+        assert set(rewards) <= set(trained)
+        assert len(set(trained)) == len(trained)
+        await resumed.flight.cancel()
+
+    asyncio.run(scenario())

@@ -12,6 +12,7 @@ from slime_core.data.plain_samples import group_from_plain, plain_group
 from slime_core.interfaces import PromptSource
 from slime_core.types import SampleGroup
 
+from slime_sglang.rollout.groups import UNFINISHED
 from slime_sglang.together import end
 
 _KEY = "in_flight"
@@ -51,13 +52,30 @@ class Flight:
         await end(self.tasks)
 
     def state_dict(self) -> dict[str, Any]:
-        """What to begin again; empty where nothing is in flight."""
-        groups = sorted(self.tasks.values(), key=lambda group: group.group_index)
+        """What to go on with; empty where nothing is in flight.
+
+        Groups that are finished are kept whole. Others begin again, also those that only wait for
+        their reward: what is being written may change while it is copied.
+        """
+        found = [_finished(task) or begun_from for task, begun_from in [*self.tasks.items()]]
+        groups = sorted(found, key=lambda group: group.group_index)
         return {_KEY: [plain_group(group) for group in groups]} if groups else {}
 
 
+def _finished(task: Task) -> SampleGroup | None:
+    """What a task has made of its group, if nobody adds to that any more."""
+    if not task.done() or task.cancelled() or task.exception() is not None:
+        return None
+    group = task.result()  # waits: is done
+    is_whole = all(sample.status not in UNFINISHED for sample in group.samples)
+    return group if is_whole else None
+
+
 def begin_again(source: PromptSource, state: Mapping[str, Any]) -> None:
-    """Give ``source``, as it was at the time, the groups of ``Flight.state_dict``."""
+    """Give ``source``, as it was at the time, the groups of ``Flight.state_dict``.
+
+    Those that are finished are taken again like the others, and have nothing left to be done.
+    """
     found: Sequence[Mapping[str, Any]] = state.get(_KEY, ())
     if found:
         source.ledger.in_flight = 0

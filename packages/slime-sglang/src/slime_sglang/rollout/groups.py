@@ -16,7 +16,8 @@ from slime_sglang.answers.transcript import complete_versions
 from slime_sglang.rollout.teacher import Teach
 from slime_sglang.together import both, together
 
-_UNFINISHED = (Status.ABORTED, Status.PENDING)
+UNFINISHED = (Status.ABORTED, Status.PENDING)
+"""What a sample is that is still to be written, or to be gone on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class GroupWorker:
         greedy, parts = await both(self._answer_greedily(pending, iteration), together(*answers))
         samples = tuple(sample for part in parts for sample in part)
         baseline = group.baseline if greedy.reward is None else greedy.reward
-        if greedy.problem is not None and not any(s.status in _UNFINISHED for s in samples):
+        if greedy.problem is not None and not any(s.status in UNFINISHED for s in samples):
             _fail(samples, f"the greedy answer to compare with failed: {greedy.problem}")
         finished = SampleGroup(group.group_index, samples, baseline)
         if self.is_unfinished(finished):
@@ -79,7 +80,7 @@ class GroupWorker:
 
     def is_unfinished(self, group: SampleGroup) -> bool:
         """Whether a sample of it was aborted or never started, or the greedy answer was."""
-        if any(sample.status in _UNFINISHED for sample in group.samples):
+        if any(sample.status in UNFINISHED for sample in group.samples):
             return True
         compared = self._greedy is not None and not all(map(is_broken, group.samples))
         return compared and group.baseline is None
@@ -89,7 +90,7 @@ class GroupWorker:
         if self._greedy is None or sample is None:
             return _Answer()
         segments = await self._one(sample, self._greedy.generate, iteration, evaluation=False)
-        if any(segment.status in _UNFINISHED for segment in segments):
+        if any(segment.status in UNFINISHED for segment in segments):
             return _Answer()
         await self._score(segments)
         found = [reward_value(s, self._greedy.reward_key) for s in segments if not is_broken(s)]
@@ -108,7 +109,7 @@ class GroupWorker:
     async def _one(
         self, sample: Sample, generate: Generate, iteration: int | None, evaluation: bool
     ) -> list[Sample]:
-        if sample.status not in _UNFINISHED:
+        if sample.status not in UNFINISHED:
             return [sample]
         made = await generate(sample)
         segments = made if isinstance(made, list) else [made]
