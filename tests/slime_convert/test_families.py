@@ -76,6 +76,7 @@ def test_both_spellings_of_the_rotary_base_are_read():
         ({"vocab_size": None, "hidden_size": None}, "lacks hidden_size, vocab_size"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"attention_bias": True}, "attention_bias = True"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, r"\['sliding_attention'\]"),
         ({"use_sliding_window": True}, "use_sliding_window = True"),
         ({"quantization_config": {"quant_method": "fp8"}}, "slime-convert cast --dtype bf16"),
     ],

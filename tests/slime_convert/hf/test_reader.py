@@ -151,6 +151,8 @@ def test_a_file_with_bytes_behind_its_tensors_is_refused(tmp_path):
         {"dtype": "F32", "shape": [2]},
         {"dtype": "F32", "shape": [3], "data_offsets": ["0", "12"]},
         {"dtype": ["F32"], "shape": [3], "data_offsets": [0, 12]},
+        {"dtype": "F32", "shape": [-3, -1], "data_offsets": [0, 12]},
+        {"dtype": "X9", "shape": [3], "data_offsets": [12, 0]},
         [],
     ],
 )
@@ -159,6 +161,15 @@ def test_a_header_that_contradicts_itself_is_named(tmp_path, entry):
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
     refused(tmp_path, "the header of .*model.safetensors is damaged")
+
+
+def test_a_header_or_an_index_that_is_nested_without_end_is_named(tmp_path):
+    text = b"[" * 200_000
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    refused(tmp_path, "the header of .*model.safetensors is damaged")
+    path.rename(tmp_path / "model.safetensors.index.json").write_bytes(text)
+    refused(tmp_path, "index.json is damaged")
 
 
 def test_all_tensors_that_do_not_fit_the_model_are_reported_together(tmp_path):

@@ -182,6 +182,9 @@ def check_dense(config: HfConfig, *, qkv_bias: bool = False) -> None:
     refuse(config, "attention_bias", allowed=biases, reason=unbuilt)
     refuse(config, "mlp_bias", allowed=(False, None), reason=unbuilt)
     refuse(config, "use_sliding_window", allowed=(False, None), reason=unbuilt)
+    other = set(config.get("layer_types") or ()) - {"full_attention"}
+    if other:
+        raise CheckpointError(f"config.json says layer_types = {sorted(other)}: {unbuilt}")
     refuse(
         config,
         "quantization_config",

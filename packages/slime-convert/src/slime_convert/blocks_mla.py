@@ -127,18 +127,20 @@ def rotary(given: Rope) -> dict[str, Any]:
         )
     factor, length = (rest.pop(k, None) for k in ("factor", "original_max_position_embeddings"))
     fast, slow = rest.pop("beta_fast", None) or 32, rest.pop("beta_slow", None) or 1
-    scale, scale_all = rest.pop("mscale", None) or 1.0, rest.pop("mscale_all_dim", None) or 0.0
+    scale, scale_all = rest.pop("mscale", None), rest.pop("mscale_all_dim", None) or 0.0
+    # With the second alone, transformers stretches what DeepSeek's own code does not.
+    alone = scale_all if scale is None else scale != 1.0 and not scale_all
     unread = {k: v for k, v in rest.items() if v != {"truncate": True}.get(k)}
-    if factor is None or length is None or unread or (scale != 1.0 and not scale_all):
+    if factor is None or length is None or unread or alone:
         raise CheckpointError(
             f"config.json gives yarn {dict(given.scaling)}: factor and "
-            "original_max_position_embeddings are needed, mscale only with mscale_all_dim, and "
+            "original_max_position_embeddings are needed, mscale and mscale_all_dim together, and "
             "beside them only beta_fast and beta_slow are implemented"
         )
     return {
         "rope_type": "yarn",
         "rotary_scaling_factor": float(number("rope_scaling.factor", factor)),
-        "mscale": float(number("rope_scaling.mscale", scale)),
+        "mscale": float(number("rope_scaling.mscale", 1.0 if scale is None else scale)),
         "mscale_all_dim": float(number("rope_scaling.mscale_all_dim", scale_all)),
         "yarn_original_max_position_embeddings": int(
             number("rope_scaling.original_max_position_embeddings", length)

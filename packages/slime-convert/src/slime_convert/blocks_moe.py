@@ -172,6 +172,10 @@ def experts_arguments(
     *, num_experts: int, topk: int, ffn: int, pattern: list[bool]
 ) -> dict[str, Any]:
     """Return the Megatron arguments that all models with experts need."""
+    if topk > num_experts:
+        raise CheckpointError(
+            f"config.json gives each token {topk} experts (num_experts_per_tok) of {num_experts}"
+        )
     if not any(pattern):
         raise CheckpointError("config.json describes experts, and no layer that has them")
     return {

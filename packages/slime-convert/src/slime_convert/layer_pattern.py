@@ -3,6 +3,9 @@
 import ast
 from typing import Any
 
+_MOST = 100_000
+"""Items of a list that are written out."""
+
 
 def read_pattern(value: Any) -> Any:
     """Return the list that a text stands for; anything else, and any other text, as it is.
@@ -13,7 +16,7 @@ def read_pattern(value: Any) -> Any:
         return value
     try:
         return _value(ast.parse(value.strip(), mode="eval").body)
-    except (SyntaxError, TypeError, ValueError):
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         return value
 
 
@@ -33,11 +36,18 @@ def _value(node: ast.AST) -> Any:
     match node:
         case ast.Constant(value=int(number)):
             return number
-        case ast.List(elts=items):
-            return [_value(item) for item in items]
+        case ast.List(elts=items) if not any(isinstance(item, ast.List) for item in items):
+            return [int(_value(item)) for item in items]
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _value(left) + _value(right)
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _value(left) * _value(right)
+            return _times(_value(left), _value(right))
         case _:
             raise ValueError(ast.dump(node))
+
+
+def _times(left: Any, right: Any) -> Any:
+    sizes = [len(side) if isinstance(side, list) else side for side in (left, right)]
+    if sizes[0] * sizes[1] > _MOST:
+        raise ValueError("more layers than any model has")
+    return left * right

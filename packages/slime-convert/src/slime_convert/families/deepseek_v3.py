@@ -9,11 +9,13 @@ from typing import Any
 
 from slime_convert import blocks, blocks_mla, blocks_moe
 from slime_convert.family import Family
+from slime_convert.hf_config import require
 from slime_convert.rules import HfConfig
 
 
 def arguments(config: HfConfig) -> dict[str, Any]:
-    """Return the Megatron arguments."""
+    """Return the Megatron arguments. Implementations disagree about groups that are not given."""
+    require(config, "n_group", "topk_group")
     return blocks_mla.arguments(config) | blocks_moe.sigmoid_arguments(config)
 
 

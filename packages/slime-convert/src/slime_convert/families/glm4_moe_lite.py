@@ -19,9 +19,12 @@ from slime_convert.rules import Condition, HfConfig, Index
 def as_deepseek(config: HfConfig) -> HfConfig:
     """Return the config with ``first_k_dense_replace``, from ``mlp_layer_types`` if that is given.
 
-    With neither, the first layer is dense, as in transformers.
+    With neither, the first layer is dense; without groups of experts, there is one. Both are so in
+    transformers.
     """
     require_sizes(config, "num_hidden_layers")
+    groups = {key: config.get(key) or 1 for key in ("n_group", "topk_group")}
+    config = {**config, **groups}
     kinds = config.get("mlp_layer_types")
     counted = config.get("first_k_dense_replace")
     if kinds is None:

@@ -98,7 +98,7 @@ def _parse(path: Path, text: bytes, start: int) -> Header:
         values: dict[str, Any] = json.loads(text)
         metadata: dict[str, str] = values.pop(METADATA, None) or {}
         entries = {name: _entry(value) for name, value in values.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the header of {path} is damaged: {error}") from error
     return Header(entries, metadata, start)
 
@@ -107,7 +107,10 @@ def _entry(value: Mapping[str, Any]) -> Entry:
     begin, end = map(index, value["data_offsets"])
     if not isinstance(value["dtype"], str):
         raise TypeError(f"a type is {value['dtype']!r}")
-    return Entry(value["dtype"], tuple(map(index, value["shape"])), begin, end)
+    shape = tuple(map(index, value["shape"]))
+    if begin > end or any(size < 0 for size in shape):
+        raise ValueError(f"a tensor has the shape {list(shape)} from {begin} to {end}")
+    return Entry(value["dtype"], shape, begin, end)
 
 
 def _check_extent(path: Path, header: Header, num_bytes: int) -> None:

@@ -107,7 +107,7 @@ def _listed(directory: Path) -> list[Path]:
         try:
             weight_map = json.loads((directory / name).read_text())["weight_map"]
             files = [directory / file for file in sorted(set(weight_map.values()))]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{directory / name} is damaged: {error}") from error
         absent = [path.name for path in files if not path.is_file()]
         if absent:

@@ -141,7 +141,7 @@ def listed_tensors(directory: Path) -> dict[str, Path] | None:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return {name: directory / file for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is damaged: {type(error).__name__}: {error}") from error
 
 
