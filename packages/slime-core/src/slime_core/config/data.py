@@ -47,7 +47,7 @@ class DataConfig:
     end the run before it starts, or are left out and counted."""
     rollout_shuffle: bool = False
     """Shuffle the prompts anew in every epoch; with --streaming-data inside a window of rows."""
-    rollout_seed: int = 42
+    rollout_seed: int = flag(default=42, at_least=0)
     """Seed of the shuffle and of the engines' sampling."""
     rollout_max_prompt_len: int | None = flag(default=None, at_least=1)
     """Leave out prompts longer than this many tokens."""

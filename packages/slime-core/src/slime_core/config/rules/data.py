@@ -1,7 +1,7 @@
 """Prompts, rewards, evaluation sets."""
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
-from slime_core.config.draft import DEFAULT, Draft, Facts
+from slime_core.config.draft import DEFAULT, Draft, Facts, spelled
 from slime_core.config.eval_sets import eval_datasets
 from slime_core.config.rollout import BUILT_IN_ROLLOUTS, SFT_ROLLOUT
 
@@ -61,7 +61,10 @@ def prompts(draft: Draft, facts: Facts) -> None:
                 "CLASS, which finds prompts itself"
             )
         return
-    if not draft["prompt_data"] and not replays and draft["num_rollout"] != 0:
+    given = draft["prompt_data"]
+    for path in dict.fromkeys(path for path in given if given.count(path) > 1):
+        draft.problem(f"--prompt-data names {path} twice: weight it instead, as in {path}*2")
+    if not given and not replays and draft["num_rollout"] != 0:
         draft.problem(
             "--prompt-data is missing: give a .jsonl or .parquet file with one prompt per row"
         )
@@ -76,10 +79,22 @@ def columns(draft: Draft, facts: Facts) -> None:
 
 def streaming(draft: Draft, facts: Facts) -> None:
     """What is not in memory cannot be compared."""
+    if draft.given("streaming_window") and not draft["streaming_data"]:
+        draft.notice("--streaming-window has no effect without --streaming-data")
     if draft["streaming_data"] and draft["data_duplicate_ids"] != "keep":
         draft.problem(
             f"--data-duplicate-ids {draft['data_duplicate_ids']} compares all rows, and "
             "--streaming-data holds a window of them: leave out one of the two"
+        )
+
+
+def first_iteration(draft: Draft, facts: Facts) -> None:
+    """A run that begins behind its end does nothing."""
+    first, last = draft["start_rollout_id"], draft["num_rollout"]
+    if first is not None and last and first >= last:
+        draft.problem(
+            f"--start-rollout-id {first} leaves none of the iterations 0 to {last - 1} of "
+            f"--num-rollout {last}: give more than {first} of these, or another first one"
         )
 
 
@@ -98,6 +113,15 @@ def length_of_run(draft: Draft, facts: Facts) -> None:
     if facts.num_prompts is not None:
         total = draft["num_epoch"] * facts.num_prompts // draft["rollout_batch_size"]
         draft.derive("num_rollout", max(1, total), "--num-epoch over the prompts")
+
+
+def sampling(draft: Draft, facts: Facts) -> None:
+    """SGLang calls keeping all tokens -1, where others say 0."""
+    for name in ("rollout_top_k", "eval_top_k"):
+        if draft[name] == 0:
+            draft.problem(
+                f"{spelled(name)} 0 keeps no token: give -1, which keeps all, or leave it out"
+            )
 
 
 _UPSTREAM_TEACHER = "slime.rollout.on_policy_distillation."
@@ -171,6 +195,14 @@ _FROM_ROLLOUT = {
 }
 
 
+_OF_EVALUATION = (
+    *_FROM_ROLLOUT,
+    "eval_min_new_tokens",
+    "n_samples_per_eval_prompt",
+    "skip_eval_before_train",
+)
+
+
 def evaluation(draft: Draft, facts: Facts) -> None:
     """What evaluation does not say is as in the rollout."""
     for name, fallback in _FROM_ROLLOUT.items():
@@ -191,6 +223,11 @@ def evaluation(draft: Draft, facts: Facts) -> None:
             "give --eval-prompt-data NAME PATH; evaluation is off"
         )
         draft.derive("eval_interval", None, "no --eval-prompt-data")
+    if not _evaluates(draft) and (idle := [name for name in _OF_EVALUATION if draft.given(name)]):
+        draft.notice(
+            f"{spelled(*idle)} without effect: there is nothing to evaluate on without "
+            "--eval-prompt-data NAME PATH"
+        )
     if draft["num_rollout"] == 0 and not _evaluates(draft):
         draft.problem("--num-rollout 0 only evaluates: give --eval-prompt-data NAME PATH")
 
@@ -225,6 +262,8 @@ RULES = (
     columns,
     streaming,
     length_of_run,
+    first_iteration,
+    sampling,
     reward,
     evaluation,
     prompt_length,

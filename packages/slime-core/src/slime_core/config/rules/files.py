@@ -6,6 +6,7 @@ from pathlib import Path
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
+from slime_core.config.rules import templates
 from slime_core.config.rules.cluster import engines_needed, starts_engines, trainer_needed
 from slime_core.files.staging import RELEASE, TRACKER
 
@@ -261,4 +262,5 @@ RULES = (
     transport,
     weights_on_disk,
     output,
+    *templates.RULES,
 )

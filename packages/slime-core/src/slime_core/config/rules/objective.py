@@ -2,6 +2,7 @@
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts, spelled
+from slime_core.config.rules import offline as given_responses
 
 _SURROGATES = {"gspo": "gspo", "cispo": "cispo"}
 """Estimators that come with a surrogate of their own."""
@@ -148,4 +149,5 @@ RULES = (
     preferences,
     penalties,
     optimizer_states,
+    *given_responses.RULES,
 )

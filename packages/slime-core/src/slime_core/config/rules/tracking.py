@@ -6,7 +6,7 @@ from slime_core.config.draft import Draft, Facts, spelled
 
 _ITS_FLAGS = (
     *("wandb_dir", "wandb_key", "wandb_host", "wandb_team", "wandb_group", "wandb_project"),
-    *("wandb_random_suffix", "wandb_always_use_train_step", "wandb_run_id"),
+    *("wandb_mode", "wandb_random_suffix", "wandb_always_use_train_step", "wandb_run_id"),
 )
 
 
@@ -39,4 +39,14 @@ def _is_installed(package: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-RULES = (weights_and_biases,)
+def tensorboard(draft: Draft, facts: Facts) -> None:
+    """An experiment is a directory of a project."""
+    if draft["tb_experiment_name"] is None or draft["tb_project_name"] or facts.tensorboard_dir:
+        return
+    draft.notice(
+        f"--tb-experiment-name {draft['tb_experiment_name']} has no effect without "
+        "--tb-project-name: files go to --output-dir"
+    )
+
+
+RULES = (weights_and_biases, tensorboard)

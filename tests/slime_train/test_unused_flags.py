@@ -1,0 +1,115 @@
+"""What a command line gives in vain, or would fail over hours later, is said before the start."""
+
+from datetime import datetime
+
+import pytest
+from slime_core.config.draft import Facts
+from slime_core.errors import ConfigErrors
+from slime_testing.resolved_case import ARCHITECTURE, BASE
+from slime_train.resolve import Resolved, resolve
+from slime_train.sources import read_sources
+
+SFT = "--loss-type sft_loss"
+
+
+def resolved(line: str) -> Resolved:
+    facts = Facts(megatron_args=ARCHITECTURE, now=datetime(2026, 1, 2))
+    return resolve(read_sources(f"{BASE} {line}".split()), facts)
+
+
+def problems(line: str) -> str:
+    with pytest.raises(ConfigErrors) as caught:
+        resolved(line)
+    return "\n".join(caught.value.problems)
+
+
+def told(line: str) -> str:
+    return "\n".join(resolved(line).notices)
+
+
+@pytest.mark.parametrize("flag", ["--save-hf", "--save-debug-rollout-data", "--ci-save-grad-norm"])
+@pytest.mark.parametrize("place", ["{iteration}", "{rollout_id", "{}", "{rollout_id.x}", "}"])
+def test_a_path_that_cannot_be_filled_in_is_refused(flag: str, place: str) -> None:
+    text = problems(f"{flag} /tmp/x/{place}")
+    assert f"{flag} /tmp/x/{place}: only {{" in text
+    assert "{rollout_id}" in text
+
+
+def test_a_path_may_have_the_number_in_a_width_of_its_own_and_braces_of_its_own() -> None:
+    config = resolved("--save-hf /tmp/{{x}}/{rollout_id:07d}").config
+    assert config.checkpoint.save_hf is not None
+    assert config.checkpoint.save_hf.format(rollout_id=7) == "/tmp/{x}/0000007"
+
+
+def test_files_of_iterations_and_ranks_have_to_differ() -> None:
+    line = "--save-debug-rollout-data /tmp/d/x.pt"
+    assert "every iteration writes over what the one before it wrote" in told(line)
+    assert "writes over" not in told(line.replace("x.pt", "{rollout_id}.pt"))
+    assert "writes over" not in told(f"{line} --num-rollout 1")
+    assert "writes over" not in told("--save-hf /tmp/hf")
+    line = "--save-debug-train-data /tmp/d/{rollout_id}.pt"
+    assert "2 ranks would write the same file" in problems(f"{line} --actor-num-gpus-per-node 2")
+    resolved(line)
+    resolved("--save-debug-train-data /tmp/d/{rollout_id}-{rank}.pt --actor-num-gpus-per-node 2")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--custom-generate-function-path",
+        "--custom-rm-path",
+        "--dynamic-sampling-filter-path",
+        "--rollout-sample-hook-path",
+        "--buffer-filter-path",
+        "--data-source-path",
+        "--rollout-function-path",
+    ],
+)
+def test_functions_of_a_rollout_are_refused_where_there_is_none(flag: str) -> None:
+    text = problems(f"{SFT} {flag} mine.py:f")
+    assert f"{flag} with --loss-type sft_loss" in text
+    assert "no such function is called" in text
+
+
+def test_numbers_of_a_rollout_are_told_to_have_no_effect_where_there_is_none() -> None:
+    text = told(f"{SFT} --rm-type math --rollout-temperature 0.5 --partial-rollout")
+    assert "--rm-type, --rollout-temperature, --partial-rollout without effect: --loss-typ" in text
+    assert "without effect" not in told(SFT)
+    upstream = "slime.rollout.sft_rollout.generate_rollout --debug-train-only"
+    assert "without effect" not in told(f"{SFT} --rollout-function-path {upstream}")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("--chosen-key better", "--chosen-key without --loss-type dpo_loss or rm_loss"),
+        ("--prompt-data p.jsonl", "--prompt-data names p.jsonl twice: weight it instead"),
+        ("--start-rollout-id 3", "--start-rollout-id 3 leaves none of the iterations 0 to 2"),
+        ("--rollout-top-k 0", "--rollout-top-k 0 keeps no token: give -1"),
+        ("--eval-prompt-data a a.jsonl --eval-top-k 0", "--eval-top-k 0 keeps no token: give -1"),
+        ("--rollout-seed -1", "--rollout-seed must be >= 0, got -1"),
+    ],
+)
+def test_what_would_fail_after_the_start_is_refused_before(line: str, text: str) -> None:
+    assert text in problems(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("--eval-temperature 0.5 --skip-eval-before-train", "--eval-temperature, --skip-eval-be"),
+        ("--streaming-window 5", "--streaming-window has no effect without --streaming-data"),
+        ("--tb-experiment-name x", "no effect without --tb-project-name"),
+        ("--wandb-mode offline", "--wandb-mode without --use-wandb"),
+    ],
+)
+def test_what_nothing_reads_is_told(line: str, text: str) -> None:
+    assert text in told(line)
+    assert text not in told("")
+
+
+def test_what_is_read_is_not_told() -> None:
+    assert "without effect" not in told("--eval-prompt-data a a.jsonl --eval-temperature 0.5")
+    assert "has no effect" not in told("--streaming-data --streaming-window 5")
+    assert "has no effect" not in told("--tb-project-name p --tb-experiment-name x")
+    assert resolved("--start-rollout-id 2").config.data.start_rollout_id == 2
