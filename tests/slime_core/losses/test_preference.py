@@ -40,7 +40,9 @@ def test_direct_preference_optimisation_by_hand():
 
 def test_equal_policies_know_nothing():
     inputs = make([1, 2], [-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0])
-    assert dpo_loss(inputs, PreferenceConfig(), ALONE).loss.item() == pytest.approx(math.log(2))
+    out = dpo_loss(inputs, PreferenceConfig(), ALONE)
+    assert out.loss.item() == pytest.approx(math.log(2))
+    assert out.metrics["rewards/accuracy"].item() == 0.0
 
 
 def test_smoothed_labels_hinge_and_ipo_by_hand():

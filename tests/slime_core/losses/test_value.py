@@ -26,6 +26,23 @@ def test_the_clipped_squared_error_by_hand():
     assert found["returns"] == pytest.approx(2 / 3)
 
 
+def test_values_are_clipped_around_the_old_ones_on_either_side():
+    # 3 from 2 clips to 2.5, 1 from 2 to 1.5: both end further from the return; -1.2 is within
+    inputs = make([3.0, 1.0, -1.2], [2.0, 2.0, -1.0], [4.0, 0.0, 0.0])
+    out = value_loss(inputs, CriticConfig(value_clip=0.5))
+    assert out.loss.item() == pytest.approx((1.5**2 + 1.5**2 + 1.2**2) / 3)
+    assert out.metrics["value_clipfrac"].item() == pytest.approx(2 / 3)
+    out.loss.backward()
+    assert inputs.values.grad.tolist() == pytest.approx([0.0, 0.0, 2 * -1.2 / 3])
+
+
+def test_no_metric_holds_on_to_the_graph():
+    out = value_loss(make([1.0], [0.0], [2.0]), CriticConfig())
+    assert {"loss", "value_loss", "values"} <= set(out.metrics)
+    assert out.loss.requires_grad
+    assert not any(x.requires_grad for x in out.metrics.values())
+
+
 def test_a_clipped_value_has_no_gradient():
     inputs = make([1.0, 0.1], [0.0, 0.0], [1.0, 1.0])
     value_loss(inputs, CriticConfig(value_clip=0.2)).loss.backward()
@@ -37,7 +54,8 @@ def test_untrained_tokens_take_no_part():
     out = value_loss(inputs, CriticConfig())
     out.loss.backward()
     assert out.loss.item() == pytest.approx(0.81 / 2)
-    assert inputs.values.grad[1].item() == 0.0
+    assert inputs.values.grad.tolist() == pytest.approx([2 * (0.1 - 1) / 2, 0.0])
+    assert all(x.isfinite() for x in out.metrics.values())
 
 
 def test_gradients_are_those_of_finite_differences():

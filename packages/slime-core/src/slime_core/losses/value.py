@@ -18,8 +18,7 @@ def value_loss(inputs: ValueInputs, config: CriticConfig) -> LossOutput:
     al., arXiv:1506.02438, section 5.
     """
     tokens = inputs.tokens
-    values, old = masked(inputs.values, tokens), masked(inputs.old_values, tokens)
-    returns = masked(inputs.returns, tokens)
+    values, old, returns = masked(inputs.values, tokens), inputs.old_values, inputs.returns
     bounded = old + (values - old).clamp(-config.value_clip, config.value_clip)
     plain, clipped = (values - returns).square(), (bounded - returns).square()
     loss = weighted_sum(torch.maximum(plain, clipped), tokens)
