@@ -113,6 +113,8 @@ def test_a_config_written_by_transformers_says_the_same(model_type):
         ("qwen3_moe", {"num_local_experts": 8}, r"gives \[4, 8\]"),
         ("qwen3_moe", {"mlp_only_layers": [0, 1]}, "no layer that has them"),
         ("glm4", {"partial_rotary_factor": None}, "partial_rotary_factor"),
+        ("glm4", {"head_dim": None}, "lacks head_dim"),
+        ("glm4_moe", {"head_dim": None}, "lacks head_dim"),
         ("glm4_moe", {"norm_topk_prob": False}, "norm_topk_prob = False"),
         ("glm4_moe", {"n_routed_experts": None}, "lacks n_routed_experts"),
         ("glm4_moe", {"n_group": 2, "num_experts_per_tok": 3}, "3 experts per token among 1 of 2"),

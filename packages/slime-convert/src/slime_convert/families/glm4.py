@@ -4,6 +4,7 @@ from typing import Any
 
 from slime_convert import blocks
 from slime_convert.family import Family
+from slime_convert.hf_config import require_sizes
 from slime_convert.rules import HfConfig, Index, Rule, Split, hf
 
 
@@ -13,7 +14,11 @@ def has_qkv_bias(config: HfConfig, _index: Index) -> bool:
 
 
 def arguments(config: HfConfig) -> dict[str, Any]:
-    """Return the Megatron arguments. Neighbouring numbers of a head are rotated together."""
+    """Return the Megatron arguments. Neighbouring numbers of a head are rotated together.
+
+    ``head_dim`` is required: transformers has a default of its own.
+    """
+    require_sizes(config, "head_dim")
     blocks.refuse_scaled_rope(config)
     return blocks.dense_arguments(config, qkv_bias=has_qkv_bias(config, {})) | {
         "rotary_interleaved": True,

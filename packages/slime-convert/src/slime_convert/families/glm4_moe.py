@@ -9,6 +9,7 @@ from typing import Any
 from slime_convert import blocks, blocks_moe
 from slime_convert.families.glm4 import has_qkv_bias
 from slime_convert.family import Family
+from slime_convert.hf_config import require_sizes
 from slime_convert.rules import HfConfig, Index
 
 
@@ -18,7 +19,8 @@ def has_qk_norm(config: HfConfig, _index: Index) -> bool:
 
 
 def arguments(config: HfConfig) -> dict[str, Any]:
-    """Return the Megatron arguments."""
+    """Return the Megatron arguments. ``head_dim`` is required, as in GLM-4."""
+    require_sizes(config, "head_dim")
     blocks.refuse_scaled_rope(config)
     return (
         blocks.dense_arguments(config, qkv_bias=has_qkv_bias(config, {}))
