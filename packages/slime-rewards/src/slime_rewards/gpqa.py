@@ -12,6 +12,7 @@ from slime_rewards.verdict import label_text
 _CHOICES = 8
 _END_OF_THOUGHT = "</think>"
 _THOUGHTS = re.compile(rf"<think>.*?{_END_OF_THOUGHT}", re.DOTALL)
+_MARKUP = re.compile(r"[*_`$]|\\[()\[\]]")
 _BLANKS = re.compile(r"\s+")
 _BOUNDARY = r"(?![A-Za-z0-9'\u2019])"
 _STATED = (
@@ -63,10 +64,10 @@ def chosen(answer: str, valid: Sequence[str]) -> str | None:
     """The letter an answer settles on: a box, what it says is the answer, a line, a mention."""
     boxed = last_boxed(answer)
     if boxed is not None:
-        found = _ALONE.fullmatch(without_markup(boxed))
+        found = _ALONE.fullmatch(_unmarked(boxed).strip())
         if found and found[1].upper() in valid:
             return found[1].upper()
-    plain = _blanks_once(re.sub(r"[*_`$]|\\text\b", "", answer))
+    plain = _blanks_once(_unmarked(answer))
     for pattern in (_SAID, _LINE, _MENTIONED):
         letters = [letter.upper() for letter in pattern.findall(plain)]
         letters = [letter for letter in letters if letter in valid]
@@ -75,6 +76,11 @@ def chosen(answer: str, valid: Sequence[str]) -> str | None:
         if letters:
             return letters[-1]
     return None
+
+
+def _unmarked(text: str) -> str:
+    """Text without marks of Markdown and of formulas, and without commands that set its type."""
+    return _MARKUP.sub("", without_markup(text))
 
 
 def _blanks_once(text: str) -> str:
