@@ -134,6 +134,14 @@ def test_a_reward_that_is_not_finite_names_its_group(name):
 
 
 @pytest.mark.parametrize("name", ESTIMATES)
+def test_float32_rewards_have_the_advantages_of_the_same_float64_ones_rounded(name):
+    rewards = torch.rand(40, generator=torch.Generator().manual_seed(0))
+    where = grouping([i % 6 for i in range(40)])
+    found = ESTIMATES[name](rewards, where)
+    assert found.tolist() == ESTIMATES[name](rewards.double(), where).float().tolist()
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
 def test_gradients(name):
     rewards = vector([0.3, 1.2, 0.7, 0.4, 2.0]).requires_grad_()
     where = grouping([1, 1, 1, 2, 2], [0, 0, 1, 2, 3])
@@ -165,6 +173,14 @@ def test_executions_that_tie_by_rounding_get_0_though_their_segments_differ():
     # 0.6 / 3 and 0.2 are not the same number
     found = group_relative(vector([0.1, 0.2, 0.3, 0.2]), grouping([0] * 4, [0, 0, 0, 1]))
     assert found.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_what_ties_by_rounding_is_relative_to_the_size_of_the_rewards(scale):
+    apart = group_relative(vector([0, scale]), grouping([0, 0]), normalize_std=False)
+    assert apart.tolist() == pytest.approx([-scale / 2, scale / 2])
+    tied = group_relative(vector([0.1, 0.2, 0.3, 0.2]) * scale, grouping([0] * 4, [0, 0, 0, 1]))
+    assert tied.tolist() == [0.0] * 4
 
 
 def test_leave_one_out_by_hand():

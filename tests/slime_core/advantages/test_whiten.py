@@ -32,6 +32,22 @@ def test_scale_and_shift_do_not_matter(values, scale, shift):
     )
 
 
+def test_a_spread_as_small_as_the_guard_is_not_blown_up_to_one():
+    # the variance of -1e-4 and 1e-4 about their mean is 2e-8, and 1e-8 is added
+    x = torch.tensor([0.0, 2e-4], dtype=torch.float64)
+    expected = 1e-4 / 3e-8**0.5
+    found = whiten(x, torch.ones(2), LocalReduce())
+    assert found.tolist() == pytest.approx([-expected, expected])
+
+
+def test_float32_numbers_are_those_of_float64_rounded():
+    x = 1e3 + torch.rand(50, generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(50) % 3 > 0).float()
+    found = whiten(x, mask, LocalReduce())
+    assert found.dtype == torch.float32
+    assert found.tolist() == whiten(x.double(), mask, LocalReduce()).float().tolist()
+
+
 def test_a_large_mean_does_not_eat_the_spread():
     x = torch.tensor([1e6, 1e6 + 1, 1e6 + 2])
     assert whiten(x, torch.ones(3), LocalReduce()).tolist() == pytest.approx([-1.0, 0.0, 1.0])

@@ -75,10 +75,9 @@ def group_penalty(
     0 in a group whose lengths are all equal. Samples that are not valid take no part.
     Source: Kimi k1.5, arXiv:2501.12599, section 2.3.3.
     """
-    _, group = torch.unique(grouping.group_ids, return_inverse=True)
-    size = int(group.max()) + 1 if group.numel() else 0
+    ids, group = torch.unique(grouping.group_ids, return_inverse=True)
     wide, valid = lengths.double(), grouping.valid
-    far = wide.new_full((size,), torch.inf)
+    far = wide.new_full((ids.numel(),), torch.inf)
     shortest = far.scatter_reduce(0, group, wide.where(valid, torch.inf), "amin")[group]
     longest = (-far).scatter_reduce(0, group, wide.where(valid, -torch.inf), "amax")[group]
     spread = longest - shortest

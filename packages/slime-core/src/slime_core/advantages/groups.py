@@ -166,7 +166,7 @@ class _Statistics:
     mean: Tensor
     """[groups] over executions"""
     lowest: Tensor
-    """[groups] what was subtracted"""
+    """[groups] what was subtracted; infinite where nothing is valid"""
     range: Tensor
     """[groups] highest less lowest reward of a sample"""
 
@@ -174,10 +174,10 @@ class _Statistics:
 def _statistics(rewards: Tensor, grouping: Grouping) -> _Statistics:
     valid = grouping.valid
     _refuse_infinite(rewards, grouping)
-    _, group = torch.unique(grouping.group_ids, return_inverse=True)
+    ids, group = torch.unique(grouping.group_ids, return_inverse=True)
     keys = torch.stack([group, grouping.rollout_ids.to(group)])
     unique, execution = torch.unique(keys, dim=1, return_inverse=True)
-    owner, num_groups = unique[0], int(group.max()) + 1 if group.numel() else 0
+    owner, num_groups = unique[0], ids.numel()
     wide = rewards.double()
     nothing = wide.new_full((num_groups,), torch.inf)
     lowest = nothing.scatter_reduce(0, group, wide.where(valid, torch.inf), "amin")
@@ -195,7 +195,7 @@ def _statistics(rewards: Tensor, grouping: Grouping) -> _Statistics:
         present=present,
         count=count,
         mean=_add(owner, executions, num_groups) / count.clamp(min=1),
-        lowest=torch.where(count > 0, lowest, 0.0),
+        lowest=lowest,
         range=torch.zeros_like(nothing).scatter_reduce(0, group, above, "amax"),
     )
 

@@ -24,7 +24,7 @@ def whiten(
     wide = torch.where(mask > 0, x, torch.zeros_like(x)).double()
     weight = mask.double()
     count, total = reduce.sum(torch.stack([weight.sum(), (wide * weight).sum()])).unbind()
-    mean = total / count.clamp(min=1)
+    mean = total / count  # looked at only where a token is masked in
     centred = torch.where(mask > 0, wide - mean, 0.0)
     squares = reduce.sum((centred * centred * weight).sum().reshape(1))[0]
     variance = squares / (count - 1).clamp(min=1)
