@@ -259,7 +259,7 @@ def test_what_cannot_be_done_is_refused_by_name(
 ) -> None:
     async def agent(base_url: str, api_key: str, sample: Sample) -> str:
         async with httpx.AsyncClient(trust_env=False) as client:
-            reply = await client.post(f"{base_url}/{path}", json=body)
+            reply = await client.post(f"{base_url}/chat/completions", json=body)
         raw(400, "invalid_request_error")(reply)
         return reply.json()["error"]["message"]
 
@@ -327,6 +327,40 @@ def test_of_requests_at_once_no_more_are_let_through_than_turns_are_left(
     settings = AgentSettings(max_turns=2)
     _, script, _ = worked(monkeypatch, agent, ["a", "b"] + ["too many"] * 14, settings=settings)
     assert len(script.said) == 2
+
+
+class RefusingTokenizer(MergingTokenizer):
+    """Has a template that does not render every conversation."""
+
+    def apply_chat_template(self, conversation: Any, *given: Any, **named: Any) -> Any:
+        if conversation[-1]["role"] == "system":
+            raise ValueError("the last message must be the user's")
+        return super().apply_chat_template(conversation, *given, **named)
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        ([{"role": "system", "content": "?"}], "the last message must be the user's"),
+        ([{**USER, "role": "assistant", "tool_calls": ["add"]}, USER], "'str' object has no"),
+    ],
+)
+def test_a_conversation_that_cannot_be_rendered_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, messages: list[Any], problem: str
+) -> None:
+    refused: list[tuple[int, str]] = []
+
+    async def agent(base_url: str, api_key: str, sample: Sample) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"}
+        body = {"model": "any", "messages": messages}
+        async with httpx.AsyncClient(timeout=30) as client:
+            reply = await client.post(f"{base_url}/chat/completions", json=body, headers=headers)
+        refused.append((reply.status_code, reply.text))
+
+    monkeypatch.setattr(sys.modules[__name__], "MergingTokenizer", RefusingTokenizer)
+    worked(monkeypatch, agent, ["a"])
+    assert refused[0][0] == 400
+    assert problem in refused[0][1]
 
 
 def test_tools_without_a_parser_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

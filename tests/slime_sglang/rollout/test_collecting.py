@@ -242,6 +242,24 @@ def test_a_hook_may_replace_a_sample_before_its_reward() -> None:
     assert [s.reward for s in finished.samples] == [0.0, 100.0]
 
 
+def test_a_hook_sees_a_sample_that_is_continued_once_when_it_is_whole() -> None:
+    seen: list[tuple[int | None, Status]] = []
+
+    async def note(sample: Sample, *, rollout_id: int | None, evaluation: bool) -> None:
+        seen.append((sample.index, sample.status))
+
+    async def scenario() -> None:
+        source, aborted = make_source(), Desk(lambda sample: 10_000)
+        group = source.take(1)[0]
+        await aborted.abort()
+        partly = await GroupWorker(aborted, index_reward, hooks=[note]).finish(group, iteration=0)
+        assert [sample.status for sample in partly.samples] == [Status.ABORTED] * 2
+        await GroupWorker(Desk(), index_reward, hooks=[note]).finish(partly, iteration=1)
+
+    asyncio.run(scenario())
+    assert seen == [(0, Status.COMPLETED), (1, Status.COMPLETED)]
+
+
 def test_a_sample_that_breaks_a_length_invariant_is_named() -> None:
     async def broken(sample: Sample) -> Sample:
         sample.status = Status.COMPLETED

@@ -122,6 +122,12 @@ async def twice(args, sample, sampling_params):
 async def stuck(args, sample, sampling_params):
     await asyncio.sleep(60)
 
+async def gives_up(args, sample, sampling_params):
+    tool = asyncio.create_task(asyncio.sleep(60))
+    await asyncio.sleep(0.01)
+    tool.cancel()
+    await tool
+
 async def broken(args, sample, sampling_params):
     raise KeyError(sampling_params["max_new_tokens"])
 """
@@ -160,6 +166,21 @@ def test_a_custom_function_that_raises_fails_only_its_sample(tmp_path: Path) -> 
     assert failed.status is Status.FAILED
     assert failed.metadata["error"].endswith("KeyError: 8")
     assert failed.metadata["traceback"].startswith(f'  File "{path}", line ')
+    assert other.status is Status.COMPLETED
+
+
+def test_a_custom_function_that_cancels_what_it_waits_for_fails_only_its_sample(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(CUSTOM)
+    cancelled, fine = make_samples(2)
+    cancelled.generate_function_path = f"{path}:gives_up"
+    failed, other = run(Server(answered), [cancelled, fine])
+    assert failed.status is Status.FAILED
+    assert (
+        "gives_up: WorkCancelledError: a task that it awaited was can" in failed.metadata["error"]
+    )
     assert other.status is Status.COMPLETED
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -119,15 +120,17 @@ class Endpoints:
         most = self._settings.max_turns
         if most is not None and session.num_requests >= most:
             raise TooManyTurnsError(f"the conversation has had its {most} turns (--max-turns)")
-        turn = await session.reply(chat.messages, chat.tools, extra=chat.extra)
+        with _refusing():
+            turn = await session.reply(chat.messages, chat.tools, extra=chat.extra)
         if not chat.log_probs:
             return turn.said
         return replace(turn.said, token_texts=session.token_texts(turn))
 
     async def _count(self, request: web.Request, session: Session, api: Any) -> web.StreamResponse:
         chat = _read(api, {**await _json(request), "max_tokens": 1})
-        template = session.template(chat.tools)
-        tokens = template.ids(template.text(chat.messages, begin_turn=True))
+        with _refusing():
+            template = session.template(chat.tools)
+            tokens = template.ids(template.text(chat.messages, begin_turn=True))
         return web.json_response({"input_tokens": len(tokens)})
 
 
@@ -152,6 +155,19 @@ def _read(api: ModuleType, body: dict[str, Any]) -> ChatRequest:
     except (AttributeError, KeyError, TypeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise RequestError(f"the request cannot be read: {what}") from error
+
+
+@contextmanager
+def _refusing() -> Generator[None]:
+    """Tell an agent why its conversation cannot be answered: a chat template may raise anything."""
+    try:
+        yield
+    except SlimeError:
+        raise
+    except Exception as error:  # the boundary to what agents say
+        logger.exception("an agent's conversation was refused")
+        what = f"{type(error).__name__}: {error}"
+        raise RequestError(f"the conversation cannot be answered: {what}") from error
 
 
 Handler = Callable[[web.Request, Session, Any], Awaitable[web.StreamResponse]]

@@ -42,6 +42,10 @@ class LateError(TimeoutError):
     """An execution was given a time and took longer; no timeout of its own making."""
 
 
+class WorkCancelledError(RuntimeError):
+    """An execution ended as if it had been cancelled, and nobody had."""
+
+
 class RequestError(SlimeError, ValueError):
     """A request of an agent that cannot be answered; the message says what to change."""
 
@@ -128,6 +132,7 @@ class Session:
         Raises:
             LateError: it took longer than ``timeout_s``.
             AbortedError: the rollout ends without this sample.
+            WorkCancelledError: it let the end of something that it had cancelled itself pass.
         """
         task = asyncio.ensure_future(work)
         aborted = asyncio.ensure_future(self.aborted.wait())  # waits: as long as the work
@@ -138,7 +143,10 @@ class Session:
                 raise LateError(f"took more than {timeout_s} s")
             if task not in done and (self.num_requests or timeout_s is not None):
                 raise AbortedError
-            return await task
+            await asyncio.wait([task])
+            if task.cancelled():  # by itself: who cancels this does not get here
+                raise WorkCancelledError("a task that it awaited was cancelled")
+            return task.result()  # waits: is done
         finally:
             await end((task, aborted))
 

@@ -114,14 +114,16 @@ class GroupWorker:
         made = await generate(sample)
         segments = made if isinstance(made, list) else [made]
         _check_segments(sample, segments)
+        return [await self._hooked(segment, iteration, evaluation) for segment in segments]
+
+    async def _hooked(self, segment: Sample, iteration: int | None, evaluation: bool) -> Sample:
+        """What the hooks make of it; they see one that is gone on with later when it is whole."""
         for hook in self._hooks:
-            replaced = [
-                await hook(segment, rollout_id=iteration, evaluation=evaluation)
-                for segment in segments
-            ]
-            pairs = zip(replaced, segments, strict=True)
-            segments = [new if new is not None else old for new, old in pairs]
-        return segments
+            if segment.status in UNFINISHED:
+                break
+            replaced = await hook(segment, rollout_id=iteration, evaluation=evaluation)
+            segment = segment if replaced is None else replaced
+        return segment
 
 
 def _fail(samples: Sequence[Sample], error: str) -> None:
