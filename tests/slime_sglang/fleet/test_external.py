@@ -3,6 +3,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,6 +122,25 @@ def test_silence_is_noticed_after_some_time(
     assert re.search(said, str(lost(found)))
     engine.replies["/health"] = [(200, {})]
     assert wait_for(lambda: lost(found) is None, 10)
+
+
+def test_silence_ends_a_run_too_that_starts_its_own_lost_processes_again(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external, "_CHECK_EVERY_S", 0.01)
+    spec = FleetSpec(
+        model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig(), external=("x",)
+    )
+    engines: Any = Engines(spec)
+    engines._parts = external.discover([engine.url], make_model(tmp_path))
+    engines._watch = SimpleNamespace(problem=None, end=lambda: None, join=lambda: None)
+    engines.check_alive()
+    engine.replies["/health"] = [(503, {})]
+    (part,) = engines._parts
+    assert wait_for(lambda: lost(part.engine) is not None, 10)
+    with pytest.raises(EngineError, match="health checks in a row unanswered"):
+        engines.check_alive()
+    engines.stop()
 
 
 def test_an_engine_that_hangs_holds_up_nobody_who_asks_for_it(

@@ -11,10 +11,13 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from slime_core.errors import EngineError
+from slime_sglang.config import SGLangConfig
 from slime_sglang.fleet import parts as parts_module
 from slime_sglang.fleet import router as router_module
+from slime_sglang.fleet.engines import Engines
 from slime_sglang.fleet.parts import EnginePart, RouterPart, Routing
 from slime_sglang.fleet.router import Members, Router, RouterSpec
+from slime_sglang.fleet.spec import FleetSpec
 from slime_sglang.processes.ports import PortLease
 from slime_sglang.processes.supervise import log_tail
 from slime_testing.runs import wait_for
@@ -178,6 +181,21 @@ def test_an_engine_that_is_back_at_its_address_is_not_removed_again(monkeypatch)
         routing.add("a")
         routing.add("c")
         assert members.healthy() == {"a", "b", "c"}
+
+
+def test_a_router_that_goes_on_without_the_run_is_told_that_its_engines_end(tmp_path):
+    with serving(Registry, engines=["a", "b"], num_failures=0) as url:
+        port = int(url.rpartition(":")[2])
+        config = SGLangConfig(sglang_router_ip="127.0.0.1", sglang_router_port=port)
+        spec = FleetSpec(model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=config)
+        members, ended = Members(url), []
+        part = EnginePart.__new__(EnginePart)  # without a process
+        part.engine = SimpleNamespace(url="a", stop=lambda: ended.append(members.healthy()))
+        engines = Engines(spec)
+        engines._parts = [part]
+        engines.stop()
+        assert ended == [{"b"}]
+        members.close()
 
 
 def test_a_router_that_fails_to_take_up_an_engine_is_asked_again(monkeypatch):

@@ -125,8 +125,10 @@ def test_a_version_that_is_there_already_is_not_brought_again(tmp_path: Path) ->
     trainer = Trainer(tmp_path)
     weights = make_weights()
     brought(trainer.write(1, weights))
+    (trainer.local / ".weight_v000009.partial").mkdir()  # of an engine that was killed
     directory = trainer.write(2, changed(weights))
     there = brought(directory)
+    assert {path.name for path in trainer.local.iterdir()} == {".lock", "weight_v000002"}
     before = there.stat().st_ino
     assert brought(directory).stat().st_ino == before  # xor applied twice would be wrong
     assert_same(load(there), changed(weights))

@@ -155,6 +155,19 @@ class Engines:
         finally:
             members.close()
 
+    def _leave_router(self) -> None:
+        """Have a router that goes on without the run send nothing to engines that end with it."""
+        if self.spec.sglang.sglang_router_ip is None or not self._own_parts:
+            return
+        members = Members(self.router_url)
+        try:
+            for part in self._own_parts:
+                members.remove(part.url)
+        except EngineError as error:
+            logger.warning("%s", error)
+        finally:
+            members.close()
+
     @property
     def _own_parts(self) -> list[EnginePart]:
         """Those that the run started."""
@@ -182,15 +195,15 @@ class Engines:
     def check_alive(self) -> None:
         """Raise ``EngineError`` with the end of the log of the first process that has ended.
 
-        With ``health``, only when a part was lost too often.
+        With ``health``, of the run's own only when one was lost too often.
         """
-        if self._watch is not None:
-            if self._watch.problem is not None:
-                raise EngineError(self._watch.problem)
-            return
+        watched = self._watch is not None
+        if self._watch is not None and self._watch.problem is not None:
+            raise EngineError(self._watch.problem)
         for part in self._parts:
-            part.engine.check_alive()
-        if self._router is not None:
+            if not (watched and isinstance(part, EnginePart)):
+                part.engine.check_alive()
+        if self._router is not None and not watched:
             self._router.check_alive()
 
     def status(self) -> FleetStatus:
@@ -270,6 +283,7 @@ class Engines:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.end()
+        self._leave_router()
         parts: list[Router | EnginePart | ExternalPart] = [*self._parts]
         if self._router is not None:
             parts.insert(0, self._router)

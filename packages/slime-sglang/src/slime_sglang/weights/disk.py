@@ -17,6 +17,8 @@ from slime_sglang.weights.local_copy import NO_BASE
 from slime_sglang.weights.session import EngineTarget, PublishSession
 from slime_sglang.weights.version_files import LocalCopySpec, VersionFiles
 
+_PARTIAL = ".weight_v{}.partial"
+
 PostWrite = Callable[[Path, Sequence[EngineTarget]], None]
 """Called with the directory of a version that is complete, before any engine hears of it."""
 
@@ -60,6 +62,8 @@ class DiskReceiver:
         """Start writing; engines go on until everything is written."""
         self._session.open(version)
         self._files.begin()
+        for left in self._directory.glob(_PARTIAL.format("*")):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         self._fresh(self._partial)
 
     def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
@@ -117,7 +121,7 @@ class DiskReceiver:
 
     @property
     def _partial(self) -> Path:
-        return self._directory / f".weight_v{self._session.version:06d}.partial"
+        return self._directory / _PARTIAL.format(f"{self._session.version:06d}")
 
 
 def version_path(directory: Path, version: int) -> Path:

@@ -45,8 +45,9 @@ def bring(source: Path, index: VersionIndex) -> Path:
         if _holds(target, index.result):
             return target
         shutil.rmtree(target, ignore_errors=True)
+        for left in local.glob(".weight_v*.partial"):  # by an engine that was killed
+            shutil.rmtree(left, ignore_errors=True)
         partial = local / f".{target.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
             if index.kind == "full":
