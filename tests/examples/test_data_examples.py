@@ -7,7 +7,7 @@ from typing import Any
 from slime_core.config.data import DataConfig
 from slime_core.data.opening import open_stream
 from slime_core.data.prompts import prompt_rows
-from slime_core.data.source import UserSource, user_source
+from slime_core.data.user_source import UserSource, user_source
 from slime_testing.chars import CharTokenizer
 from slime_testing.workspace import ROOT
 from slime_train.quickstart.task import write_task

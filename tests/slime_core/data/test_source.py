@@ -7,8 +7,8 @@ from slime_core import RolloutDataSource, RolloutDataSourceWithBuffer, Sample
 from slime_core.config.data import DataConfig
 from slime_core.data.buffer import oldest_first
 from slime_core.data.prompts import prompt_rows
-from slime_core.data.source import UserSource, open_source, user_source
 from slime_core.data.stream import PromptStream
+from slime_core.data.user_source import UserSource, load_source, open_source, user_source
 from slime_core.errors import DataError, PluginError
 from slime_core.types import Status
 from slime_testing.chars import CharTokenizer
@@ -250,3 +250,16 @@ def test_checkpoints_of_another_kind_of_source_are_refused(prompts):
         own.load_state_dict(plain.state_dict())
     with pytest.raises(DataError, match="give the same --data-source-path"):
         plain.load_state_dict(own.state_dict())
+
+
+@pytest.mark.parametrize(("one", "other"), [("state_dict", "load_state_dict"), ("save", "load")])
+def test_a_class_that_could_not_go_on_from_a_checkpoint_is_refused_at_once(tmp_path, one, other):
+    lines = ["class Half:"]
+    for method in ("get_samples(self, n)", "add_samples(self, s)", f"{one}(self, *a)"):
+        lines += [f"    def {method}:", "        ..."]
+    (tmp_path / "half.py").write_text("\n".join(lines) + "\n")
+    with pytest.raises(PluginError, match=f"has {one} and no {other}"):
+        load_source(f"{tmp_path}/half.py:Half")
+    lines += [f"    def {other}(self, *a):", "        ..."]
+    (tmp_path / "whole.py").write_text("\n".join(lines) + "\n")
+    assert load_source(f"{tmp_path}/whole.py:Half").__name__ == "Half"

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from slime_core.data.buffer import oldest_first
 from slime_core.data.chat import Tokenizer
 from slime_core.data.prompts import prompt_rows
-from slime_core.data.source import UserSource, open_source
 from slime_core.data.stream import PromptStream
+from slime_core.data.user_source import UserSource, open_source
 from slime_core.hooks import adapters as hooks
 from slime_core.hooks.contracts import SampleHook
 from slime_core.hooks.rollout_functions import (

@@ -1,6 +1,6 @@
 """Samples and groups as plain data, as dumps and checkpoints hold them, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slime_core.types import Sample, SampleGroup, Status
@@ -32,3 +32,13 @@ def sample_from_plain(values: Mapping[str, Any]) -> Sample:
     for name, value in values.items():
         setattr(sample, name, Status(value) if name == "status" else value)
     return sample
+
+
+def plain_lists(groups: Sequence[Sequence[Sample]]) -> list[list[dict[str, Any]]]:
+    """Groups as plain data."""
+    return [[plain_sample(sample) for sample in group] for group in groups]
+
+
+def lists_from_plain(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[Sample]]:
+    """The groups that ``plain_lists`` was given."""
+    return [[sample_from_plain(sample) for sample in group] for group in groups]

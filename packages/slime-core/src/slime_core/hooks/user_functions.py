@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from slime_core.config.draft import Draft
 from slime_core.config.flat import Flat
 from slime_core.data import selection
-from slime_core.data.source import load_source
+from slime_core.data.user_source import load_source
 from slime_core.errors import PluginError
 from slime_core.plugins.forms import given, is_plain, require, reward_arguments
 from slime_core.plugins.functions import load_hook
