@@ -21,6 +21,26 @@ def test_of_several_sets_the_row_has_the_mean_and_the_line_says_so():
     assert cells(table.lines(1, {"train/loss": 1.0})[-1])["accuracy"] == "0.500"
 
 
+def test_a_set_may_have_a_hyphen_or_a_slash_in_its_name():
+    told = {
+        "eval/aime-2024": 0.5,
+        "eval/aime-2024/raw_reward": 0.5,
+        "eval/aime-2024-truncated_ratio": 0.1,
+        "eval/aime-2024-pass@1": 0.5,
+        "eval/math/500": 0.25,
+        "eval/math/500/raw_reward": 0.25,
+        "eval/math/500-truncated_ratio": 0.1,
+        "eval/math/500-pass@16": 0.75,
+        "eval/own-function": 0.125,
+        "eval/grading/seconds": 3.0,
+    }
+    (line,) = Table().lines(2, told)
+    assert line == (
+        "evaluation after 2 iterations: aime-2024 0.500, math/500 0.250, own-function 0.125, "
+        "mean 0.292"
+    )
+
+
 def test_a_loss_that_is_shown_as_zero_is_explained_once():
     table, rollout = Table(), {"rollout/raw_reward": 0.5}
     table.lines(0, rollout)

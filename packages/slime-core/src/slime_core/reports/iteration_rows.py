@@ -1,6 +1,7 @@
 """What the terminal shows of a run's numbers: one line per iteration, one per evaluation."""
 
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,9 @@ class Column:
 
 _TRAINED = "train/loss"
 _PUBLISHED = "perf/update_weights_time"
+_TRUNCATED = "-truncated_ratio"
+_OF_A_SET = re.compile(rf"{_TRUNCATED}$|-pass@\d+$")
+"""How keys end that tell more of a set than its mean reward."""
 _ROWS_PER_HEADER = 20
 _SHOWN_AS_ZERO = 5e-6
 _ZERO_LOSS = (
@@ -47,11 +51,16 @@ COLUMNS = (
 
 
 def evaluations(metrics: Metrics) -> dict[str, float]:
-    """The mean reward of every evaluation set in ``metrics``: the keys ``eval/<name>``."""
+    """The mean reward of every evaluation set in ``metrics``: the keys ``eval/<name>``.
+
+    What else is said of a set begins with its name, behind which comes ``/`` or a known suffix; a
+    name may have both in it, and is then known by the share of truncated answers beside it.
+    """
+    found = {key.removeprefix("eval/"): x for key, x in metrics.items() if key.startswith("eval/")}
     return {
-        name.removeprefix("eval/"): value
-        for name, value in metrics.items()
-        if name.startswith("eval/") and "/" not in name[5:] and "-" not in name[5:]
+        name: value
+        for name, value in found.items()
+        if f"{name}{_TRUNCATED}" in found or not ("/" in name or _OF_A_SET.search(name))
     }
 
 
