@@ -63,6 +63,12 @@ def test_dictionary_rewards_need_a_key():
     assert normalize([group(0, rewards)], config, reward_key="score") == [-1.0, 1.0]
 
 
+def test_a_reward_that_is_a_number_is_taken_though_a_key_is_named():
+    config = AdvantageConfig(normalize_grpo_std=False)
+    assert normalize([group(0, [1.0, 3.0])], config, reward_key="score") == [-1.0, 1.0]
+    assert raw_rewards(group(0, [1.0]).samples, config, reward_key="score") == [1.0]
+
+
 def test_a_finished_sample_needs_a_finite_reward():
     with pytest.raises(SampleError, match="no `reward`"):
         normalize([group(0, [None])], AdvantageConfig())
@@ -118,8 +124,12 @@ def test_gdpo_centres_each_reward_and_adds_them_by_weight():
 
 def test_gdpo_without_weights_counts_every_reward_once():
     config = AdvantageConfig(advantage_estimator="gdpo", gdpo_reward_keys=("right", "short"))
-    rewards = [{"right": 1.0, "short": 0.0}, {"right": 0.0, "short": 9.0}]
-    assert normalize([group(0, rewards)], config) == pytest.approx([0.0, 0.0], abs=1e-5)
+    # each is 1 / sqrt(2) above or below its mean, in units of its spread
+    against = [{"right": 1.0, "short": 0.0}, {"right": 0.0, "short": 9.0}]
+    assert normalize([group(0, against)], config) == pytest.approx([0.0, 0.0], abs=1e-5)
+    along = [{"right": 1.0, "short": 9.0}, {"right": 0.0, "short": 0.0}]
+    assert normalize([group(0, along)], config) == pytest.approx([2**0.5, -(2**0.5)], rel=1e-5)
+    assert raw_rewards(group(0, along).samples, config) == [10.0, 0.0]
 
 
 def test_gdpo_names_the_sample_and_the_key_it_misses():
@@ -154,6 +164,14 @@ def test_penalties_come_before_the_comparison():
     assert normalize([group(0, [1.0, 1.0])], config, penalties=[0.0, -1.0]) == [0.5, -0.5]
     config = AdvantageConfig(advantage_estimator="ppo")
     assert normalize([group(0, [1.0, 1.0])], config, penalties=[0.0, -1.0]) == [1.0, 0.0]
+
+
+def test_penalties_and_baselines_are_as_exact_as_rewards():
+    config = AdvantageConfig(advantage_estimator="ppo")
+    assert normalize([group(0, [0.1])], config, penalties=[-0.1]) == [0.0]
+    config = AdvantageConfig(advantage_estimator="remax")
+    alone = SampleGroup(0, group(0, [0.1]).samples, baseline=0.1)
+    assert normalize([alone], config) == [0.0]
 
 
 def test_with_gdpo_penalties_change_the_reward_of_the_key():

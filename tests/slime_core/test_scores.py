@@ -1,6 +1,13 @@
 import pytest
 from slime_core.errors import SampleError
-from slime_core.scores import is_broken, reward_entry, reward_value
+from slime_core.scores import (
+    REWARD_OUTCOME,
+    is_broken,
+    is_ungraded,
+    never_generated,
+    reward_entry,
+    reward_value,
+)
 from slime_core.types import Status
 from slime_testing import make_sample
 
@@ -40,3 +47,20 @@ def test_a_missing_entry_names_sample_and_key(reward, shown):
     named = rf"sample 7: `reward` has {shown}, but --gdpo-reward-keys asks for 'b'"
     with pytest.raises(SampleError, match=named):
         reward_entry(sample, "b")
+
+
+def test_a_group_is_ungraded_or_never_generated_only_if_all_of_it_failed():
+    lost = make_sample(status=Status.FAILED)
+    ungraded = make_sample(status=Status.FAILED, metadata={REWARD_OUTCOME: "timeout"})
+    aborted, fine = make_sample(status=Status.ABORTED), make_sample()
+    cases = [
+        ((lost, lost), (False, True)),
+        ((lost, ungraded), (True, False)),
+        ((ungraded, ungraded), (True, False)),
+        ((lost, aborted), (False, False)),
+        ((ungraded, fine), (False, False)),
+        ((lost, fine), (False, False)),
+        ((fine, fine), (False, False)),
+    ]
+    for samples, expected in cases:
+        assert (is_ungraded(samples), never_generated(samples)) == expected

@@ -89,6 +89,15 @@ def test_penalties_are_weighted_and_added():
     assert found.tolist() == pytest.approx([-0.1, -0.25 - 0.19, 0.0])
 
 
+def test_penalties_come_in_the_dtype_of_the_rewards():
+    config = ShapingConfig(
+        overlong_buffer_len=1, length_penalty_type="linear", length_penalty_coef=1.0
+    )
+    found = penalties(torch.ones(1), lengths_of(2), grouping([0]), config, 4)
+    assert found.dtype == torch.float32
+    assert found.tolist() == [-0.5]
+
+
 def test_correct_means_reward_1():
     config = ShapingConfig(length_penalty_type="group", length_penalty_coef=2.0)
     raw = torch.tensor([1.0, 0.5, 1.0], dtype=torch.float64)

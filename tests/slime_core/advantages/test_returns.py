@@ -100,6 +100,14 @@ def test_a_long_sum_of_float32_keeps_its_last_digits():
     torch.testing.assert_close(found, exact, rtol=1e-7, atol=0)
 
 
+def test_float32_tokens_give_float32_numbers_whatever_the_rewards_are():
+    kl, mask = torch.tensor([0.5, 0.25]), Ragged(torch.ones(2), torch.tensor([2]))
+    for rewards in (torch.tensor([4.0]), torch.tensor([4.0], dtype=torch.float64)):
+        found = reinforce_plus_plus(kl, mask, rewards, 0.5)
+        assert found.dtype == torch.float32
+        assert found.tolist() == [-0.5 + 0.5 * 3.75, 3.75]
+
+
 def test_a_discount_whose_power_underflows_is_harmless():
     x = torch.ones(300)
     found = discounted(x, torch.tensor([300]), 1e-30)

@@ -9,7 +9,7 @@ from slime_core.config.algorithm import PolicyLossConfig
 from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.losses.mismatch import mismatch_metrics
 from slime_core.losses.policy import policy_loss
-from slime_core.losses.report import TERMS, finish_metrics, token_sums
+from slime_core.losses.report import TERMS, WEIGHT, finish_metrics, token_sums
 from slime_core.reduce import LocalReduce
 from slime_testing.loss_case import make_tokens, on_ranks, pick_tokens, vector
 from slime_testing.ragged_case import ragged
@@ -51,6 +51,14 @@ def test_every_divergence_by_hand():
         "is_ratio_ess": ((2 + 0.25 + 3) / 3) ** 2 / ((4 + 1 / 16 + 9) / 3),
     }
     assert found == pytest.approx(expected)
+
+
+def test_sums_without_a_weight_are_reported_as_they_are():
+    sums = {"loss": 3.0, "rewards/margin": 2.0}
+    assert finish_metrics(sums) == sums
+    assert finish_metrics(sums | {WEIGHT: 4.0}) == {"loss": 3.0, "rewards/margin": 0.5}
+    nothing = {"loss": 0.0, "tis": 0.0, WEIGHT: 0.0}
+    assert finish_metrics(nothing) == {"loss": 0.0, "tis": 0.0}
 
 
 def test_equal_policies_are_no_mismatch():

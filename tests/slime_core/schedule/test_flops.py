@@ -45,6 +45,30 @@ def test_experts_count_as_far_as_they_are_active():
     assert model_cost(moe).per_token == 3 * PROJECTIONS + 2 * experts + DENSE + 800
 
 
+def test_what_a_config_leaves_out_is_as_in_the_plainest_model():
+    bare = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4}
+    # as many key as query heads, a feed-forward block four times as wide, no vocabulary
+    assert model_cost(bare).per_token == 3 * (4 * 8 * 8 + 3 * 8 * 32)
+    moe = bare | {"num_experts_per_tok": 2, "moe_intermediate_size": 5}
+    assert model_cost(moe).per_token == 3 * (4 * 8 * 8 + 3 * 8 * 2 * 5)
+    as_wide_as_dense = bare | {"num_experts_per_tok": 2, "intermediate_size": 10}
+    assert model_cost(as_wide_as_dense).per_token == 3 * (4 * 8 * 8 + 3 * 8 * 2 * 10)
+
+
+def test_heads_may_be_wider_than_their_share_of_the_hidden_size():
+    cost = model_cost(TINY | {"head_dim": 16})
+    assert cost.per_token == 3 * (8 * 16 * (4 + 2 + 2 + 4) + DENSE) + 800
+    assert cost.per_square == 3 * 4 * 16
+
+
+def test_a_shared_expert_of_its_own_width_and_dense_layers_beyond_all_layers():
+    moe = TINY | {"num_experts_per_tok": 2, "moe_intermediate_size": 5}
+    shared = model_cost(moe | {"shared_expert_intermediate_size": 7}).per_token
+    assert shared == 3 * (PROJECTIONS + 3 * 8 * (2 * 5 + 7)) + 800
+    all_dense = model_cost(moe | {"first_k_dense_replace": 99})
+    assert all_dense == model_cost(TINY)
+
+
 def test_only_full_attention_is_quadratic():
     mixed = TINY | {
         "layer_types": ["linear_attention", "sliding_attention", "full_attention"],

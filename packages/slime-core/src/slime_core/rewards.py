@@ -1,5 +1,6 @@
 """Turn rewards that were given into rewards that are learnt from."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -36,8 +37,6 @@ def normalize(
     Source: see ``slime_core.advantages.groups``.
     """
     samples = [sample for group in groups for sample in group.samples]
-    if not samples:
-        return []
     grouping = grouping_of(groups)
     keys = _keys(advantage, reward_key)
     columns = torch.tensor([_column(samples, advantage, key) for key in keys], dtype=torch.float64)
@@ -101,7 +100,7 @@ def grouping_of(groups: Sequence[SampleGroup]) -> Grouping:
 def rollout_ids(samples: Sequence[Sample]) -> list[int]:
     """Ids as given; samples without one are executions of their own."""
     used = {sample.rollout_id for sample in samples}
-    free = (i for i in range(2 * len(samples) + 1) if i not in used)
+    free = (i for i in itertools.count() if i not in used)
     return [next(free) if s.rollout_id is None else s.rollout_id for s in samples]
 
 

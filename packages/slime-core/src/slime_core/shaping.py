@@ -32,16 +32,16 @@ def penalties(
     total = torch.zeros_like(raw)
     if config.overlong_buffer_len is not None:
         limit, buffer = _limit(max_response_len), config.overlong_buffer_len
-        total += config.overlong_penalty_factor * overlong_penalty(lengths, limit, buffer).to(raw)
+        total += config.overlong_penalty_factor * overlong_penalty(lengths, limit, buffer)
     match config.length_penalty_type:
         case "none":
             pass
         case "linear":
             part = linear_penalty(lengths, _limit(max_response_len))
-            total += config.length_penalty_coef * part.to(raw)
+            total += config.length_penalty_coef * part
         case "group":
             part = group_penalty(lengths, raw == _CORRECT, grouping)
-            total += config.length_penalty_coef * part.to(raw)
+            total += config.length_penalty_coef * part
     return torch.where(grouping.valid, total, torch.zeros_like(total))
 
 
@@ -80,10 +80,8 @@ def group_penalty(
     far = wide.new_full((ids.numel(),), torch.inf)
     shortest = far.scatter_reduce(0, group, wide.where(valid, torch.inf), "amin")[group]
     longest = (-far).scatter_reduce(0, group, wide.where(valid, -torch.inf), "amax")[group]
-    spread = longest - shortest
-    contrast = valid & (spread > 0)
-    share = (wide - shortest) / torch.where(contrast, spread, 1.0)
-    bonus = torch.where(contrast, 0.5 - share, 0.0)
+    share = (wide - shortest) / (longest - shortest)
+    bonus = torch.where(valid & (longest > shortest), 0.5 - share, 0.0)
     return torch.where(correct, bonus, bonus.clamp(max=0))
 
 

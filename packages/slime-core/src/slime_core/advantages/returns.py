@@ -149,4 +149,4 @@ def _triangle(powers: Tensor) -> Tensor:
     """[i, j] = discount ** (i - j) for i >= j, else 0: what token i adds to token j."""
     steps = torch.arange(powers.numel() - 1, device=powers.device)
     ahead = steps[:, None] - steps
-    return torch.where(ahead >= 0, powers[ahead.clamp(min=0)], 0.0)
+    return torch.where(ahead >= 0, powers[ahead], 0.0)

@@ -33,7 +33,7 @@ def finish_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
     Source: Kong, 1992; as used for importance weights by Owen, Monte Carlo, section 9.3.
     """
-    weight = metrics.get(WEIGHT, 1.0) or 1.0
+    weight = metrics.get(WEIGHT) or 1.0
     means = {
         name: value if name in TERMS else value / weight
         for name, value in metrics.items()

@@ -67,7 +67,7 @@ def model_cost(hf_config: Mapping[str, Any]) -> ModelCost:
         per_token=layers * projections + _feed_forward(config, hidden, layers) + vocabulary,
         per_square=float(full * heads * width),
         per_window_square=float(windowed * heads * width),
-        window=int(config.get("sliding_window") or 0) if windowed else 0,
+        window=int(config["sliding_window"]) if windowed else 0,
     )
 
 
