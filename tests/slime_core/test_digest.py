@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from slime_core import digest
 from slime_core.digest import BLOCK, finished, tensor_digest, tensor_digests
 
-
 BITS = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
