@@ -12,6 +12,7 @@ from slime_sglang.config import SGLangConfig
 from slime_sglang.fleet.engines import Engines
 from slime_sglang.fleet.parts import EnginePart
 from slime_sglang.fleet.spec import FleetSpec
+from slime_sglang.fleet.starting import Start
 from slime_sglang.processes.supervise import wait_until
 from slime_sglang.server.launch import EngineSpec, Launch
 
@@ -159,10 +160,10 @@ def test_each_machines_launcher_starts_its_engines(tmp_path: Path) -> None:
     spec = FleetSpec.resolve(
         cluster, SGLangConfig(), machines(cluster), model_path=tmp_path, log_dir=tmp_path, seed=7
     )
-    engines = Engines(spec, launchers={0: Refuses("first"), 1: Refuses("second")})
+    start = Start(spec, {0: Refuses("first"), 1: Refuses("second")}, lambda *_, **__: None)
     for machine, told in ((0, "first: start engine_0"), (1, "second: start engine_1")):
         with pytest.raises(EngineError, match=told):
-            engines._launch(machine)(spec.engine(machine))
+            start.launch_on(machine)(spec.engine(machine))
 
 
 def test_memory_is_lent_only_after_a_check_that_generates_has_ended(
@@ -299,9 +300,8 @@ def test_each_step_of_the_start_is_recorded_when_it_is_done(
         recorded.append(f"{what}, {max(looks.values())} to go")
 
     monkeypatch.setattr("slime_sglang.fleet.parts.Engine", Rising)
-    monkeypatch.setattr("slime_sglang.fleet.engines.check", lambda process, doing: None)
-    router = SimpleNamespace(wait_ready=lambda deadline_s: None)
-    monkeypatch.setattr("slime_sglang.fleet.engines.Router", lambda spec: router)
+    monkeypatch.setattr("slime_sglang.fleet.starting.check", lambda process, doing: None)
+    monkeypatch.setattr("slime_sglang.fleet.starting.start_router", lambda *_, **__: object())
     spec = FleetSpec(
         model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig(), num_engines=3
     )

@@ -12,11 +12,12 @@ import httpx
 import pytest
 from slime_core.errors import EngineError
 from slime_sglang.config import SGLangConfig
-from slime_sglang.fleet import parts as parts_module
 from slime_sglang.fleet import router as router_module
+from slime_sglang.fleet import routing as routing_module
 from slime_sglang.fleet.engines import Engines
-from slime_sglang.fleet.parts import EnginePart, RouterPart, Routing
+from slime_sglang.fleet.parts import EnginePart, RouterPart
 from slime_sglang.fleet.router import Members, Router, RouterSpec
+from slime_sglang.fleet.routing import Routing
 from slime_sglang.fleet.spec import FleetSpec
 from slime_sglang.processes.ports import PortLease
 from slime_sglang.processes.supervise import log_tail
@@ -150,7 +151,7 @@ class Registry(Handler):
 
 @contextmanager
 def registry(num_failures, monkeypatch):
-    monkeypatch.setattr(parts_module, "_TELL_AGAIN_S", 0.01)
+    monkeypatch.setattr(routing_module, "_TELL_AGAIN_S", 0.01)
     with serving(Registry, engines=["a", "b"], num_failures=num_failures) as url:
         members = Members(url)
         routing = Routing(members, None)

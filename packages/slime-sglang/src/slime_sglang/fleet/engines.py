@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,20 +9,17 @@ from typing import Any
 from slime_core.errors import EngineError
 from slime_core.residency import Holding
 
-from slime_sglang.fleet.external import ExternalPart, discover
+from slime_sglang.fleet.external import ExternalPart
 from slime_sglang.fleet.health import HealthSpec, Part, Record, Watch
-from slime_sglang.fleet.parts import EnginePart, RouterPart, Routing
-from slime_sglang.fleet.router import Members, Router, RouterSpec
+from slime_sglang.fleet.parts import EnginePart, RouterPart
+from slime_sglang.fleet.router import Members, Router
+from slime_sglang.fleet.routing import Routing
 from slime_sglang.fleet.spec import FleetSpec
-from slime_sglang.processes.ports import require_free
-from slime_sglang.processes.supervise import check, not_ready
-from slime_sglang.server.launch import Engine, Launch, launch
-from slime_sglang.server.launcher import NO_LAUNCHERS, Launchers, launch_by
+from slime_sglang.fleet.starting import Start, join_router
+from slime_sglang.server.launcher import NO_LAUNCHERS, Launchers
 from slime_sglang.weights.session import EngineTarget, FleetStatus
 
 logger = logging.getLogger(__name__)
-
-_POLL_S = 0.1
 
 
 def _nothing(event: str, **fields: Any) -> None:
@@ -58,56 +54,23 @@ class Engines:
 
     def start(self) -> None:
         """Start everything at once; on any failure stop everything and raise ``EngineError``."""
-        began = time.monotonic()
+        start = Start(self.spec, self._launchers, self._record)
         try:
             if self.spec.external:
-                self._parts += discover(self.spec.external, self.spec.model_path)
-                self._started(f"{len(self._parts)} engines found", began)
+                self._parts += start.find_engines()
             else:
-                self._start_engines(began)
-            self._start_router()
+                for index in range(self.spec.num_engines):
+                    self._parts.append(start.begin_engine(index))
+                start.await_engines([part.engine for part in self._own_parts])
+            if self._is_router_ours:
+                self._router = start.own_router(self.urls)
+            else:
+                join_router(self.router_url, self.urls)
             self._start_watch()
         except BaseException:
             self.stop()
             raise
-        logger.info("%d engines ready in %.1f s", len(self._parts), time.monotonic() - began)
-
-    def _start_engines(self, began: float) -> None:
-        deadline = began + self.spec.ready_timeout_s
-        engines: list[Engine] = []
-        for index in range(self.spec.num_engines):
-            spec = self.spec.engine(index)
-            part = EnginePart(
-                spec,
-                self.spec.ready_timeout_s,
-                serves_at_once=self.spec.fixed_weights,
-                launch=self._launch(spec.machine),
-            )
-            self._parts.append(part)
-            engines.append(part.engine)
-        waiting = engines
-        while waiting:
-            for engine in engines:
-                check(engine.process, "starting")
-            before = len(engines) - len(waiting)
-            waiting = [engine for engine in waiting if not engine.client.is_up()]
-            for number in range(before, len(engines) - len(waiting)):
-                self._started(f"{self.spec.prefix}engine {number + 1} of {len(engines)} up", began)
-            if waiting and time.monotonic() > deadline:
-                raise not_ready(waiting[0].process, self.spec.ready_timeout_s)
-            time.sleep(_POLL_S)
-        for engine in engines:
-            engine.wait_ready(max(1.0, deadline - time.monotonic()))
-
-    def _started(self, what: str, began: float) -> None:
-        """One step of the start is done, which ``began`` then."""
-        self._record("started", what=what, seconds=round(time.monotonic() - began, 3))
-
-    def _launch(self, machine: int) -> Launch:
-        """What starts engines there."""
-        if not self.spec.machines:
-            return launch
-        return functools.partial(launch_by, self._launchers[machine])
+        logger.info("%d engines ready in %.1f s", len(self._parts), start.seconds)
 
     def _start_watch(self) -> None:
         if self._health is None:
@@ -123,41 +86,9 @@ class Engines:
         self._watch = Watch(parts, self._health, self._record)
         self._watch.start()
 
-    def _start_router(self) -> None:
-        config = self.spec.sglang
-        if config.sglang_router_ip is not None:
-            self._join_router(self.router_url)
-            return
-        if config.sglang_router_port is not None:
-            require_free(config.sglang_router_port, "--sglang-router-port")
-        began = time.monotonic()
-        self._router = Router(
-            RouterSpec(
-                worker_urls=self.urls,
-                log_dir=self.spec.log_dir,
-                router=config.router,
-                request_timeout_s=config.sglang_router_request_timeout_secs,
-                port=config.sglang_router_port,
-            )
-        )
-        self._router.wait_ready(60.0)
-        self._started(f"{self.spec.prefix}router up", began)
-
-    def _join_router(self, url: str) -> None:
-        members = Members(url)
-        try:
-            for worker in self.urls:
-                members.add(worker)
-        except EngineError as error:
-            raise EngineError(
-                f"the router at {url} (--sglang-router-ip, --sglang-router-port): {error}"
-            ) from error
-        finally:
-            members.close()
-
     def _leave_router(self) -> None:
         """Have a router that goes on without the run send nothing to engines that end with it."""
-        if self.spec.sglang.sglang_router_ip is None or not self._own_parts:
+        if self._is_router_ours or not self._own_parts:
             return
         members = Members(self.router_url)
         try:
@@ -167,6 +98,11 @@ class Engines:
             logger.warning("%s", error)
         finally:
             members.close()
+
+    @property
+    def _is_router_ours(self) -> bool:
+        """Whether the run starts it; otherwise it runs already."""
+        return self.spec.sglang.sglang_router_ip is None
 
     @property
     def _own_parts(self) -> list[EnginePart]:
@@ -187,7 +123,7 @@ class Engines:
     def router_url(self) -> str:
         """Where requests go."""
         config = self.spec.sglang
-        if config.sglang_router_ip is not None:
+        if not self._is_router_ours:
             return f"http://{config.sglang_router_ip}:{config.sglang_router_port or 30000}"
         assert self._router is not None, "the engines have not been started"
         return self._router.url
