@@ -97,3 +97,27 @@ def test_a_restarted_group_has_only_its_prompt():
 def test_no_prompts_no_stream():
     with pytest.raises(DataError, match="at least one prompt"):
         make_stream(size=0)
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4)])
+def test_a_run_that_goes_on_with_other_group_sizes_gives_no_number_twice(before, after, caplog):
+    stream = make_stream(n=before)
+    groups = stream.take(3)
+    stream.give_back(groups[1:])
+    resumed = make_stream(n=after)
+    resumed.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+    taken = [*groups[:1], *resumed.take(6)]
+    indices = [sample.index for group in taken for sample in group.samples]
+    assert len(indices) == len(set(indices)) == 3 * before + 4 * after
+    assert [group.group_index for group in taken] == list(range(7))
+    assert f"2 unfinished groups have {before} samples each, and --n-samples-pe" in caplog.text
+
+
+def test_a_checkpoint_from_before_samples_were_counted_goes_on():
+    stream = make_stream(n=2)
+    stream.take(3)
+    state = stream.state_dict()
+    del state["num_samples"]
+    resumed = make_stream(n=2)
+    resumed.load_state_dict(state)
+    assert [sample.index for sample in resumed.take(1)[0].samples] == [6, 7]

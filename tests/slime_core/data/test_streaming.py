@@ -245,3 +245,16 @@ def test_other_files_and_other_ways_of_reading_begin_the_epoch_anew(files, caplo
     assert loaded.take(1)[0].group_index == 35
     stream.load_state_dict(loaded.state_dict())
     assert stream.take(1)[0].group_index == 36
+
+
+def test_a_row_that_turns_out_not_to_render_ends_the_run_with_what_to_do(tmp_path):
+    path = tmp_path / "p.jsonl"
+    good, bad = {"role": "user", "content": "a"}, {"role": "user", "text": "b"}
+    rows = [{"input": [good]}] * 3 + [{"input": [good, bad]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = CharTokenizer("{% for m in messages %}{{ m.content + '#' }}{% endfor %}")
+    config = DataConfig(prompt_data=(str(path),), apply_chat_template=True, streaming_data=True)
+    stream = open_stream(prompt_rows(config, tokenizer), config, 1)
+    assert len(stream.take(3)) == 3
+    with pytest.raises(DataError, match=r"p.jsonl:4: the chat template .*--data-error-policy skip"):
+        stream.take(1)

@@ -1,5 +1,6 @@
 """Groups that were started and not finished."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,10 @@ class GroupBuffer:
     def indices(self) -> list[int]:
         """Which groups wait."""
         return [group.group_index for group in self._waiting]
+
+    def sizes(self) -> Counter[int]:
+        """How many groups wait by the number of their samples."""
+        return Counter(len(group.samples) for group in self._waiting)
 
     def add(self, groups: Sequence[SampleGroup]) -> None:
         """Append ``groups``."""

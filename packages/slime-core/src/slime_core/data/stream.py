@@ -143,7 +143,7 @@ class PromptStream:
         )
         self._n_samples = n_samples_per_prompt
         self._buffer = GroupBuffer(select)
-        self._num_groups = 0
+        self._num_groups = self._num_samples = 0
         self.ledger = prompt_ledger.PromptLedger()
 
     def __len__(self) -> int:
@@ -206,6 +206,7 @@ class PromptStream:
         return {
             **self._cursor.state_dict(),
             "num_groups": self._num_groups,
+            "num_samples": self._num_samples,
             "buffer": self._buffer.state_dict(),
             "ledger": self.ledger.state_dict(),
         }
@@ -219,15 +220,27 @@ class PromptStream:
             )
         self._cursor.load_state_dict(state)
         self._num_groups = state["num_groups"]
+        self._num_samples = state.get("num_samples", self._num_groups * self._n_samples)
         self._buffer.load_state_dict(state["buffer"])
+        for size, number in self._buffer.sizes().items():
+            if size != self._n_samples:
+                logger.warning(
+                    "%d unfinished groups have %d samples each, and --n-samples-per-prompt is %d: "
+                    "they go on as they are",
+                    number,
+                    size,
+                    self._n_samples,
+                )
         if "ledger" in state:
             self.ledger.load_state_dict(state["ledger"])
         else:
             self.ledger = prompt_ledger.opened(self._num_groups, self._buffer.indices())
 
     def _next(self) -> SampleGroup:
-        group = make_group(self._cursor.next(), self._num_groups, self._n_samples)
+        prompt, index = self._cursor.next(), self._num_groups
+        group = make_group(prompt, index, self._n_samples, first=self._num_samples)
         self._num_groups += 1
+        self._num_samples += self._n_samples
         return group
 
 
@@ -238,9 +251,14 @@ def _index_of(group: Sequence[Sample]) -> int:
     return index
 
 
-def make_group(prompt: Prompt, group_index: int, n_samples: int) -> SampleGroup:
-    """``n_samples`` pending samples of one prompt, numbered through the run."""
-    first = group_index * n_samples
+def make_group(
+    prompt: Prompt, group_index: int, n_samples: int, *, first: int | None = None
+) -> SampleGroup:
+    """``n_samples`` pending samples of one prompt, numbered through the run from ``first`` on.
+
+    Without ``first`` as if all groups before it had as many.
+    """
+    first = group_index * n_samples if first is None else first
     metadata = prompt.metadata | ({"source": prompt.source} if prompt.source else {})
     samples = tuple(
         Sample(

@@ -110,7 +110,10 @@ class StreamedPrompts:
 
     def _leave_out(self, outcome: Outcome) -> None:
         if self._data.data_error_policy == "stop" and outcome.kind != TOO_LONG:
-            raise DataError(f"{outcome.message} (the file has changed since the run began)")
+            raise DataError(
+                f"{outcome.message}. Rows were looked into before the run began, but not rendered: "
+                "mend it, or leave such rows out with --data-error-policy skip"
+            )
         kind = outcome.kind
         self._faults.add(kind, outcome.message)
         if self._faults.counts[kind] <= len(self._faults.named[kind]):
