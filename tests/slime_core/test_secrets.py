@@ -1,5 +1,7 @@
 import dataclasses
+import json
 
+import pytest
 from slime_core.config.draft import Draft
 from slime_core.config.dump import dump_lines
 from slime_core.config.flat import flatten
@@ -46,3 +48,17 @@ def test_the_key_is_in_no_dump_no_repr_and_no_argument_of_plugins():
     seen = flatten(config)
     assert (seen["wandb_key"], seen["wandb_project"]) == ("(hidden)", "sums")
     assert SECRET not in text + repr(config) + repr(seen)
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "GITHUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET"])
+def test_secrets_among_environment_variables_are_in_no_record(name):
+    value = json.dumps({name: "abc", "NCCL_DEBUG": "INFO"})
+    hidden = json.dumps({name: "(hidden)", "NCCL_DEBUG": "INFO"})
+    words = ["--train-env-vars", value, f"--train-env-vars={value}", "--lr", "1"]
+    shown = ["--train-env-vars", hidden, f"--train-env-vars={hidden}", "--lr", "1"]
+    assert words_without_secrets(words) == shown
+
+
+def test_objects_without_secrets_and_what_is_none_are_recorded_as_they_were_given():
+    words = ["--apply-chat-template-kwargs", '{"a":1,  "eos_token": "x"}', "--a", "{no json", "{1}"]
+    assert words_without_secrets(words) == words

@@ -1,5 +1,6 @@
 """Passwords and keys: values that no file, log or record shows."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ HIDDEN = "(hidden)"
 
 _SECRET = re.compile(
     r"(?:api|access|secret|private|wandb)[_-]?key(?:s)?$|passwo?r?d|credential|secret"
-    r"|(?:^|hf|api|auth|access|bearer)[_-]?token$",
+    r"|(?:^|hf|api|auth|access|bearer)[_-]?token$|(?-i:_TOKEN$)",  # as of the environment
     re.IGNORECASE,
 )
 
@@ -44,12 +45,24 @@ def words_without_secrets(words: Sequence[str]) -> list[str]:
     found: list[str] = []
     secret = False
     for word in words:
-        name, equals, _ = word.partition("=")
+        name, equals, value = word.partition("=")
         is_flag = word.startswith("--")
         if not is_flag:
-            found.append(HIDDEN if secret else word)
+            found.append(HIDDEN if secret else _object_without_secrets(word))
             continue
         secret = is_secret(name)
-        found.append(f"{name}={HIDDEN}" if secret and equals else word)
+        shown = HIDDEN if secret else _object_without_secrets(value)
+        found.append(f"{name}={shown}" if equals else word)
         secret = secret and not equals
     return found
+
+
+def _object_without_secrets(word: str) -> str:
+    """A word that is a JSON object, as of environment variables, with its secrets hidden."""
+    try:
+        values: Any = json.loads(word) if word.startswith("{") else None
+    except ValueError:
+        return word
+    if not isinstance(values, dict) or without_secrets(values) == values:
+        return word
+    return json.dumps(without_secrets(values))
