@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from slime_core.config.algorithm import PolicyLossConfig
 from slime_core.schedule.layout import ParallelLayout
-from slime_testing.layout_case import STATIC, Case
+from slime_testing.layout_case import OVERLAPPING, STATIC, Case
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny_families import make_family
 
@@ -22,6 +22,7 @@ SELECTIVE = (
     "core_attn",
     "mla_up_proj",
 )
+GROUPED = ("--moe-grouped-gemm",)
 WHOLE_EXPERTS = ("--expert-tensor-parallel-size=1",)
 ONE, TP2, PP2, CP2 = (ParallelLayout(**sizes) for sizes in ({}, {"tp": 2}, {"pp": 2}, {"cp": 2}))
 EP2 = ParallelLayout(dp=2, ep=2)
@@ -32,6 +33,11 @@ RECOMPUTED: Mapping[str, tuple[str, Case]] = {
 }
 DIVIDED: Mapping[str, tuple[str, Case]] = {
     "qwen3_moe ep2": ("qwen3_moe", Case(EP2, flags=DISTRIBUTED)),
+    "qwen3_moe dp2 overlapping": (
+        "qwen3_moe",
+        Case(ParallelLayout(dp=2), flags=(*OVERLAPPING, *GROUPED)),
+    ),
+    "qwen3_moe ep2 overlapping": ("qwen3_moe", Case(EP2, flags=(*OVERLAPPING, *GROUPED))),
     "qwen3_moe tp2": ("qwen3_moe", Case(TP2, flags=(*SP, *FULL))),
     "glm4 tp2": ("glm4", Case(TP2, flags=SP)),
     "glm4 cp2": ("glm4", Case(CP2, flags=DISTRIBUTED)),

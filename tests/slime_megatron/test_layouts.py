@@ -10,7 +10,7 @@ import pytest
 from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
 from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.schedule.layout import ParallelLayout
-from slime_testing.layout_case import STATIC, Case
+from slime_testing.layout_case import OVERLAPPING, STATIC, Case
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
 
@@ -81,6 +81,11 @@ DIVIDED = {
     "dp4": Case(DP4, flags=DISTRIBUTED),
     "dp4 with ranks that have nothing": Case(DP4, batch=replace(STATIC, micro_batch_size=10)),
     "dp4 gspo": Case(DP4, "gspo"),
+    "dp4 overlapping": Case(DP4, flags=OVERLAPPING),
+    "dp4 overlapping two steps": Case(DP4, batch=TWO_STEPS, flags=OVERLAPPING),
+    "pp2 tied overlapping": Case(PP2, tied=True, flags=OVERLAPPING),
+    "pp2 interleaved overlapping": Case(replace(PP2, vpp=2), flags=(*INTERLEAVED, *OVERLAPPING)),
+    "dp4 critic overlapping": Case(DP4, "critic", flags=OVERLAPPING),
     "tp2": Case(TP2),
     "tp2 sequence parallel": Case(TP2, flags=(*SP, *DISTRIBUTED)),
     "tp2 tied": Case(TP2, tied=True, flags=SP),

@@ -9,6 +9,14 @@ STATIC = BatchConfig(
     global_batch_size=8, micro_batch_size=2, data_pad_size_multiplier=1, log_probs_chunk_size=16
 )
 
+OVERLAPPING = (
+    "--use-distributed-optimizer",
+    "--overlap-grad-reduce",
+    "--overlap-param-gather",
+    "--ddp-bucket-size=2000",
+)
+"""Gradients and weights travel in many pieces while others are computed."""
+
 
 @dataclass(frozen=True)
 class Case:

@@ -21,6 +21,7 @@ from slime_megatron.mcore.experts.dispatcher import sum_experts_in_order
 from slime_megatron.mcore.experts.grouped_experts import group_experts, side_by_side
 from slime_megatron.mcore.experts.routing_bias import keep_routing_bias
 from slime_megatron.mcore.layers.attention import CausalAttention
+from slime_megatron.mcore.layers.gathering import gather_by_layer
 from slime_megatron.mcore.layers.latent_attention import complete_config, use_latent_attention
 from slime_megatron.mcore.layers.norm import RMSNorm
 from slime_megatron.mcore.layers.post_norm import use_post_norms
@@ -178,6 +179,7 @@ def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.n
         )
     if next(wrapped[0].parameters()).is_cuda:
         fuse_weight_gradients(wrapped)
+    gather_by_layer(wrapped)
     return wrapped
 
 

@@ -38,7 +38,6 @@ def compile_layers(chunks: Sequence[torch.nn.Module], backend: str = "inductor")
                 _leave_out_attention(layer.self_attention)
                 _leave_out_talking(layer)
                 _leave_out_experts(layer.mlp)
-                _gather_before(chunk, layer)
                 _compile(layer, backend)
                 count += 1
     logger.info("%d layers are compiled", count)
@@ -48,27 +47,6 @@ def compile_layers(chunks: Sequence[torch.nn.Module], backend: str = "inductor")
 def _compile(layer: Any, backend: str) -> None:
     """Its ``forward``, not the call of it, which would take the layer's hooks along."""
     layer.forward = torch.compile(layer.forward, backend=backend)
-
-
-def _gather_before(chunk: Any, layer: torch.nn.Module) -> None:
-    """Wait for all parameters of a layer before it, where Megatron waits in each of its modules.
-
-    ``--overlap-param-gather`` gives every module a hook that looks its parameters up in a table:
-    traced, it would tie a compiled function to one layer's parameters.
-    """
-    handles = getattr(chunk, "remove_forward_pre_hook_handles", None)
-    if not handles:
-        return
-    modules = list(layer.modules())
-    for module in modules:
-        handles[module].remove()
-    wait = chunk._make_forward_pre_hook()
-
-    def hook(*_: Any) -> None:
-        for module in modules:
-            wait(module)
-
-    handles[layer] = layer.register_forward_pre_hook(hook)
 
 
 def _leave_out_talking(layer: torch.nn.Module) -> None:

@@ -13,6 +13,7 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
+from slime_megatron.mcore.layers.gathering import wait_for_weights
 from slime_megatron.mcore.logprobs.scoring import Scoring, VocabSlice
 
 
@@ -30,6 +31,7 @@ def full_logits(
     A tensor-parallel rank holds its slice of the vocabulary, without padding. Unlike
     ``output_processor.score`` this keeps [rows, vocab / tp] alive until the backward pass.
     """
+    wait_for_weights(output_layer)
     weight = output_layer.weight if output_weight is None else output_weight
     if config.sequence_parallel:
         hidden = gather_from_sequence_parallel_region(hidden_states)[:, 0]

@@ -9,6 +9,7 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor
 
+from slime_megatron.mcore.layers.gathering import wait_for_weights
 from slime_megatron.mcore.logprobs.scoring import Scoring, VocabSlice
 from slime_megatron.mcore.logprobs.target_log_probs import target_log_probs
 
@@ -27,6 +28,7 @@ def score(
     ``hidden_states`` is [rows, 1, hidden]; under sequence parallelism each tensor-parallel rank
     holds a part of the rows.
     """
+    wait_for_weights(output_layer)
     weight = output_layer.weight if output_weight is None else output_weight
     if config.sequence_parallel:
         hidden = gather_from_sequence_parallel_region(hidden_states).squeeze(1)

@@ -13,6 +13,7 @@ from slime_core.batch import Ragged
 from torch import Tensor
 
 from slime_megatron.iteration.passes import Entropy
+from slime_megatron.mcore.layers.gathering import check_gathered
 from slime_megatron.mcore.layers.packed_input import PackedInput
 from slime_megatron.mcore.logprobs.full_logits import full_logits
 from slime_megatron.mcore.logprobs.output_processor import score
@@ -46,7 +47,7 @@ def run_model(
 ) -> Tensor:
     """The chunk's output: hidden states, or at the end of the model what ``Passes`` promises."""
     processor = value_scores if config.value_head else full_logits if logits else score
-    return model(
+    output = model(
         input_ids=microbatch.tokens[None],
         position_ids=microbatch.positions[None],
         attention_mask=None,
@@ -63,6 +64,8 @@ def run_model(
             entropy=entropy,
         ),
     )
+    check_gathered(model)
+    return output
 
 
 def run_schedule(
