@@ -2,7 +2,8 @@
 
 import pytest
 from safetensors import safe_open
-from slime_convert import blocks_moe, families
+from slime_convert import families
+from slime_convert.blocks import moe
 from slime_core.errors import CheckpointError
 from slime_testing.tiny_families import family_config, make_family
 
@@ -77,7 +78,7 @@ def test_groups_of_experts_are_given_where_there_is_a_choice():
     ],
 )
 def test_layers_with_experts_are_written_the_way_megatron_reads_them(pattern, value):
-    assert blocks_moe.layer_freq(pattern) == value
+    assert moe.layer_freq(pattern) == value
     if isinstance(value, str):
         assert eval(value) == [int(experts) for experts in pattern]  # as Megatron does
 

@@ -5,9 +5,10 @@ import fcntl
 from pathlib import Path
 
 import pytest
-from slime_convert import cli, out_lock
+from slime_convert import cli
 from slime_convert.dist import hf_to_dist
-from slime_convert.out_lock import INSIDE, beside, sole_writer
+from slime_convert.target import out_lock
+from slime_convert.target.out_lock import INSIDE, beside, sole_writer
 from slime_core.errors import CheckpointError
 from slime_testing.checkpoints import hf_tensors, same_bytes
 from slime_testing.tiny import make_qwen3

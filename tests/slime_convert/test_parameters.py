@@ -2,7 +2,8 @@ import pickle
 
 import pytest
 import torch
-from slime_convert import blocks, families
+from slime_convert import families
+from slime_convert.blocks import dense
 from slime_convert.family import Family
 from slime_convert.rules import Rule, Split, hf
 from slime_core.errors import CheckpointError
@@ -108,9 +109,9 @@ def test_a_mixture_of_experts_is_a_declaration_like_any_other():
         model_type="sparse",
         title="a test",
         rules=(
-            *blocks.gated_mlp(when=is_dense),
+            *dense.gated_mlp(when=is_dense),
             Rule(f"{mlp}.router.weight", (router,), when=is_sparse),
-            *blocks.gated_mlp(
+            *dense.gated_mlp(
                 f"{mlp}.experts.local_experts.{{e}}",
                 f"{theirs}.experts.{{e}}",
                 ffn="expert_ffn",
@@ -118,7 +119,7 @@ def test_a_mixture_of_experts_is_a_declaration_like_any_other():
             ),
         ),
         arguments=lambda _config: {},
-        dims=lambda config: blocks.dense_dims(config) | {"experts": 3, "expert_ffn": 8},
+        dims=lambda config: dense.dense_dims(config) | {"experts": 3, "expert_ffn": 8},
         counts=lambda config: {"i": config["num_hidden_layers"], "e": 3},
     )
     sparse = family.parameters(qwen3_config())

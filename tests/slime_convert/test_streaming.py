@@ -5,9 +5,9 @@ import time
 
 import pytest
 import torch
-from slime_convert.finite import all_finite
-from slime_convert.memory import SMALLEST, Pool
-from slime_convert.prefetch import prefetch
+from slime_convert.streaming.finite import all_finite
+from slime_convert.streaming.memory import SMALLEST, Pool
+from slime_convert.streaming.prefetch import prefetch
 
 
 def test_items_come_in_order_and_no_more_ahead_than_allowed():

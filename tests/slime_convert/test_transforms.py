@@ -2,7 +2,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slime_convert import blocks, families, shards, transforms
+from slime_convert import families, shards, transforms
+from slime_convert.blocks import dense
 from slime_convert.rules import HfTensor, Parameter, Split, Transform
 from slime_core.errors import CheckpointError
 from slime_testing.tiny_families import family_config
@@ -115,7 +116,7 @@ def test_a_rank_holds_whole_query_groups_and_matching_rows_of_gate_and_up(config
     """Independent of the code: number the rows, and read off what each rank was given."""
     table = families.find(config).parameters(config)
     groups, heads = config["num_key_value_heads"], config["num_attention_heads"]
-    head = blocks.head_dim(config)
+    head = dense.head_dim(config)
     qkv = table.find("decoder.layers.0.self_attention.linear_qkv.weight")
     fc1 = next(each for each in table.parameters if each.name.endswith("linear_fc1.weight"))
     ffn = fc1.shape[0] // 2

@@ -11,13 +11,13 @@ from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_convert import quantized
-from slime_convert.disk import check_room
 from slime_convert.families import read_config
 from slime_convert.hf import HfReader, write_hf
 from slime_convert.hf.stream import NamedTensor, TensorStream, reported, streamed
-from slime_convert.out_lock import beside, sole_writer
-from slime_convert.progress import Progress, quiet
 from slime_convert.quantized import PACKED, SCALE, SCALE_INV, SHAPE, Quantization
+from slime_convert.streaming.progress import Progress, quiet
+from slime_convert.target.disk import check_room
+from slime_convert.target.out_lock import beside, sole_writer
 
 DTYPES = ("bf16", "fp8")
 _PROJECTION = re.compile(r"(?<!eh)_proj(_with_mqa)?\.weight$")

@@ -62,7 +62,7 @@ def _hf_to_dist(given: argparse.Namespace) -> Lines:
     from slime_convert.dist.from_hf import size_of, write_dist
     from slime_convert.dist.model import Model
     from slime_convert.hf.pickled import open_checkpoint
-    from slime_convert.progress import bar
+    from slime_convert.streaming.progress import bar
 
     layout = Layout(
         given.tensor_model_parallel_size,
@@ -81,7 +81,7 @@ def _dist_to_hf(given: argparse.Namespace) -> Lines:
     from slime_convert.dist import checkpoint_in, dist_to_hf
     from slime_convert.dist.model import Model
     from slime_convert.dist.to_hf import size_in
-    from slime_convert.progress import bar
+    from slime_convert.streaming.progress import bar
 
     checkpoint = checkpoint_in(given.dist, given.step)
     with bar("dist-to-hf", size_in(checkpoint, Model.of(given.hf_config))) as progress:
@@ -100,7 +100,7 @@ def _verify(given: argparse.Namespace) -> Lines:
     from slime_convert.dist.from_hf import size_of
     from slime_convert.dist.model import Model
     from slime_convert.hf.pickled import open_checkpoint
-    from slime_convert.progress import bar
+    from slime_convert.streaming.progress import bar
     from slime_convert.verify import verify
 
     checkpoint = checkpoint_in(given.dist, given.step)
@@ -129,7 +129,7 @@ def _compared_logits(hf: Path, checkpoint: Path) -> str:
 def _cast(given: argparse.Namespace) -> Lines:
     from slime_convert.cast import cast
     from slime_convert.hf import HfReader
-    from slime_convert.progress import bar
+    from slime_convert.streaming.progress import bar
 
     with HfReader(given.hf) as reader:
         total = sum(path.stat().st_size for path in reader.files)

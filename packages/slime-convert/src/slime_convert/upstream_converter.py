@@ -40,7 +40,7 @@ def _convert(given: presets.Given) -> None:
     from slime_convert.dist.from_hf import hf_to_dist, size_of
     from slime_convert.dist.model import Model
     from slime_convert.hf import HfReader
-    from slime_convert.progress import bar
+    from slime_convert.streaming.progress import bar
 
     source, out = (_path(given, flag) for flag in ("--hf-checkpoint", "--save"))
     layout = Layout(

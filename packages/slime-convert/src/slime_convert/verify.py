@@ -13,8 +13,8 @@ from slime_convert.dist.to_hf import check, hf_tensors
 from slime_convert.hf.checkpoint import Checkpoint, bytes_equal
 from slime_convert.hf.dtypes import DTYPES
 from slime_convert.hf.stream import TensorStream
-from slime_convert.progress import Progress, quiet
 from slime_convert.rules import Parameter, Split
+from slime_convert.streaming.progress import Progress, quiet
 
 _SHOWN = 5
 

@@ -13,7 +13,6 @@ from slime_core.errors import CheckpointError
 from slime_core.files.staging import RELEASE, TRACKER, clean, staged
 from torch import Tensor
 
-from slime_convert.disk import check_room
 from slime_convert.dist import record
 from slime_convert.dist.chunks import Chunk, Layout, cut, read
 from slime_convert.dist.model import Model
@@ -21,11 +20,12 @@ from slime_convert.dist.places import Place
 from slime_convert.dist.writer import DistWriter
 from slime_convert.hf import HfReader
 from slime_convert.hf.checkpoint import Checkpoint
-from slime_convert.out_lock import INSIDE, sole_writer
 from slime_convert.parameters import ParameterTable
-from slime_convert.prefetch import prefetch
-from slime_convert.progress import Progress, quiet
 from slime_convert.rules import Parameter
+from slime_convert.streaming.prefetch import prefetch
+from slime_convert.streaming.progress import Progress, quiet
+from slime_convert.target.disk import check_room
+from slime_convert.target.out_lock import INSIDE, sole_writer
 
 TRAINABLE = ("BF16", "F16", "F32")
 """Types of tensors that can be trained."""

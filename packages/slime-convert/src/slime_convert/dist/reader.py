@@ -20,10 +20,10 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from slime_convert.dist.pickled import Saved, StorageInfo, locate, read_metadata
 from slime_convert.dist.places import Place
 from slime_convert.dist.writer import CONFIG, METADATA
-from slime_convert.finite import all_finite
 from slime_convert.hf.reader import read_into
-from slime_convert.memory import POOL
 from slime_convert.saved_model import COMMON
+from slime_convert.streaming.finite import all_finite
+from slime_convert.streaming.memory import POOL
 
 MODEL_PREFIXES = ("decoder.", "embedding.", "output_layer.", "mtp.")
 """How the names of a model's tensors begin, and those of an optimizer's do not."""

@@ -14,7 +14,6 @@ from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_convert import transforms
-from slime_convert.disk import check_room
 from slime_convert.dist.model import Model
 from slime_convert.dist.places import Place, named_by_transformer_engine
 from slime_convert.dist.reader import MODEL_PREFIXES, DistReader
@@ -22,11 +21,12 @@ from slime_convert.hf import write_hf
 from slime_convert.hf.carried import CarriedTensors
 from slime_convert.hf.stream import BLOCK_BYTES, NamedTensor, TensorStream, reported
 from slime_convert.hf.writer import GIB
-from slime_convert.out_lock import beside, sole_writer
-from slime_convert.prefetch import prefetch
-from slime_convert.progress import Progress, quiet
 from slime_convert.rules import Parameter, Split, Transform
 from slime_convert.saved_model import differences
+from slime_convert.streaming.prefetch import prefetch
+from slime_convert.streaming.progress import Progress, quiet
+from slime_convert.target.disk import check_room
+from slime_convert.target.out_lock import beside, sole_writer
 
 WHOLE_BYTES = 128 << 20
 """Parameters up to this size are taken apart in memory, larger ones row by row."""

@@ -7,7 +7,7 @@ is not trained, and carried over unchanged into checkpoints that are written.
 from dataclasses import replace
 from typing import Any
 
-from slime_convert import blocks, blocks_mla, blocks_moe
+from slime_convert.blocks import dense, mla, moe
 from slime_convert.family import Family
 from slime_convert.hf_config import require
 from slime_convert.rules import HfConfig
@@ -16,27 +16,27 @@ from slime_convert.rules import HfConfig
 def arguments(config: HfConfig) -> dict[str, Any]:
     """Return the Megatron arguments. Implementations disagree about groups that are not given."""
     require(config, "n_group", "topk_group")
-    return blocks_mla.arguments(config) | blocks_moe.sigmoid_arguments(config)
+    return mla.arguments(config) | moe.sigmoid_arguments(config)
 
 
 def dims(config: HfConfig) -> dict[str, int]:
     """Return the sizes that the rules name."""
-    return blocks_mla.dims(config) | blocks_moe.sigmoid_dims(config)
+    return mla.dims(config) | moe.sigmoid_dims(config)
 
 
 FAMILY = Family(
     model_type="deepseek_v3",
     title="DeepSeek V3, V3.1 and R1, Moonlight-16B-A3B",
     rules=(
-        *blocks.embedding(),
-        *blocks.layer_norms(),
-        *blocks_mla.attention(),
-        *blocks_moe.sigmoid_rules(),
-        *blocks.head(),
+        *dense.embedding(),
+        *dense.layer_norms(),
+        *mla.attention(),
+        *moe.sigmoid_rules(),
+        *dense.head(),
     ),
     arguments=arguments,
     dims=dims,
-    counts=blocks_moe.sigmoid_counts,
+    counts=moe.sigmoid_counts,
     ignored=("model.layers.*.self_attn.rotary_emb.inv_freq",),
     carried=("model.layers.{i}.*",),
 )

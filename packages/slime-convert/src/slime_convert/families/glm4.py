@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from slime_convert import blocks
+from slime_convert.blocks import dense
 from slime_convert.family import Family
 from slime_convert.hf_config import require_sizes
 from slime_convert.rules import HfConfig, Index, Rule, Split, hf
@@ -19,16 +19,16 @@ def arguments(config: HfConfig) -> dict[str, Any]:
     ``head_dim`` is required: transformers has a default of its own.
     """
     require_sizes(config, "head_dim")
-    blocks.refuse_scaled_rope(config)
-    return blocks.dense_arguments(config, qkv_bias=has_qkv_bias(config, {})) | {
+    dense.refuse_scaled_rope(config)
+    return dense.dense_arguments(config, qkv_bias=has_qkv_bias(config, {})) | {
         "rotary_interleaved": True,
-        "rotary_percent": blocks.rotary_percent(config),
+        "rotary_percent": dense.rotary_percent(config),
     }
 
 
 def fused_mlp() -> tuple[Rule, ...]:
     """Rules of a SwiGLU MLP whose gate and up projections are one tensor, gate above up."""
-    ours, theirs = f"{blocks.MEGATRON_LAYER}.mlp", f"{blocks.HF_LAYER}.mlp"
+    ours, theirs = f"{dense.MEGATRON_LAYER}.mlp", f"{dense.HF_LAYER}.mlp"
     both = hf(f"{theirs}.gate_up_proj.weight", "gate_up", "hidden")
     down = hf(f"{theirs}.down_proj.weight", "hidden", "ffn")
     return (
@@ -42,8 +42,8 @@ def post_norms() -> tuple[Rule, ...]:
     names = {"self_attention": "post_self_attn_layernorm", "mlp": "post_mlp_layernorm"}
     return tuple(
         Rule(
-            f"{blocks.MEGATRON_LAYER}.{ours}.post_norm.weight",
-            (hf(f"{blocks.HF_LAYER}.{theirs}.weight", "hidden"),),
+            f"{dense.MEGATRON_LAYER}.{ours}.post_norm.weight",
+            (hf(f"{dense.HF_LAYER}.{theirs}.weight", "hidden"),),
         )
         for ours, theirs in names.items()
     )
@@ -51,23 +51,23 @@ def post_norms() -> tuple[Rule, ...]:
 
 def dims(config: HfConfig) -> dict[str, int]:
     """Return the sizes that the rules name."""
-    return blocks.dense_dims(config) | {"gate_up": 2 * config["intermediate_size"]}
+    return dense.dense_dims(config) | {"gate_up": 2 * config["intermediate_size"]}
 
 
 FAMILY = Family(
     model_type="glm4",
     title="GLM-4-0414 and GLM-Z1, dense, 9B and 32B",
     rules=(
-        *blocks.embedding(),
-        *blocks.layer_norms(),
-        *blocks.attention(qkv_bias=has_qkv_bias),
+        *dense.embedding(),
+        *dense.layer_norms(),
+        *dense.attention(qkv_bias=has_qkv_bias),
         *fused_mlp(),
         *post_norms(),
-        *blocks.head(),
+        *dense.head(),
     ),
     arguments=arguments,
     dims=dims,
-    counts=blocks.dense_counts,
+    counts=dense.dense_counts,
     ignored=("lm_head.weight", "model.layers.*.self_attn.rotary_emb.inv_freq"),
     post_norms=True,
 )

@@ -6,7 +6,7 @@ trained, and carried over unchanged into checkpoints that are written.
 
 from typing import Any
 
-from slime_convert import blocks, blocks_moe
+from slime_convert.blocks import dense, moe
 from slime_convert.families.glm4 import has_qkv_bias
 from slime_convert.family import Family
 from slime_convert.hf_config import require_sizes
@@ -21,35 +21,35 @@ def has_qk_norm(config: HfConfig, _index: Index) -> bool:
 def arguments(config: HfConfig) -> dict[str, Any]:
     """Return the Megatron arguments. ``head_dim`` is required, as in GLM-4."""
     require_sizes(config, "head_dim")
-    blocks.refuse_scaled_rope(config)
+    dense.refuse_scaled_rope(config)
     return (
-        blocks.dense_arguments(config, qkv_bias=has_qkv_bias(config, {}))
+        dense.dense_arguments(config, qkv_bias=has_qkv_bias(config, {}))
         | {
             "qk_layernorm": has_qk_norm(config, {}),
-            "rotary_percent": blocks.rotary_percent(config),
+            "rotary_percent": dense.rotary_percent(config),
         }
-        | blocks_moe.sigmoid_arguments(config)
+        | moe.sigmoid_arguments(config)
     )
 
 
 def dims(config: HfConfig) -> dict[str, int]:
     """Return the sizes that the rules name."""
-    return blocks.dense_dims(config) | blocks_moe.sigmoid_dims(config)
+    return dense.dense_dims(config) | moe.sigmoid_dims(config)
 
 
 FAMILY = Family(
     model_type="glm4_moe",
     title="GLM-4.5, 4.5-Air, 4.6 and 4.7",
     rules=(
-        *blocks.embedding(),
-        *blocks.layer_norms(),
-        *blocks.attention(qkv_bias=has_qkv_bias, qk_norm=has_qk_norm),
-        *blocks_moe.sigmoid_rules(),
-        *blocks.head(),
+        *dense.embedding(),
+        *dense.layer_norms(),
+        *dense.attention(qkv_bias=has_qkv_bias, qk_norm=has_qk_norm),
+        *moe.sigmoid_rules(),
+        *dense.head(),
     ),
     arguments=arguments,
     dims=dims,
-    counts=blocks_moe.sigmoid_counts,
+    counts=moe.sigmoid_counts,
     ignored=("lm_head.weight",),
     carried=("model.layers.{i}.*",),
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 from slime_core.errors import CheckpointError
 
-from slime_convert import blocks
+from slime_convert.blocks import dense
 from slime_convert.family import Family
 from slime_convert.hf_config import number, rope
 from slime_convert.rules import HfConfig
@@ -19,14 +19,14 @@ LLAMA3_SCALING = {
 
 def arguments(config: HfConfig) -> dict[str, Any]:
     """Return the Megatron arguments."""
-    return blocks.dense_arguments(config) | scaling(config)
+    return dense.dense_arguments(config) | scaling(config)
 
 
 def scaling(config: HfConfig) -> dict[str, Any]:
     """Return the arguments of the rotary embeddings' scaling, none for Llama 3."""
     rotary = rope(config)
     if rotary.kind != "llama3":
-        blocks.refuse_scaled_rope(config)
+        dense.refuse_scaled_rope(config)
         return {}
     other = {
         key: value for key, value in rotary.scaling.items() if value != LLAMA3_SCALING.get(key)
@@ -47,15 +47,15 @@ FAMILY = Family(
     model_type="llama",
     title="Llama 3, 3.1, 3.2 and 3.3 dense, 1B to 70B",
     rules=(
-        *blocks.embedding(),
-        *blocks.layer_norms(),
-        *blocks.attention(),
-        *blocks.gated_mlp(),
-        *blocks.head(),
+        *dense.embedding(),
+        *dense.layer_norms(),
+        *dense.attention(),
+        *dense.gated_mlp(),
+        *dense.head(),
     ),
     arguments=arguments,
-    dims=blocks.dense_dims,
-    counts=blocks.dense_counts,
+    dims=dense.dense_dims,
+    counts=dense.dense_counts,
     # Llama 2 era files store the rotary frequencies; tied ones may repeat the embedding.
     ignored=("lm_head.weight", "model.layers.*.self_attn.rotary_emb.inv_freq"),
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 from slime_core.errors import CheckpointError
 
-from slime_convert import blocks, blocks_moe
+from slime_convert.blocks import dense, moe
 from slime_convert.family import Family
 from slime_convert.hf_config import require_sizes
 from slime_convert.rules import HfConfig, Index, always
@@ -38,18 +38,18 @@ def is_dense(config: HfConfig, index: Index) -> bool:
 def arguments(config: HfConfig) -> dict[str, Any]:
     """Return the Megatron arguments."""
     require_sizes(config, "head_dim", "num_hidden_layers")
-    blocks.refuse_scaled_rope(config)
+    dense.refuse_scaled_rope(config)
     pattern = [has_experts(config, {"i": i}) for i in range(config["num_hidden_layers"])]
     return (
-        blocks.dense_arguments(config)
+        dense.dense_arguments(config)
         | {"qk_layernorm": True}
-        | blocks_moe.softmax_arguments(config, num_experts(config), pattern)
+        | moe.softmax_arguments(config, num_experts(config), pattern)
     )
 
 
 def dims(config: HfConfig) -> dict[str, int]:
     """Return the sizes that the rules name."""
-    return blocks.dense_dims(config) | {
+    return dense.dense_dims(config) | {
         "experts": num_experts(config),
         "expert_ffn": config["moe_intermediate_size"],
     }
@@ -57,20 +57,20 @@ def dims(config: HfConfig) -> dict[str, int]:
 
 def counts(config: HfConfig) -> dict[str, int]:
     """Return the number of layers and of experts."""
-    return blocks.dense_counts(config) | {"e": num_experts(config)}
+    return dense.dense_counts(config) | {"e": num_experts(config)}
 
 
 FAMILY = Family(
     model_type="qwen3_moe",
     title="Qwen3 with experts, 30B-A3B and 235B-A22B",
     rules=(
-        *blocks.embedding(),
-        *blocks.layer_norms(),
-        *blocks.attention(qk_norm=always),
-        *blocks.gated_mlp(when=is_dense),
-        *blocks_moe.router(when=has_experts),
-        *blocks_moe.routed_experts(when=has_experts),
-        *blocks.head(),
+        *dense.embedding(),
+        *dense.layer_norms(),
+        *dense.attention(qk_norm=always),
+        *dense.gated_mlp(when=is_dense),
+        *moe.router(when=has_experts),
+        *moe.routed_experts(when=has_experts),
+        *dense.head(),
     ),
     arguments=arguments,
     dims=dims,

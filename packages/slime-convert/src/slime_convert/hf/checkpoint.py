@@ -9,10 +9,10 @@ import torch
 from slime_core.errors import CheckpointError
 from torch import Tensor
 
-from slime_convert.finite import all_finite
 from slime_convert.hf.dtypes import TORCH_DTYPES
 from slime_convert.hf.header import Entry
 from slime_convert.parameters import ParameterTable
+from slime_convert.streaming.finite import all_finite
 
 _SHOWN = 5
 _ROWS = 1 << 12

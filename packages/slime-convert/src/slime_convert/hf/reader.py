@@ -14,7 +14,7 @@ from torch import Tensor
 
 from slime_convert.hf.checkpoint import Checkpoint, some
 from slime_convert.hf.header import Entry, Header, read_header
-from slime_convert.memory import POOL
+from slime_convert.streaming.memory import POOL
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

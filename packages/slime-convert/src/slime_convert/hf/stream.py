@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slime_convert.hf.checkpoint import Checkpoint
-from slime_convert.progress import Progress
+from slime_convert.streaming.progress import Progress
 
 BLOCK_BYTES = 64 << 20
 """How much of a tensor is in memory at a time."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from slime_core.errors import CheckpointError
 
-from slime_convert.blocks import HF_LAYER, MEGATRON_LAYER, gated_mlp
+from slime_convert.blocks.dense import HF_LAYER, MEGATRON_LAYER, gated_mlp
 from slime_convert.hf_config import refuse, require, require_sizes
 from slime_convert.rules import Condition, HfConfig, Index, Rule, hf
 

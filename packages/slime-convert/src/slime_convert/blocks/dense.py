@@ -1,4 +1,4 @@
-"""Rules and arguments that families share, by module of the network.
+"""Rules and arguments of dense layers, by module of the network.
 
 Megatron names are those of the local layer specification, which keeps norms apart from the linear
 layers behind them (``input_layernorm``, ``pre_mlp_layernorm``).

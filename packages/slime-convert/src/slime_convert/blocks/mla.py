@@ -10,8 +10,8 @@ from typing import Any
 
 from slime_core.errors import CheckpointError
 
-from slime_convert import blocks
-from slime_convert.blocks import HF_LAYER, MEGATRON_LAYER
+from slime_convert.blocks import dense
+from slime_convert.blocks.dense import HF_LAYER, MEGATRON_LAYER
 from slime_convert.hf_config import Rope, number, refuse, require_sizes, rope
 from slime_convert.rules import HfConfig, Index, Rule, Split, always, hf
 
@@ -68,7 +68,7 @@ def dims(config: HfConfig) -> dict[str, int]:
     plain, turned, value = (
         config[name] for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     )
-    return blocks.dense_dims(config) | {
+    return dense.dense_dims(config) | {
         "q": heads * (plain + turned),
         "q_latent": config.get("q_lora_rank") or 0,
         "kv_latent": config["kv_lora_rank"],
@@ -85,14 +85,14 @@ def arguments(config: HfConfig) -> dict[str, Any]:
         raise CheckpointError(
             "config.json lacks q_lora_rank: null says that queries are not compressed"
         )
-    dense = blocks.dense_arguments(config)
+    given = dense.dense_arguments(config)
     heads: int = config["num_attention_heads"]
     refuse(config, "num_key_value_heads", allowed=(heads,), reason="it must be the query heads'")
     refuse(config, "rope_interleave", allowed=(True, None), reason="only True is implemented")
     refuse(config, "partial_rotary_factor", allowed=(1.0, None), reason="only 1 is implemented")
     query_latent = config.get("q_lora_rank")
     return (
-        dense
+        given
         | {
             "group_query_attention": False,
             "num_query_groups": heads,

@@ -1,0 +1,1 @@
+"""Tensors on their way: read ahead, into memory that is used again, looked at, and counted."""

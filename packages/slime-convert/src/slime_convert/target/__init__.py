@@ -1,0 +1,1 @@
+"""Where a conversion writes: whether there is room, and that nobody else writes there."""
