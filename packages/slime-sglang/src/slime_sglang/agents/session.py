@@ -3,27 +3,21 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 from slime_core.data.chat import Message, Tokenizer
 from slime_core.data.conversation import TokenLog
-from slime_core.data.template_certificate import (
-    ADVICE,
-    THINK_END,
-    Template,
-    TemplateDriftError,
-    continuation,
-    next_tokens,
-)
+from slime_core.data.template_certificate import Template, TemplateDriftError
 from slime_core.errors import SampleError, SlimeError
 from slime_core.types import Sample, Status
 
+from slime_sglang.agents.hearing import heard, taken_apart
+from slime_sglang.agents.history import History, Tools
 from slime_sglang.agents.reply import Said, Turn, plain
 from slime_sglang.agents.settings import AgentSettings
-from slime_sglang.agents.trajectory import Trajectories, tell
+from slime_sglang.agents.trajectory import tell
 from slime_sglang.answers.continued import version_runs
 from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.answers.transcript import count_cached, written
@@ -31,7 +25,6 @@ from slime_sglang.together import end
 
 Ask = Callable[[Mapping[str, Any], Sample], Awaitable[dict[str, Any] | None]]
 """(body of a /generate request, sample it is for) -> answer; None if the sample says why not."""
-Tools = Sequence[Any] | None
 
 
 class AbortedError(BaseException):
@@ -76,7 +69,8 @@ class Session:
         """The prompt as it was given out, whatever user code appends to the sample's."""
         self._given = sample.prompt
         self._backend = backend
-        self._trajectories = Trajectories()
+        self._history = History(sample, backend.tokenizer, backend.settings)
+        self._trajectories = self._history.trajectories
         self._full = False
 
     async def reply(
@@ -98,7 +92,7 @@ class Session:
         if self.aborted.is_set():
             raise AbortedError
         number, self.num_requests = self.num_requests, self.num_requests + 1
-        parent, log = self._continue(prompt, tools)
+        parent, log = self._before(prompt, tools)
         so_far = Sample(tokens=log.tokens, response_length=log.response_length)
         limits = sampling or self._backend.sampling
         params = limits.request(so_far, seed=self._backend.seed(self.sample, number))
@@ -109,12 +103,13 @@ class Session:
             return Turn(parent.log if parent else log, said, parent, prompt=prompt)
         body = {"input_ids": so_far.tokens, "sampling_params": params, "return_logprob": True}
         meta = await self._meta(body)
-        tokens, log_probs = written(meta)
-        said = await self._said(tokens, log_probs, meta, len(so_far.tokens), tools)
+        said = heard(meta, self._backend.tokenizer, num_prompt_tokens=len(so_far.tokens))
+        num_calls = self._trajectories.num_calls
+        said = await taken_apart(said, self._backend.settings, tools, num_calls=num_calls)
         place = 0 if isinstance(prompt, str) else len(prompt)
         kept = prompt if isinstance(prompt, str) else tuple(plain(dict(m)) for m in prompt)
-        turn = Turn(_with_answer(log, tokens, log_probs, meta), said, parent, place, kept)
-        if tokens:
+        turn = Turn(_with_answer(log, meta), said, parent, place, kept)
+        if said.num_tokens:
             self._trajectories.add(turn, tools)
         return turn
 
@@ -222,46 +217,17 @@ class Session:
 
     def template(self, tools: Tools) -> Template:
         """How this session's conversations are rendered."""
-        kwargs = self._backend.settings.template_kwargs
-        own = self.sample.apply_chat_template_kwargs
-        return Template(self._backend.tokenizer, tools or None, {**kwargs, **own})
+        return self._history.template(tools)
 
-    def _continue(
+    def _before(
         self, prompt: str | Sequence[Message], tools: Tools
     ) -> tuple[Turn | None, TokenLog]:
-        """The turn that ``prompt`` goes on from, and all tokens before the next one."""
-        template = self.template(tools)
-        if isinstance(prompt, str):
-            parent, length = self._trajectories.find_text(prompt)
-            ids = template.ids(prompt[length:])
-            log = TokenLog(tuple(ids)) if parent is None else parent.log.add_environment(ids)
-            return parent, log
-        messages = list(prompt)
-        parent, length = self._trajectories.find(messages, tools)
-        if parent is None:
-            return None, self._begin(template, messages)
-        path = self._trajectories.path(parent)
-        known = _with_reasoning(messages[:length], path)
+        """``History.before``; a template that rewrites history stops the run."""
         try:
-            found = continuation(
-                template, known[:-1], known[-1], messages[length:], written=parent.said.text
-            )
-            if found.drift is None or self._backend.settings.template_drift == "keep":
-                ids = next_tokens(template, found, parent.log.spans[-1].tokens[-1])
-                return parent, parent.log.add_environment(ids)
-            drift = TemplateDriftError(f"the chat template rewrites history: {found.drift}")
+            return self._history.before(prompt, tools)
         except TemplateDriftError as error:
-            drift = error
-        if self._backend.settings.template_drift == "fork":
-            return None, self._begin(template, messages)
-        self.problem = TemplateDriftError(f"{drift}. {ADVICE}")
-        raise self.problem
-
-    def _begin(self, template: Template, messages: Sequence[Message]) -> TokenLog:
-        own = self.sample.prompt
-        same = len(self._trajectories) == 0 and isinstance(own, list) and own == list(messages)
-        tokens = self.sample.tokens[: self.sample.prompt_length] if same else []
-        return TokenLog(tuple(tokens or template.ids(template.text(messages, begin_turn=True))))
+            self.problem = error
+            raise
 
     async def _meta(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         asked = Sample(index=self.sample.index, session_id=self.sample.session_id)
@@ -274,46 +240,6 @@ class Session:
             raise AbortedError
         count_cached(self.sample, meta)
         return meta
-
-    async def _said(
-        self,
-        tokens: Sequence[int],
-        log_probs: Sequence[float],
-        meta: Mapping[str, Any],
-        num_prompt_tokens: int,
-        tools: Tools,
-    ) -> Said:
-        decode = partial(self._backend.tokenizer.decode, skip_special_tokens=False)
-        reason: Mapping[str, Any] = meta.get("finish_reason") or {}
-        matched = reason.get("matched")
-        ends = {matched, self._backend.tokenizer.eos_token_id}
-        ended = bool(tokens) and reason.get("type") == "stop" and tokens[-1] in ends
-        text = decode(list(tokens[:-1] if ended else tokens))
-        said = Said(
-            text,
-            "length" if reason.get("type") == "length" else "stop",
-            matched if isinstance(matched, str) else None,
-            content=text,
-            num_prompt_tokens=num_prompt_tokens,
-            num_tokens=len(tokens),
-            log_probs=tuple(log_probs),
-        )
-        return await self._parsed(said, tools)
-
-    async def _parsed(self, said: Said, tools: Tools) -> Said:
-        settings = self._backend.settings
-        calls_parser = settings.tool_call_parser if tools else None
-        if calls_parser is None and settings.reasoning_parser is None:
-            return said
-        parser = await asyncio.to_thread(import_module, "slime_sglang.server.tool_parser")
-        content, reasoning = said.text, ""
-        if settings.reasoning_parser is not None:
-            reasoning, content = parser.split_reasoning(said.text, settings.reasoning_parser)
-        calls: Sequence[dict[str, Any]] = ()
-        if calls_parser is not None:
-            first = self._trajectories.num_calls
-            content, calls = parser.parse(content, tools, calls_parser, first=first)
-        return replace(said, content=content, reasoning=reasoning, tool_calls=tuple(calls))
 
 
 def _text(sample: Sample) -> str:
@@ -335,28 +261,15 @@ def _text(sample: Sample) -> str:
     raise SampleError(f"it set `sample.response` to a {type(given).__name__}, not a str{advice}")
 
 
-def _with_answer(
-    log: TokenLog, tokens: Sequence[int], log_probs: Sequence[float], meta: Mapping[str, Any]
-) -> TokenLog:
+def _with_answer(log: TokenLog, meta: Mapping[str, Any]) -> TokenLog:
     """``log`` and the tokens of an answer, each under the version of the weights that wrote it."""
+    tokens, log_probs = written(meta)
     begin = 0
     for count, version in version_runs(meta):
         end = begin + count
         log = log.add_model(tokens[begin:end], log_probs[begin:end], version)
         begin = end
     return log
-
-
-def _with_reasoning(messages: Sequence[Message], path: Sequence[Turn]) -> list[Message]:
-    """``messages`` with the reasoning that the model wrote where a client left it out."""
-    known = list(messages)
-    for turn in path:
-        message, text = known[turn.place], turn.said.text
-        content = str(message.get("content") or "")
-        if THINK_END in text and THINK_END not in content and not message.get("reasoning_content"):
-            thought = text[: text.index(THINK_END) + len(THINK_END)]
-            known[turn.place] = {**message, "content": f"{thought}\n\n{content.lstrip()}"}
-    return known
 
 
 def _at_most(params: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
