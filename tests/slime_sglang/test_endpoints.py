@@ -259,7 +259,7 @@ def test_what_cannot_be_done_is_refused_by_name(
 ) -> None:
     async def agent(base_url: str, api_key: str, sample: Sample) -> str:
         async with httpx.AsyncClient(trust_env=False) as client:
-            reply = await client.post(f"{base_url}/chat/completions", json=body)
+            reply = await client.post(f"{base_url}/{path}", json=body)
         raw(400, "invalid_request_error")(reply)
         return reply.json()["error"]["message"]
 
