@@ -40,6 +40,7 @@ def test_balance_tiles(lengths, parts, equal_counts):
     result = balance(lengths, parts, equal_counts=equal_counts)
     assert len(result) == parts
     assert sorted(i for part in result for i in part) == list(range(len(lengths)))
+    assert all(part == sorted(part) for part in result)
     if equal_counts:
         sizes = [len(part) for part in result]
         assert max(sizes) - min(sizes) <= 1
@@ -52,6 +53,13 @@ def test_splitting_tiles_and_leaves_no_bin_empty_if_it_can(lengths, more):
     assert len(result) == len(bins) + more
     assert sorted(i for bin_ in result for i in bin_) == list(range(len(lengths)))
     assert sum(1 for bin_ in result if bin_) == min(len(result), len(lengths))
+
+
+def test_the_heaviest_bin_that_can_be_divided_is_halved_first_by_hand():
+    weights = [1.0, 1.0, 5.0, 6.0, 20.0]
+    halved = split_to([[0, 1], [2, 3], [4]], weights, 4)
+    assert sorted(halved) == [[0, 1], [2], [3], [4]]
+    assert sorted(split_to([[0, 1], [2, 3], [4]], weights, 6)) == [[], [0], [1], [2], [3], [4]]
 
 
 def naive_first_fit(lengths, limit):
