@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,32 @@ def test_what_is_to_be_learnt_has_to_be_there(tmp_path: Path, row: str, learnt: 
     problem = first_look(str(path), DataConfig(), answered=True).problem
     assert (problem is None) == learnt
     assert learnt or f"{path}:1: there is nothing to train on" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"input": "\ud800", "chosen": "a", "rejected": "b"}, "the prompt is not Unicode"),
+        ({"input": "q", "chosen": "a", "rejected": "\ud800"}, "'rejected' is not Unicode"),
+        ({"chosen": [{"role": "user", "content": "q"},
+                     {"role": "assistant", "content": "\ud800"}],
+          "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}]},
+         "'chosen' is not Unicode"),
+    ],
+)  # fmt: skip
+def test_half_a_character_in_a_pair_is_told_by_row(tmp_path: Path, row: object, told: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    problem = first_look(str(path), DataConfig(), PreferenceConfig()).problem
+    assert f"{path}:1: {told}" in str(problem)
+
+
+def test_half_a_character_in_what_is_learnt_is_told_by_row(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"input": "q", "label": "\ud800"}) + "\n")
+    assert first_look(str(path), DataConfig()).problem is None
+    problem = first_look(str(path), DataConfig(), answered=True).problem
+    assert f"{path}:1: 'label' is not Unicode" in str(problem)
+    row = {"input": [{"role": "user", "content": "\ud800"}], "label": "a"}
+    path.write_text(json.dumps(row) + "\n")
+    assert "the prompt is not Unicode" in str(first_look(str(path), DataConfig()).problem)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from slime_core.config.data import DataConfig
 from slime_core.data.faults import MISSING_KEY, RowError
@@ -61,15 +61,22 @@ def prompt_text(row: Row, key: str) -> str | list[dict[str, Any]]:
             f"{row.place}: {key!r} is {shown(value)}, "
             "neither a string nor a list of messages with a role",
         )
-    return cast("str | list[dict[str, Any]]", value)
+    return value
 
 
-def check_unicode(text: str, place: str) -> None:
-    """Raise ``RowError`` where JSON escaped half of a character."""
+def check_unicode(text: object, place: str, what: str = "the prompt") -> None:
+    """Raise ``RowError`` where JSON escaped half of a character in a text or in messages."""
     try:
-        text.encode()
+        for part in said(text):
+            part.encode()
     except UnicodeEncodeError as error:
-        raise RowError("not_utf8", f"{place}: the prompt is not Unicode: {error}") from error
+        raise RowError("not_utf8", f"{place}: {what} is not Unicode: {error}") from error
+
+
+def said(text: object) -> list[str]:
+    """A text itself, or the texts of messages."""
+    contents = [m.get("content") for m in text] if is_conversation(text) else [text]
+    return [content for content in contents if isinstance(content, str)]
 
 
 def says_nothing(prompt: str | list[dict[str, Any]]) -> bool:
@@ -117,7 +124,7 @@ def metadata_of(row: Row, data: DataConfig) -> dict[str, Any]:
     return metadata
 
 
-def is_conversation(value: object) -> bool:
+def is_conversation(value: object) -> TypeGuard[list[dict[str, Any]]]:
     """Whether it is a list of messages, and not an empty one."""
     if not isinstance(value, list) or not value:
         return False

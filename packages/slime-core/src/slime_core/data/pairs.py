@@ -8,6 +8,7 @@ from slime_core.config.algorithm import PreferenceConfig
 from slime_core.config.data import DataConfig
 from slime_core.data.chat import Message, Tokenizer, conversation
 from slime_core.data.columns import (
+    check_unicode,
     input_column,
     is_conversation,
     metadata_of,
@@ -161,6 +162,7 @@ def _prompt(row: Row, key: str, data: DataConfig, preference: PreferenceConfig) 
             "two responses to one prompt, and only their last messages may differ",
         )
     prompt: Text = asked[0] or prompt_text(row, key)
+    check_unicode(prompt, row.place)
     label = Pair(_last(chosen), _last(rejected), row.place, keys)
     return Prompt(prompt, label, metadata_of(row, data))
 
@@ -171,6 +173,7 @@ def _last(side: Text) -> Text:
 
 def _side(row: Row, key: str, flag: str) -> Text:
     value = required(row, key, flag)
+    check_unicode(value, row.place, repr(key))
     if isinstance(value, str):
         return value
     if not is_conversation(value) or value[-1]["role"] != "assistant":

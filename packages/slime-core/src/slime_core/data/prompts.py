@@ -62,8 +62,7 @@ class PromptRows:
         if says_nothing(text):
             raise RowError("empty", f"{row.place}: the prompt is empty")
         text = with_system(text, self.system, row, templated=templated)
-        if isinstance(text, str):
-            check_unicode(text, row.place)
+        check_unicode(text, row.place)
         label = None if columns.label is None else required(row, columns.label, "--label-key")
         if self.answered and not has_answer(text, label):
             raise RowError(
@@ -71,6 +70,8 @@ class PromptRows:
                 f"{row.place}: there is nothing to train on: no turn of an assistant in "
                 f"{columns.input!r}, and no label, whose column is named with --label-key",
             )
+        if self.answered:
+            check_unicode(label, row.place, repr(columns.label))
         return Prompt(text, label, metadata_of(row, self.data))
 
     def prepare(self, prompt: Prompt, place: str) -> Prompt:
