@@ -117,7 +117,9 @@ def test_the_likelihood_of_demonstrations_ignores_what_is_masked():
     tokens = make_tokens([2, 1], mask=[1.0, 0.0, 1.0], denominators=[1.0, 1.0, 1.0])
     log_probs = vector([-1.0, -torch.inf, -4.0]).requires_grad_()
     inputs = LossInputs(tokens, log_probs, vector([0.0] * 3), vector([0.0] * 3))
-    loss = sft_loss(inputs).loss
+    out = sft_loss(inputs)
+    loss = out.loss
+    assert not out.metrics["loss"].requires_grad
     loss.backward()
     assert loss.item() == 5.0
     assert log_probs.grad.tolist() == [-1.0, 0.0, -1.0]

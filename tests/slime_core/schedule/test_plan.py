@@ -111,6 +111,16 @@ def test_balanced_ranks_carry_equal_tokens():
     ]
 
 
+def test_the_busiest_rank_does_as_little_as_it_can():
+    # of 6, 5, 5 and 4 tokens first fit puts 11 on one rank and 9 on the other
+    config = BatchConfig(
+        global_batch_size=4, use_dynamic_batch_size=True, max_tokens_per_gpu=12, balance_data=True
+    )
+    step = plan(make_batch([4, 3, 3, 2]), ParallelLayout(dp=2), config).steps[0]
+    ranks = [sorted(r for mb in share for r in mb) for share in step.microbatches]
+    assert sorted(ranks) == [[0, 3], [1, 2]]
+
+
 @st.composite
 def cases(draw):
     """(response length, rollout) of samples, and what a plan is asked for."""
