@@ -175,10 +175,10 @@ def test_an_optimizer_in_host_memory_needs_one_flag(more):
 
 
 def test_experts_keep_their_activations_and_the_rest_is_computed_again():
-    line = "--recompute-granularity selective --recompute-modules moe_act layernorm"
+    line = "--recompute-granularity selective --recompute-modules moe_act core_attn"
     run = resolved(f"{line} --moe-grouped-gemm", {**ARCHITECTURE, **EXPERTS})
     assert any(n.startswith("--recompute-modules moe_act: of no effect") for n in run.notices)
-    assert run.config.megatron["recompute_modules"] == ["layernorm"]
+    assert run.config.megatron["recompute_modules"] == ["core_attn"]
 
 
 FATAL = (

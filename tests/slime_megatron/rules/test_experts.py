@@ -65,6 +65,7 @@ def test_experts_are_multiplied_together_where_ranks_hold_them_whole():
         ),
         ({"moe_router_load_balancing_type": "sinkhorn"}, "sinkhorn chooses experts by other"),
         ({"moe_expert_capacity_factor": 1.0}, "--moe-expert-capacity-factor makes"),
+        ({"moe_token_dispatcher_type": "allgather"}, "or give alltoall"),
         ({"moe_router_force_load_balancing": True}, "routes at random"),
     ],
 )

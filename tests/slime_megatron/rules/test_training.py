@@ -54,6 +54,10 @@ FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompu
             {"recompute_granularity": "selective", "recompute_modules": ("mlp", "attn")},
             "--recompute-modules attn: no such module; possible: core_attn",
         ),
+        (
+            {"recompute_granularity": "selective", "recompute_modules": ("layernorm",)},
+            "--recompute-modules layernorm: .* TransformerEngine, which is not used",
+        ),
         ({"distribute_saved_activations": True}, "--distribute-saved-activations needs"),
         ({"overlap_param_gather": True}, "--overlap-param-gather needs --overlap-grad-reduce"),
         ({"fp32_residual_connection": True}, "--fp32-residual-connection is for a model in"),

@@ -50,6 +50,10 @@ REFUSED = _by_destination(
         ("checkpoints are converted by slime-convert", "ckpt_convert_format ckpt_convert_save"),
         ("multi-token prediction is not trained", "mtp_num_layers"),
         (
+            "gradients are added over ranks, by what the whole step counts: leave it out",
+            "ddp_average_in_collective",
+        ),
+        (
             "what is trained is given with --only-train-params-name-list and "
             "--freeze-params-name-list",
             "freeze_all_layers",

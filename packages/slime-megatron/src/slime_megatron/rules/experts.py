@@ -74,6 +74,11 @@ def _without_experts(draft: Draft) -> None:
 
 def _check_dispatcher(draft: Draft, values: Mapping[str, Any]) -> None:
     """DeepEP sends tokens to their experts only where it is installed."""
+    if values["moe_token_dispatcher_type"] == "allgather":
+        draft.problem(
+            "--moe-token-dispatcher-type allgather wants sequences of one length, which packed "
+            "ones are not: leave it out, or give alltoall"
+        )
     flex = values["moe_token_dispatcher_type"] == "flex"
     if values["moe_enable_deepep"] and not flex:
         dispatcher = shown("moe_token_dispatcher_type", values["moe_token_dispatcher_type"])

@@ -103,6 +103,11 @@ def recomputation(draft: Draft, facts: Facts) -> None:
             f"--recompute-modules {' '.join(wrong)}: no such module; possible: "
             f"{', '.join(_MODULES)}"
         )
+    if "layernorm" in (modules or ()):
+        draft.problem(
+            "--recompute-modules layernorm: Megatron computes norms again by way of "
+            "TransformerEngine, which is not used: leave it out"
+        )
     if granularity == "full":
         for dest, words in (
             ("recompute_method", "uniform (or block)"),
