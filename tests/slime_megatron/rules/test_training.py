@@ -58,6 +58,14 @@ FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompu
             {"recompute_granularity": "selective", "recompute_modules": ("layernorm",)},
             "--recompute-modules layernorm: .* TransformerEngine, which is not used",
         ),
+        (FULL | {"moe_layer_recompute": True}, "--moe-layer-recompute: --recompute-gran.*already"),
+        (
+            {
+                "ddp_reduce_scatter_with_fp32_accumulation": True,
+                "num_virtual_stages_per_pipeline_rank": 2,
+            },
+            "does not go with virtual pipeline stages",
+        ),
         ({"distribute_saved_activations": True}, "--distribute-saved-activations needs"),
         ({"overlap_param_gather": True}, "--overlap-param-gather needs --overlap-grad-reduce"),
         ({"fp32_residual_connection": True}, "--fp32-residual-connection is for a model in"),

@@ -54,6 +54,10 @@ REFUSED = _by_destination(
             "ddp_average_in_collective",
         ),
         (
+            "it needs a PyTorch of NVIDIA's own, with ring_exchange: leave it out",
+            "use_ring_exchange_p2p",
+        ),
+        (
             "what is trained is given with --only-train-params-name-list and "
             "--freeze-params-name-list",
             "freeze_all_layers",

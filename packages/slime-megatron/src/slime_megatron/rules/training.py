@@ -1,16 +1,15 @@
 """What Megatron's learning rates, weight decay, recomputation and overlap ask of one another."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slime_core.config.draft import Draft, Facts
 
-from slime_megatron.config import shown, spelling
+from slime_megatron.config import shown, spelling, virtual_stages
 
 _MODULES = (
     "core_attn",
     "gdn_norm_out",
-    "layernorm",
     "mla_up_proj",
     "mlp",
     "moe",
@@ -97,18 +96,13 @@ def recomputation(draft: Draft, facts: Facts) -> None:
     granularity, modules = values["recompute_granularity"], values["recompute_modules"]
     if values["recompute_activations"] or values["moe_layer_recompute"]:
         granularity = granularity or "selective"
-    wrong = [name for name in modules or () if name not in _MODULES]
-    if wrong:
-        draft.problem(
-            f"--recompute-modules {' '.join(wrong)}: no such module; possible: "
-            f"{', '.join(_MODULES)}"
-        )
-    if "layernorm" in (modules or ()):
-        draft.problem(
-            "--recompute-modules layernorm: Megatron computes norms again by way of "
-            "TransformerEngine, which is not used: leave it out"
-        )
+    _known_modules(draft, modules or ())
     if granularity == "full":
+        if values["moe_layer_recompute"]:
+            draft.problem(
+                "--moe-layer-recompute: --recompute-granularity full computes whole layers again "
+                "already: leave it out"
+            )
         for dest, words in (
             ("recompute_method", "uniform (or block)"),
             ("recompute_num_layers", "1 (or more)"),
@@ -118,6 +112,20 @@ def recomputation(draft: Draft, facts: Facts) -> None:
     else:
         _not_whole_layers(draft, values, granularity)
     _distributed_activations(draft, values, granularity)
+
+
+def _known_modules(draft: Draft, modules: Sequence[str]) -> None:
+    wrong = [name for name in modules if name not in (*_MODULES, "layernorm")]
+    if wrong:
+        draft.problem(
+            f"--recompute-modules {' '.join(wrong)}: no such module; possible: "
+            f"{', '.join(_MODULES)}"
+        )
+    if "layernorm" in modules:
+        draft.problem(
+            "--recompute-modules layernorm: Megatron computes norms again by way of "
+            "TransformerEngine, which is not used: leave it out"
+        )
 
 
 def _not_whole_layers(draft: Draft, values: Mapping[str, Any], granularity: str | None) -> None:
@@ -167,6 +175,12 @@ def overlap(draft: Draft, facts: Facts) -> None:
                     f"--overlap-param-gather needs {spelling(dest)}: add it, or leave "
                     "--overlap-param-gather out"
                 )
+    tied = not values["untie_embeddings_and_output_weights"]
+    if values["ddp_reduce_scatter_with_fp32_accumulation"] and tied and virtual_stages(values) > 1:
+        draft.problem(
+            "--ddp-reduce-scatter-with-fp32-accumulation does not go with virtual pipeline stages "
+            "where embeddings are the output layer as well: leave it out"
+        )
     if values["fp32_residual_connection"] and draft["precision"] == "fp32":
         draft.problem(
             "--fp32-residual-connection is for a model in --bf16 or --fp16, and this run has "
