@@ -205,6 +205,29 @@ def test_a_router_that_fails_to_take_up_an_engine_is_asked_again(monkeypatch):
         assert members.healthy() == {"a", "b", "c"}
 
 
+class Slow(Handler):
+    """Takes what it was told up only when it is asked the fifth time."""
+
+    def do_GET(self):
+        self.server.num_asked += 1
+        known = self.server.told if self.server.num_asked >= 5 else []
+        self._say({"workers": [{"id": url, "url": url, "is_healthy": True} for url in known]})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.told.append(json.loads(body)["url"])
+        self._say({})
+
+
+def test_a_router_that_takes_its_time_is_told_of_an_engine_once():
+    told = []
+    with serving(Slow, told=told, num_asked=0) as url:
+        members = Members(url)
+        members.add("a")
+        members.close()
+    assert told == ["a"]
+
+
 def test_a_router_that_never_takes_up_an_engine_is_reported_with_what_it_says(monkeypatch):
     monkeypatch.setattr(router_module, "_CHANGE_S", 0.2)
     with (

@@ -63,10 +63,14 @@ class Members:
             EngineError: the router does not take it.
         """
         deadline, problem = time.monotonic() + _CHANGE_S, "it knows it and sends it nothing"
+        is_told = False
         while url not in self.healthy():
             try:
-                if not any(str(each["url"]) == url for each in self._workers()):
+                # Told once: each time it would have the engine generate to see whether it does,
+                # also after this has returned, when the engine may have lent its memory.
+                if not is_told and not any(str(each["url"]) == url for each in self._workers()):
                     self._http.post("/workers", json={"url": url}).raise_for_status()
+                is_told = True
             except (*_FAILURES, ValueError, KeyError) as error:
                 problem = f"{type(error).__name__}: {error}".rstrip(": ")
             if time.monotonic() > deadline:
