@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from megatron.core import tensor_parallel
 
+from slime_megatron.mcore.startup.initialize import seed_generators
+
 _STRIDE = 1_000_003
 """Between the seeds of consecutive iterations; a prime, far from Megatron's 100 a stage."""
 
@@ -53,8 +55,5 @@ def reseed(seed: int, iteration: int, pipeline_rank: int) -> int:
     start-up, pipeline stages differ and data-parallel replicas agree.
     """
     seed = (seed + _STRIDE * (iteration + 1)) % 2**31 + 100 * pipeline_rank
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    seed_generators(seed)
     return seed

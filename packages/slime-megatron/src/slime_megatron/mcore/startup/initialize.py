@@ -31,7 +31,7 @@ def initialize(args: Any, *, device: torch.device, rendezvous: str | None = None
     if not dist.is_initialized():
         _join(args, device, rendezvous)
     _divide(args)
-    _seed(args.seed)
+    seed_generators(args.seed + 100 * parallel_state.get_pipeline_model_parallel_rank())
     destroy_rerun_state_machine()
     initialize_rerun_state_machine()
 
@@ -84,9 +84,11 @@ def _dissolve() -> None:
         gc.collect()
 
 
-def _seed(seed: int) -> None:
-    """Seed Python, NumPy and torch; pipeline stages differ, data-parallel replicas agree."""
-    seed += 100 * parallel_state.get_pipeline_model_parallel_rank()
+def seed_generators(seed: int) -> None:
+    """Seed Python, NumPy, torch and Megatron.
+
+    Stages of a pipeline are given different numbers, data-parallel replicas the same.
+    """
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
