@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,29 @@ def publishes(rank: int, world: int, model: str) -> None:
         publish(state, broken, 4, limit)
     assert broken is None or not broken.committed
     publish(state, Engines() if rank == 0 else None, 5, limit)  # the ranks are still in step
+    publishes_what_is_there_now(state, rank, Path(model), limit)
+
+
+def publishes_what_is_there_now(state: Any, rank: int, model: Path, limit: int) -> None:
+    """Also what took the place of a parameter, after a plan of the model was made."""
+    from slime_megatron.publish import publish
+
+    with torch.no_grad():
+        for chunk in state.chunks:
+            for module in chunk.modules():
+                for parameter in module.parameters(recurse=False):
+                    parameter.mul_(2)
+                if type(module).__name__.endswith("Norm"):
+                    module.weight = torch.nn.Parameter(module.weight * 2)
+    engines = Engines() if rank == 0 else None
+    publish(state, engines, 6, limit)
+    if engines is None:
+        return
+    original = load_file(model / "model.safetensors")
+    received = {name: tensor for bucket in engines.buckets for name, tensor in bucket.items()}
+    assert set(received) == set(original)
+    for name, tensor in original.items():
+        assert torch.equal(received[name], tensor * (4 if "norm" in name else 2)), name
 
 
 def test_engines_receive_every_weight_once(tmp_path: Path):

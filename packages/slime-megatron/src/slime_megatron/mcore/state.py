@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from slime_convert.families import Family
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainState:
     """One rank's share of the training state.
 

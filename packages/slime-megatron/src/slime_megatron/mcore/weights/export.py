@@ -28,15 +28,12 @@ from megatron.core import parallel_state
 from slime_convert.families import classifier_config
 from slime_convert.hf import write_hf
 from slime_convert.hf.carried import CarriedTensors
-from slime_convert.names import expert_of, local_name
-from slime_convert.rules import Parameter
-from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_megatron.buckets import Bucket, Piece, pack, row_bytes, split_runs, unpack_within
 from slime_megatron.mcore.ranks.agreement import raise_everywhere
 from slime_megatron.mcore.state import TrainState
-from slime_megatron.mcore.weights.places import experts_per_rank, located
+from slime_megatron.mcore.weights.export_plan import ExportPlan, divided_experts, plan_of
 from slime_megatron.mcore.weights.tensors import settle
 
 BUCKET_BYTES = 512 * 1024**2
@@ -68,12 +65,12 @@ def export_buckets(
     everyone = everywhere or tuple(to) != (0,)  # then every copy of the weights is put together
     if not everyone and not (_Holders.of(expert=False).first or _Holders.of(expert=True).first):
         return
-    local = _local_parts(state)
+    plan = plan_of(state)
     mine = everywhere or dist.get_rank() in to
-    for run in split_runs(_plan(state, local), bucket_bytes):
+    for run in split_runs(plan.pieces, bucket_bytes):
         holders = _Holders.of(expert=run[0].expert)
         if everyone or holders.first:
-            rows = _gather(run, local, holders, state.device, everywhere=everyone)
+            rows = _gather(run, plan, holders, state.device, everywhere=everyone)
             if rows is not None and mine:
                 yield from unpack_within(run, rows, bucket_bytes)
 
@@ -137,7 +134,7 @@ class _Holders:
     def of(cls, *, expert: bool) -> "_Holders":
         """This rank's, of parts that are divided over expert-parallel or tensor-parallel ranks."""
         state: Any = parallel_state
-        if expert and _divided_experts():
+        if expert and divided_experts():
             group = state.get_expert_tensor_and_model_parallel_group()
             return cls(group, state.get_expert_data_parallel_rank() == 0)
         replica = state.get_data_parallel_rank(with_context_parallel=True)
@@ -154,63 +151,9 @@ class _Holders:
         return dist.get_rank(self.group)
 
 
-def _divided_experts() -> bool:
-    """Whether routed experts lie on other ranks than the rest of the model."""
-    state: Any = parallel_state
-    tensor: int = state.get_tensor_model_parallel_world_size()
-    divided: int = state.get_expert_model_parallel_world_size()
-    return divided > 1 or state.get_expert_tensor_parallel_world_size() != tensor
-
-
-def _local_parts(state: TrainState) -> dict[str, Tensor]:
-    """This rank's part of every parameter that is exported, by the name of its piece."""
-    table = state.family.parameters(state.hf_config)
-    offset = experts_per_rank(state.chunks[0]) * parallel_state.get_expert_model_parallel_rank()
-    return {
-        local_name(parameter.name, expert_offset=offset): tensor.detach()
-        for chunk in state.chunks
-        for parameter, tensor in located(chunk, table)
-        if not parameter.alias
-    }
-
-
-def _plan(state: TrainState, local: dict[str, Tensor]) -> list[Piece]:
-    """Every parameter of the model in the order of the table, the same on every rank.
-
-    Experts that are divided over ranks come last.
-    """
-    group = parallel_state.get_pipeline_model_parallel_group()
-    described = {name: (part.dtype, tuple(part.shape)) for name, part in local.items()}
-    stages: list[Any] = [None] * parallel_state.get_pipeline_model_parallel_world_size()
-    dist.all_gather_object(stages, described, group=group)
-    owners = {name: stage for stage, names in reversed(list(enumerate(stages))) for name in names}
-    pieces = [(members, members[0].expert and _divided_experts()) for members in _pieces(state)]
-    absent = [members[0].name for members, _ in pieces if members[0].name not in owners]
-    if absent:
-        raise CheckpointError(f"the model has no parameters {', '.join(absent[:20])}")
-    return [
-        Piece(members, owners[name], *stages[owners[name]][name], expert=expert)
-        for members, expert in sorted(pieces, key=lambda piece: piece[1])
-        for name in (members[0].name,)
-    ]
-
-
-def _pieces(state: TrainState) -> list[tuple[Parameter, ...]]:
-    """The parameters that are exported; with each expert those in its place on other ranks."""
-    table = state.family.parameters(state.hf_config)
-    per_rank = experts_per_rank(state.chunks[0])
-    pieces: dict[str, list[Parameter]] = {}
-    for parameter in table.exported:
-        expert = expert_of(parameter.name)
-        before = 0 if expert is None else expert // per_rank * per_rank
-        name = local_name(parameter.name, expert_offset=before)
-        pieces.setdefault(name, []).append(parameter)
-    return [tuple(members) for members in pieces.values()]
-
-
 def _gather(
     run: list[Piece],
-    local: dict[str, Tensor],
+    plan: ExportPlan,
     holders: _Holders,
     device: torch.device,
     *,
@@ -219,7 +162,7 @@ def _gather(
     """The byte vectors of all holders, [ranks, bytes], where they are wanted."""
     rows = torch.empty(holders.size * row_bytes(run), dtype=torch.uint8, device=device)
     if run[0].stage == parallel_state.get_pipeline_model_parallel_rank():
-        row = pack(run, [local[piece.name] for piece in run])
+        row = pack(run, [plan.part(piece) for piece in run])
         dist.all_gather_into_tensor(rows, row, group=holders.group)
     if not everywhere and holders.rank != 0:
         return None
