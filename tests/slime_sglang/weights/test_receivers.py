@@ -1,4 +1,5 @@
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -41,14 +42,49 @@ def test_engines_are_paused_flushed_versioned_and_resumed_in_this_order(
     session.pause()
     session.finish()
     session.close()
-    assert [path for path, _ in engine.calls] == [
-        "/pause_generation",
-        "/flush_cache",
-        "/update_weight_version",
-        "/continue_generation",
-        "/model_info",
-    ]
+    paths = [path for path, _ in engine.calls]
+    assert paths[:3] == ["/pause_generation", "/flush_cache", "/update_weight_version"]
+    assert sorted(paths[3:]) == ["/continue_generation", "/model_info"]  # at once
     assert engine.version == "5"
+
+
+def test_no_bucket_is_handed_over_before_the_engine_has_paused(engine: FakeEngine) -> None:
+    may_pause = threading.Event()
+    begun: list[str] = []
+
+    def slow_pause(path: str, _body: dict[str, Any]) -> None:
+        if path == "/pause_generation":
+            assert may_pause.wait(10)
+        begun.append(path)
+
+    engine.on_call = slow_pause
+    engine.replies["/update_weights_from_tensor"] = [(200, {"success": True, "message": ""})]
+    receiver = TensorReceiver([EngineTarget(engine.url)])
+    receiver.begin(1)  # does not wait
+    sender = threading.Thread(target=receiver.send, args=(TENSORS,))
+    sender.start()
+    sender.join(0.2)
+    assert sender.is_alive()
+    assert begun == []
+    may_pause.set()
+    sender.join(10)
+    with pytest.raises(WeightSyncError, match="without confirming"):
+        receiver.commit()
+    receiver.close()
+    assert begun == ["/pause_generation", "/flush_cache", "/update_weights_from_tensor"]
+
+
+def test_an_engine_that_refuses_to_pause_is_given_no_weights(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slime_sglang.client._ATTEMPTS", 2)
+    engine.replies["/pause_generation"] = [(400, {"message": "not now"})]
+    receiver = TensorReceiver([EngineTarget(engine.url)])
+    receiver.begin(1)
+    with pytest.raises(WeightSyncError, match="not now"):
+        receiver.send(TENSORS)
+    receiver.close()
+    assert "/update_weights_from_tensor" not in [path for path, _ in engine.calls]
 
 
 def test_an_engine_that_keeps_its_old_version_is_an_error(engine: FakeEngine) -> None:

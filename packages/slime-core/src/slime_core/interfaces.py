@@ -129,7 +129,7 @@ class WeightReceiver(Protocol):
     """The engines' end of a publish, as the trainer sees it; lives in the trainer's process."""
 
     def begin(self, version: int) -> None:
-        """Pause the engines."""
+        """Have the engines pause; they have before the first bucket is theirs."""
         ...
 
     def send(self, tensors: "Sequence[tuple[str, Tensor]]") -> None:

@@ -29,7 +29,7 @@ class ChangingReceiver:
             receiver.close()
 
     def begin(self, version: int) -> None:
-        """Pause the engines."""
+        """Have the engines pause."""
         if self._receiver is None:
             self._receiver = self._make()
         self._receiver.begin(version)

@@ -74,11 +74,12 @@ class CollectiveReceiver:
         self._under_way: Broadcast | None = None
 
     def begin(self, version: int) -> None:
-        """Pause the engines, and form the group the first time."""
+        """Have the engines pause, while the first bucket is put together; form the group once."""
         self._under_way = None
         self._session.open(version)
-        self._session.pause()
+        self._session.begin_pause()
         if self._group is None:
+            self._session.settle_pause()
             self._connect()
 
     def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
@@ -113,6 +114,8 @@ class CollectiveReceiver:
         self._session.close()
 
     def _settle(self) -> None:
+        """Return when the engines have paused, and the bucket under way is loaded."""
+        self._session.settle_pause()
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             self._end_broadcast(under_way)

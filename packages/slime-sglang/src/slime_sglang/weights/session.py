@@ -60,7 +60,8 @@ class PublishSession:
             raise WeightSyncError("there is no engine to publish weights to")
         self.targets = tuple(targets)
         self._clients = [EngineClient(target.url) for target in targets]
-        self._pool = ThreadPoolExecutor(len(targets), "publish")
+        self._pool = ThreadPoolExecutor(2 * len(targets), "publish")
+        self._pausing: Sequence[Future[None]] = ()
         self._mode: UpdateMode = mode
         self._version: int | None = None
 
@@ -75,19 +76,33 @@ class PublishSession:
         """Remember which version comes next."""
         self._version = version
 
+    def begin_pause(self) -> None:
+        """Have all engines stop and forget what they cached under the old weights."""
+        self._pausing = self.submit(lambda client, _: self._pause(client))
+
+    def settle_pause(self) -> None:
+        """Return when they have, if they were told to."""
+        pausing, self._pausing = self._pausing, ()
+        self.collect(pausing)
+
     def pause(self) -> None:
-        """Stop all engines and forget what they cached under the old weights."""
-        self.each(lambda client, _: client.pause(self._mode))
+        """``begin_pause`` and ``settle_pause``."""
+        self.begin_pause()
+        self.settle_pause()
+
+    def _pause(self, client: EngineClient) -> None:
+        client.pause(self._mode)
         if self._mode == "abort":  # otherwise there are requests, and an engine flushes when idle
-            self.each(lambda client, _: client.flush_cache())
+            client.flush_cache()
 
     def finish(self) -> None:
         """Set the version everywhere, resume, and check that every engine reports it."""
+        self.settle_pause()
         wanted = str(self.version)
         self.each(lambda client, _: client.set_weight_version(wanted))
+        reports = self.submit(lambda client, _: client.weight_version())
         self.each(lambda client, _: client.resume())
-        found = self.each(lambda client, _: client.weight_version())
-        for target, version in zip(self.targets, found, strict=True):
+        for target, version in zip(self.targets, self.collect(reports), strict=True):
             if version != wanted:
                 raise WeightSyncError(
                     f"engine {target.url} reports weight version {version!r} after a publish "

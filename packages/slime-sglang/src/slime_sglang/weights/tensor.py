@@ -33,10 +33,10 @@ class TensorReceiver:
         self._under_way: UnderWay | None = None
 
     def begin(self, version: int) -> None:
-        """Pause the engines."""
+        """Have the engines pause, while the first bucket is put together."""
         self._under_way = None
         self._session.open(version)
-        self._session.pause()
+        self._session.begin_pause()
 
     def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
         """Have every engine load one bucket; returns when the one before is verified and loaded.
@@ -70,7 +70,8 @@ class TensorReceiver:
         self._session.close()
 
     def _settle(self) -> None:
-        """Return when the bucket under way is loaded."""
+        """Return when the engines have paused, and the bucket under way is loaded."""
+        self._session.settle_pause()
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way.settle(self._session)
