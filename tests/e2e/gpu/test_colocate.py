@@ -29,6 +29,7 @@ def steps(root: str) -> list[list[Any]]:
         Path(root) / "model",
         "--bf16",
         "--use-distributed-optimizer",
+        "--deterministic-mode",  # attention's gradients are added in no certain order otherwise
         policy_loss=PolicyLossConfig(loss_type="sft_loss"),
         device="cuda",
     )
