@@ -87,7 +87,10 @@ def test_numbers_of_a_rollout_are_told_to_have_no_effect_where_there_is_none() -
         ("--start-rollout-id 3", "--start-rollout-id 3 leaves none of the iterations 0 to 2"),
         ("--rollout-top-k 0", "--rollout-top-k 0 keeps no token: give -1"),
         ("--eval-prompt-data a a.jsonl --eval-top-k 0", "--eval-top-k 0 keeps no token: give -1"),
-        ("--rollout-seed -1", "--rollout-seed must be >= 0, got -1"),
+        ("--rollout-seed -1", "--rollout-seed must be >= 0 and <= 2147483647, got -1"),
+        ("--rollout-seed 2147483648", "--rollout-seed must be >= 0 and <= 2147483647, got 214"),
+        ("--seed -1 --rollout-seed -1", "--seed must be >= 0 and <= 2147483647, got -1"),
+        ("--seed 4294967296", "--seed must be >= 0 and <= 2147483647, got 4294967296"),
     ],
 )
 def test_what_would_fail_after_the_start_is_refused_before(line: str, text: str) -> None:
@@ -101,6 +104,15 @@ def test_what_would_fail_after_the_start_is_refused_before(line: str, text: str)
         ("--streaming-window 5", "--streaming-window has no effect without --streaming-data"),
         ("--tb-experiment-name x", "no effect without --tb-project-name"),
         ("--wandb-mode offline", "--wandb-mode without --use-wandb"),
+        ("--buffer-key hard", "--buffer-key hard has no effect: groups leave the buffer oldest"),
+        (
+            "--buffer-key hard --buffer-filter-path slime_core.data.selection.oldest_first",
+            "--buffer-key hard has no effect",
+        ),
+        (f"{SFT} --buffer-key hard", "--buffer-key without effect: --loss-type sft_loss"),
+        ("--max-staleness 2", "--max-staleness has no effect: generation and training take turns"),
+        ("--max-token-staleness 2", "--max-token-staleness has no effect: generation and trai"),
+        (f"{SFT} --max-staleness 2", "--max-staleness without effect: --loss-type sft_loss"),
     ],
 )
 def test_what_nothing_reads_is_told(line: str, text: str) -> None:
@@ -113,3 +125,27 @@ def test_what_is_read_is_not_told() -> None:
     assert "has no effect" not in told("--streaming-data --streaming-window 5")
     assert "has no effect" not in told("--tb-project-name p --tb-experiment-name x")
     assert resolved("--start-rollout-id 2").config.data.start_rollout_id == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--buffer-key k --buffer-filter-path slime_core.data.selection.priority",
+        "--buffer-key k --buffer-filter-path mine.py:f",
+        "--buffer-key k --data-source-path mine.py:Source",
+        "--max-staleness 0 --async-buffer-size 1",
+        "--max-staleness 2 --max-token-staleness 1 --async-buffer-size 1",
+        "--max-staleness 2 --partial-rollout",
+        "--max-token-staleness 0 --update-weights-interval 2",
+        "--max-staleness 1 --rollout-function-path mine.py:f",
+        "--max-staleness 1 --data-source-path mine.py:Source",
+    ],
+)
+def test_a_key_and_a_bound_that_something_reads_are_not_told(line: str) -> None:
+    assert "effect" not in told(line)
+
+
+@pytest.mark.parametrize("seed", [0, 2147483647])
+def test_the_smallest_and_the_largest_seed_are_taken(seed: int) -> None:
+    config = resolved(f"--seed {seed} --rollout-seed {seed}").config
+    assert (config.megatron.seed, config.data.rollout_seed) == (seed, seed)

@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from slime_core.config.flags import flag, json_object
 
+LARGEST_SEED = 2**31 - 1
+"""NumPy takes seeds from 0 to 2**32 - 1, and each engine and pipeline stage adds its number."""
+
 
 def _paths(words: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     return tuple(word for occurrence in words for word in occurrence)
@@ -47,7 +50,7 @@ class DataConfig:
     end the run before it starts, or are left out and counted."""
     rollout_shuffle: bool = False
     """Shuffle the prompts anew in every epoch; with --streaming-data inside a window of rows."""
-    rollout_seed: int = flag(default=42, at_least=0)
+    rollout_seed: int = flag(default=42, at_least=0, at_most=LARGEST_SEED)
     """Seed of the shuffle and of the engines' sampling."""
     rollout_max_prompt_len: int | None = flag(default=None, at_least=1)
     """Leave out prompts longer than this many tokens."""

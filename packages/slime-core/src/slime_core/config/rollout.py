@@ -109,7 +109,7 @@ class RolloutConfig:
     turns, the default of slime-train; that of slime-train-async is 1."""
     max_staleness: int | None = flag(default=None, at_least=0, ours=True)
     """Publishes that a token may be behind when it is trained on: bounds how far generation goes
-    ahead, and masks what is older all the same."""
+    ahead (--async-buffer-size), and masks what is older all the same."""
     fully_async: bool = flag(default=False, ours=True)
     """Engines never drain: groups still being written when a rollout is full go on and count for
     the next one, and new ones begin as others finish: as many at once as a rollout has, or as

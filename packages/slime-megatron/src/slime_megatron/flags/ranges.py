@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from slime_core.config.data import LARGEST_SEED
 from slime_core.config.flags import Spelling
 
 _COUNTS = """
@@ -28,6 +29,7 @@ def _by_destination() -> Mapping[str, Spelling]:
         (_POSITIVE, {"above": 0}),
         (_BELOW_ONE, {"at_least": 0, "below": 1}),
         ("optimizer_offload_fraction", {"at_least": 0, "at_most": 1}),
+        ("seed", {"at_least": 0, "at_most": LARGEST_SEED}),
     )
     return MappingProxyType({dest: limits for dests, limits in groups for dest in dests.split()})
 

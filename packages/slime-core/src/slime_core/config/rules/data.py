@@ -88,6 +88,21 @@ def streaming(draft: Draft, facts: Facts) -> None:
         )
 
 
+_READ_NO_KEY = (None, "slime_core.data.selection.oldest_first")
+
+
+def selection(draft: Draft, facts: Facts) -> None:
+    """A key is for what chooses by it; a data source of the user's own may."""
+    if draft["loss_type"] in OFFLINE_LOSSES or draft["data_source_path"] is not None:
+        return
+    if draft.given("buffer_key") and draft["buffer_filter_path"] in _READ_NO_KEY:
+        draft.notice(
+            f"--buffer-key {draft['buffer_key']} has no effect: groups leave the buffer oldest "
+            "first unless --buffer-filter-path slime_core.data.selection.priority (or stratified) "
+            "chooses them"
+        )
+
+
 def first_iteration(draft: Draft, facts: Facts) -> None:
     """A run that begins behind its end does nothing."""
     first, last = draft["start_rollout_id"], draft["num_rollout"]
@@ -261,6 +276,7 @@ RULES = (
     prompts,
     columns,
     streaming,
+    selection,
     length_of_run,
     first_iteration,
     sampling,

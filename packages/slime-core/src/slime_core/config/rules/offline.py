@@ -25,6 +25,9 @@ _NO_EFFECT = (
     "rollout_max_prompt_len",
     "over_sampling_batch_size",
     "partial_rollout",
+    "buffer_key",
+    "max_staleness",
+    "max_token_staleness",
 )
 
 

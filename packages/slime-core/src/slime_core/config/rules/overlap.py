@@ -1,9 +1,25 @@
 """Generation beside training: how far ahead, and what that asks of the rest."""
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
-from slime_core.config.draft import Draft, Facts
+from slime_core.config.draft import Draft, Facts, spelled
 
 _CORRECTIONS = ("use_tis", "use_rs", "use_rollout_logprobs", "use_decoupled_ppo", "keep_old_actor")
+
+
+def bound_on_age(draft: Draft, facts: Facts) -> None:
+    """Tokens are behind only where something lets weights change between writing and training."""
+    bounds = [name for name in ("max_staleness", "max_token_staleness") if draft.given(name)]
+    replayed = draft["load_debug_rollout_data"] is not None
+    changes = draft["partial_rollout"] or draft["update_weights_interval"] > 1 or replayed
+    own = draft["rollout_function_path"] or draft["data_source_path"]  # may bring older samples
+    if draft["loss_type"] in OFFLINE_LOSSES or draft["async_buffer_size"] or changes or own:
+        return
+    if bounds:
+        draft.notice(
+            f"{spelled(*bounds)} has no effect: generation and training take turns, so every token "
+            "is written by the weights that it trains; slime-train-async, or --async-buffer-size 1 "
+            "or more, generates ahead"
+        )
 
 
 def how_far(draft: Draft, facts: Facts) -> None:
@@ -83,4 +99,4 @@ def stale_prefixes(draft: Draft, facts: Facts) -> None:
         )
 
 
-RULES = (how_far, devices, never_draining, old_tokens, stale_prefixes)
+RULES = (bound_on_age, how_far, devices, never_draining, old_tokens, stale_prefixes)
