@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +17,10 @@ import pytest
 from slime_core.errors import ConfigError, EngineError
 from slime_core.types import Sample, Status
 from slime_sglang import run_agent
-from slime_sglang.agents import endpoints
+from slime_sglang.agents import endpoints, openai_chat
 from slime_sglang.agents.endpoints import Endpoints
 from slime_sglang.agents.run import AgentError
+from slime_sglang.agents.session import Session
 from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.rollout.generation import Generation
@@ -459,6 +461,57 @@ def test_a_stream_that_nobody_reads_any_more_ends_its_request(
     monkeypatch.setattr(Endpoints, "_ask", slow)
     sample, *_ = worked(monkeypatch, agent, [])
     assert (sample.reward, ended) == (1.0, ["the request"])
+
+
+def leaving(body: dict[str, Any], base_url: str, api_key: str) -> socket.socket:
+    """The connection of a client that has asked and will not read; closed, it is reset."""
+    url = httpx.URL(base_url)
+    client = socket.create_connection((url.host, url.port or 80))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    text = json.dumps(body)
+    client.sendall(
+        f"POST {url.path}/chat/completions HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Bearer {api_key}\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+    )
+    return client
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("moment", ["when it was said", "when it was to be written"])
+def test_a_turn_whose_client_had_gone_is_not_trained_on(
+    monkeypatch: pytest.MonkeyPatch, moment: str, *, stream: bool
+) -> None:
+    clients: list[socket.socket] = []
+    reply, write = Session.reply, openai_chat.write
+
+    async def said_to_nobody(*given: Any, **named: Any) -> Any:
+        turn = await reply(*given, **named)
+        if clients and moment == "when it was said":
+            clients.pop().close()
+        return turn
+
+    def written_to_nobody(*given: Any) -> Any:
+        if clients:
+            clients.pop().close()
+        return write(*given)
+
+    async def agent(base_url: str, api_key: str, sample: Sample) -> float:
+        body = {"model": "any", "messages": [USER]}
+        clients.append(leaving({**body, "stream": stream}, base_url, api_key))
+        async with asyncio.timeout(30):
+            while clients:
+                await asyncio.sleep(0.01)
+        client = openai_client(base_url, api_key)
+        again = await client.chat.completions.create(model="any", messages=[USER])
+        first = {"role": "assistant", "content": again.choices[0].message.content}
+        await client.chat.completions.create(model="any", messages=[USER, first, USER])
+        return 1.0
+
+    monkeypatch.setattr(Session, "reply", said_to_nobody)
+    monkeypatch.setattr(openai_chat, "write", written_to_nobody)
+    sample, script, _ = worked(monkeypatch, agent, ["same", "same", "more"])
+    assert len(script.said) == 3
+    assert trained(sample) == said(script, 1, 2)
 
 
 @pytest.mark.parametrize("stream", [False, True])

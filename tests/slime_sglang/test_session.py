@@ -76,3 +76,28 @@ def test_whatever_is_asked_every_token_of_the_model_is_trained_on_once(
     leaves = [turn for turn in turns if id(turn) not in parents]
     assert [segment.tokens for segment in segments] == [leaf.log.tokens for leaf in leaves]
     assert all(segment.rollout_id == 0 for segment in segments)
+
+
+def test_a_turn_that_nobody_heard_leaves_the_same_one_that_was_heard_and_whatever_is_followed() -> (
+    None
+):
+    tokenizer = MergingTokenizer("qwen2")
+    script = Script(tokenizer, lambda asked: [ord("a"), tokenizer.eos_token_id])
+    session = session_of(tokenizer, script)
+    question, answer = message("user", "?"), {"role": "assistant", "content": "a"}
+
+    async def converse() -> list[Turn]:
+        heard, unheard = [await session.reply([question]) for _ in range(2)]
+        session.unheard(unheard)
+        after = await session.reply([question, answer, question])
+        session.unheard(heard)  # has a turn after it
+        return [heard, after]
+
+    heard, after = asyncio.run(converse())
+    assert after.parent is heard
+    (sample,) = session.samples(Sample(index=0, rollout_id=0))
+    assert sample.loss_mask is not None
+    assert sum(sample.loss_mask) == 4
+    session.unheard(after)
+    (sample,) = session.samples(Sample(index=0, rollout_id=0))
+    assert sample.tokens == list(heard.log.tokens)

@@ -17,7 +17,7 @@ from slime_core.processes.this_machine import network_address
 
 from slime_sglang.agents import anthropic_messages, openai_chat
 from slime_sglang.agents.chat_request import ChatRequest
-from slime_sglang.agents.reply import Said
+from slime_sglang.agents.reply import Said, Turn
 from slime_sglang.agents.session import AbortedError, RequestError, Session
 from slime_sglang.agents.settings import AgentSettings
 
@@ -27,6 +27,8 @@ _BIGGEST_REQUEST = 256 * 1024**2
 _PING_S = 10.0
 _NO_RETRY = {"x-should-retry": "false"}
 """Clients need not try again what will fail again."""
+_NOBODY_THERE = 499
+"""Status of an answer that nobody is there to read."""
 _BASES = ("", "/v1", "/v1/v1")
 """Clients differ in whether they add /v1 to the address they are given."""
 
@@ -113,18 +115,25 @@ class Endpoints:
             raise session.problem
         if chat.stream:
             return await _stream(request, session, chat, api, self._ask(session, chat))
-        return web.json_response(api.write(await self._ask(session, chat), chat))
+        turn = await self._ask(session, chat)
+        try:
+            response = web.json_response(api.write(_said(session, turn, chat), chat))
+            await _notice_a_leave()
+            await response.prepare(request)
+            await response.write_eof()
+            _check_there(request)
+        except BaseException:
+            session.unheard(turn)
+            raise
+        return response
 
-    async def _ask(self, session: Session, chat: ChatRequest) -> Said:
+    async def _ask(self, session: Session, chat: ChatRequest) -> Turn:
         """The next turn. Nothing may be awaited between the check and the request it counts."""
         most = self._settings.max_turns
         if most is not None and session.num_requests >= most:
             raise TooManyTurnsError(f"the conversation has had its {most} turns (--max-turns)")
         with _refusing():
-            turn = await session.reply(chat.messages, chat.tools, extra=chat.extra)
-        if not chat.log_probs:
-            return turn.said
-        return replace(turn.said, token_texts=session.token_texts(turn))
+            return await session.reply(chat.messages, chat.tools, extra=chat.extra)
 
     async def _count(self, request: web.Request, session: Session, api: Any) -> web.StreamResponse:
         chat = _read(api, {**await _json(request), "max_tokens": 1})
@@ -132,6 +141,28 @@ class Endpoints:
             template = session.template(chat.tools)
             tokens = template.ids(template.text(chat.messages, begin_turn=True))
         return web.json_response({"input_tokens": len(tokens)})
+
+
+def _said(session: Session, turn: Turn, chat: ChatRequest) -> Said:
+    """What a turn said, with as much of it as was asked for."""
+    if not chat.log_probs:
+        return turn.said
+    return replace(turn.said, token_texts=session.token_texts(turn))
+
+
+async def _notice_a_leave() -> None:
+    """Let the loop look at connections: what is written to one that is closed seems to arrive.
+
+    In the first round the loop may go on with its caller before it looks.
+    """
+    for _ in range(2):
+        await asyncio.sleep(0)
+
+
+def _check_there(request: web.Request) -> None:
+    """Raise ``ConnectionResetError`` if what was written cannot have reached the client."""
+    if request.transport is None or request.transport.is_closing():
+        raise ConnectionResetError("the client has gone")
 
 
 class TooManyTurnsError(RequestError):
@@ -191,6 +222,9 @@ def _speaking(
             status, kind, message = _refusal(session, error)
             refused = api.error(message, kind)
             return web.json_response(refused, status=status, headers=_NO_RETRY)
+        except ConnectionError as error:
+            logger.info("an agent did not wait for its answer: %s", error)
+            return web.Response(status=_NOBODY_THERE)
 
     return answer
 
@@ -216,10 +250,10 @@ async def _stream(
     session: Session,
     chat: ChatRequest,
     api: Any,
-    asking: Coroutine[Any, Any, Said],
+    asking: Coroutine[Any, Any, Turn],
 ) -> web.StreamResponse:
     """The turn as a stream; a client that goes away, whenever it does, ends its request."""
-    answer = asyncio.create_task(asking)
+    answer, is_told = asyncio.create_task(asking), False
     try:
         done, _ = await asyncio.wait([answer], timeout=_PING_S)
         if done:
@@ -227,7 +261,12 @@ async def _stream(
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         try:
-            await _write_turn(response, answer, chat, api)
+            await _keep_waiting(response, answer)
+            turn = answer.result()  # waits: is done
+            for event in api.stream(_said(session, turn, chat), chat):
+                await response.write(event.encode())
+            _check_there(request)
+            is_told = True
         except (SlimeError, AbortedError) as error:
             _, kind, message = _refusal(session, error)
             logger.warning("a streamed answer failed: %s", message)
@@ -237,17 +276,17 @@ async def _stream(
         return response
     finally:
         answer.cancel()
+        is_said = answer.done() and not answer.cancelled() and answer.exception() is None
+        if is_said and not is_told:
+            session.unheard(answer.result())  # waits: is done
 
 
-async def _write_turn(
-    response: web.StreamResponse, answer: "asyncio.Future[Said]", chat: ChatRequest, api: Any
-) -> None:
-    """Comments until the turn is there, so that clients do not give up; then the turn."""
+async def _keep_waiting(response: web.StreamResponse, answer: "asyncio.Future[Turn]") -> None:
+    """Comments until the turn is there, so that clients do not give up."""
     while not answer.done():
         await response.write(b": thinking\n\n")
         await asyncio.wait([answer], timeout=_PING_S)
-    for event in api.stream(answer.result(), chat):  # waits: is done
-        await response.write(event.encode())
+    await _notice_a_leave()
 
 
 def _reachable(host: str) -> str:

@@ -113,6 +113,10 @@ class Session:
             self._trajectories.add(turn, tools)
         return turn
 
+    def unheard(self, turn: Turn) -> None:
+        """Whoever asked for ``turn`` was gone before it could be told: it is not trained on."""
+        self._trajectories.forget(turn)
+
     def token_texts(self, turn: Turn) -> tuple[str, ...]:
         """What each token of a turn reads by itself."""
         decode = partial(self._backend.tokenizer.decode, skip_special_tokens=False)

@@ -21,7 +21,7 @@ class Trajectories:
 
     def __init__(self) -> None:
         self._turns: list[Turn] = []
-        self._by_history: dict[bytes, Turn] = {}
+        self._by_history: dict[bytes, list[Turn]] = {}
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -37,9 +37,9 @@ class Trajectories:
         """The last turn that ``messages`` repeat exactly, and how many messages that covers."""
         chain = list(_chain(messages, tools))
         for length in range(len(chain), 0, -1):
-            turn = self._by_history.get(chain[length - 1])
-            if turn is not None and turn.place == length - 1:
-                return turn, length
+            same = self._by_history.get(chain[length - 1])
+            if same and same[-1].place == length - 1:
+                return same[-1], length
         return None, 0
 
     def find_text(self, text: str) -> tuple[Turn | None, int]:
@@ -58,7 +58,16 @@ class Trajectories:
             return
         for message in _spellings(turn.said):
             *_, key = _chain([*turn.prompt, message], tools)
-            self._by_history[key] = turn
+            self._by_history.setdefault(key, []).append(turn)
+
+    def forget(self, turn: Turn) -> None:
+        """Leave out ``turn``, as if it had not been said, unless another one follows it."""
+        if turn not in self.leaves():
+            return
+        self._turns.remove(turn)
+        for same in self._by_history.values():
+            while turn in same:
+                same.remove(turn)
 
     def path(self, turn: Turn | None) -> list[Turn]:
         """From the first turn of a conversation to ``turn``."""
