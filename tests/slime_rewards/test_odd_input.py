@@ -89,6 +89,19 @@ def test_answers_that_take_for_ever_to_read_are_wrong(name, kind):
         assert value(name, f"it is ${ENDLESS[kind]}$", "x^2 + 1") == 0.0
 
 
+@pytest.mark.parametrize("unit", [r"\sin ", r"\frac12", "f(x)", r"[0,1]\cup ", "x="])
+@pytest.mark.parametrize("around", ["${}$", "$$\n{}\n$$", r"\[{}\]", r"\boxed{{{}{{}}"])
+def test_a_formula_of_thousands_of_characters_in_prose_is_passed_over(unit, around):
+    response = f"It is $x+1$, as one sees from {around.format(unit * (2800 // len(unit)))}"
+    assert value("math", response, "1 + x") == 1.0
+    assert value("math", response, "x + 2") == 0.0
+
+
+def test_a_table_in_prose_is_no_formula_with_many_bars():
+    table = "| a | b | c | d |\n|---|---|---|---|\n| 1 | 2 | 3 | 4 |\n| 5 | 6 | 7 | 8 |\n"
+    assert value("math", f"{table} so the answer is $\\frac{{1}}{{2}}$", "0.5") == 1.0
+
+
 @pytest.mark.parametrize("kind", ["fractions", "a list", "brackets"])
 def test_what_the_label_says_word_for_word_is_right_however_long(kind):
     assert value("math", f"\\boxed{{{ENDLESS[kind]}}}", ENDLESS[kind]) == 1.0

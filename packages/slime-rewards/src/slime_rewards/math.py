@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, cast
 
 from slime_rewards.boxed import last_boxed
-from slime_rewards.endless import is_endless
+from slime_rewards.endless import is_endless, without_endless
 from slime_rewards.symbols import spelled
 
 _TAIL = 3_000
@@ -73,13 +73,11 @@ def verify(response: str, label: str) -> float:
     expected = spelled(target(label))
     boxed = last_boxed(response)
     if boxed is None:
-        text = spelled(final(response)[-_TAIL:])
-        endless = is_endless(text, expected, longest=len(text))
+        text = without_endless(spelled(final(response)[-_TAIL:]), expected)
     else:
         text = spelled(f"$\\boxed{{{boxed}}}$")
-        endless = is_endless(text, expected)
-    if endless:
-        return 0.0
+        if is_endless(text, expected):
+            return 0.0
     gold = parse(f"${expected}$") or parse(expected)
     found = parse(text)
     if not gold or not found:
