@@ -1,6 +1,7 @@
 """What a command line gives in vain, or would fail over hours later, is said before the start."""
 
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from slime_core.config.draft import Facts
@@ -33,6 +34,27 @@ def test_a_path_that_cannot_be_filled_in_is_refused(flag: str, place: str) -> No
     text = problems(f"{flag} /tmp/x/{place}")
     assert f"{flag} /tmp/x/{place}: only {{" in text
     assert "{rollout_id}" in text
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--save-hf {}/hf",
+        "--save-debug-rollout-data {}/d/{{rollout_id}}.pt",
+        "--save-debug-train-data {}/d/{{rollout_id}}.pt",
+        "--dump-details {}/d",
+    ],
+)
+def test_a_place_for_what_is_written_hours_later_is_looked_at_before(
+    flag: str, tmp_path: Path
+) -> None:
+    (tmp_path / "notes").write_text("")
+    line = flag.format(tmp_path / "notes")
+    assert problems(line).splitlines() == [
+        f"{line}: {tmp_path / 'notes'} is no directory; choose another place"
+    ]
+    resolved(flag.format(tmp_path / "new"))
+    resolved(f"{line} --dump-config")  # perhaps on another machine than the run
 
 
 def test_a_path_may_have_the_number_in_a_width_of_its_own_and_braces_of_its_own() -> None:

@@ -1,10 +1,12 @@
 """Paths in which numbers are filled in: by the names that there are, and so that files differ."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from slime_core.config.draft import Draft, Facts, spelled
+from slime_core.files.writable import obstacle
 
 _PLACES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -20,6 +22,8 @@ _PLACES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 _ONE_EACH = ("save_debug_rollout_data", "save_debug_train_data", "ci_save_grad_norm")
 """Of which every iteration writes another file; --save-hf may be written over."""
+
+_READ = ("load_debug_rollout_data", "ci_load_grad_norm")
 
 
 def filled_in(draft: Draft, facts: Facts) -> None:
@@ -43,6 +47,16 @@ def filled_in(draft: Draft, facts: Facts) -> None:
                 f"{spelled(name)} {template}: every iteration writes over what the one before it "
                 "wrote; put {rollout_id} into the path"
             )
+        if name not in _READ and not draft["dump_config"]:
+            _writable(draft, name, first)
+
+
+def _writable(draft: Draft, name: str, path: str) -> None:
+    """What is first written when hours are spent has its place looked at before."""
+    if (why := obstacle(Path(path))) is None:
+        return
+    given = name if draft.given(name) or draft["dump_details"] is None else "dump_details"
+    draft.problem(f"{spelled(given)} {draft[given]}: {why}; choose another place")
 
 
 def one_file_per_rank(draft: Draft, facts: Facts) -> None:
