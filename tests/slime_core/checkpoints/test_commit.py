@@ -74,6 +74,13 @@ def test_lack_of_room_is_found_behind_the_error_of_another_process(checkpoints, 
         checkpoints.save(1)
 
 
+def test_lack_of_room_is_found_in_the_words_of_a_rank(checkpoints, trainer):
+    words = "the checkpoint could not be written; rank 0: OSError: [Errno 28] No space left on"
+    trainer.fails_in_finish = CheckpointError(words)
+    with pytest.raises(CheckpointError, match=r"--save .* iter_0000000 is there and complete"):
+        checkpoints.save(1)
+
+
 def test_other_failures_stay_what_they_are(checkpoints, trainer, tmp_path):
     trainer.fails_in_save = RuntimeError("device-side assert")
     with pytest.raises(RuntimeError, match="device-side"):
@@ -106,9 +113,31 @@ def test_an_export_without_room_costs_no_checkpoint_and_says_how_to_make_it(
     assert latest(tmp_path) == tmp_path / "iter_0000004"
 
 
-def test_an_export_that_fails_otherwise_is_made_again_with_its_iteration(trainer, tmp_path):
-    trainer.fails_in_export = RuntimeError("device-side assert")
-    with pytest.raises(RuntimeError, match="device-side"):
+@pytest.mark.parametrize(
+    "failure",
+    [
+        CheckpointError("cannot write hf-4: [Errno 20] Not a directory"),
+        CheckpointError("hf-4 is not empty and was not written by slime: choose another directory"),
+        PermissionError(errno.EACCES, "Permission denied"),
+    ],
+)
+def test_an_export_that_has_no_place_costs_no_checkpoint(trainer, tmp_path, failure):
+    trainer.fails_in_export = failure
+    with pytest.raises(CheckpointError) as caught:
+        exporting(tmp_path, trainer).save(4)
+    assert f"hf-4: {failure}, but the checkpoint in" in str(caught.value)
+    assert "slime-convert dist-to-hf" in str(caught.value)
+    assert latest(tmp_path) == tmp_path / "iter_0000004"
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("device-side assert"), ConnectionResetError("the rank is gone")]
+)
+def test_an_export_that_fails_otherwise_is_made_again_with_its_iteration(
+    trainer, tmp_path, failure
+):
+    trainer.fails_in_export = failure
+    with pytest.raises(type(failure), match=str(failure)):
         exporting(tmp_path, trainer).save(4)
     assert latest(tmp_path) is None
 

@@ -125,14 +125,15 @@ class Checkpoints:
             self._trainer.save_hf(directory)
             self._retention.exported(iteration, directory, staged)
         except Exception as error:
-            if self._pending is None or not _for_lack_of_room(error):
+            if self._pending is None or not _of_the_place(error):
                 raise
             self.finish(wait=True)  # what was trained is not lost for it
+            why = f"there is no room ({error})" if _for_lack_of_room(error) else str(error)
             raise CheckpointError(
-                f"--save-hf {directory}: there is no room ({error}), but the checkpoint in "
-                f"--save {self._config.save} is complete. Make room, and write it from there: "
-                f"slime-convert dist-to-hf --dist {self._config.save} --hf-config MODEL "
-                f"--out {directory}"
+                f"--save-hf {directory}: {why}, but the checkpoint in "
+                f"--save {self._config.save} is complete. Make room, or choose another directory, "
+                f"and write it from there: slime-convert dist-to-hf --dist {self._config.save} "
+                f"--hf-config MODEL --out {directory}"
             ) from error
         if self._config.save is None:
             self._retention.committed(iteration)
@@ -153,7 +154,7 @@ def _full_disk_named(save: Path) -> Generator[None]:
     """Say that there is no room where a write failed for lack of it, in whichever process."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, CheckpointError) as error:
         if not _for_lack_of_room(error):
             raise
         kept = latest(save)
@@ -162,6 +163,13 @@ def _full_disk_named(save: Path) -> Generator[None]:
             f"{kept.name if kept else 'none'} is there and complete. Make room, or save elsewhere, "
             "and start the same command again"
         ) from error
+
+
+def _of_the_place(error: BaseException) -> bool:
+    """Whether it is about where something was to be written, and not about a process or a GPU."""
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return False
+    return isinstance(error, (OSError, CheckpointError)) or _for_lack_of_room(error)
 
 
 def _for_lack_of_room(error: BaseException | None) -> bool:
