@@ -54,7 +54,7 @@ def write_hf(
     one.
     """
     directory, source = Path(directory).absolute(), Path(source)
-    _check_target(directory, source)
+    check_target(directory, source)
     final = directory.resolve()
     staging = final.with_name(f".{final.name}.incomplete")
     try:
@@ -209,7 +209,12 @@ def _changed(path: Path, dtype: torch.dtype | None, changes: Mapping[str, Any]) 
     return json.dumps(kept, indent=2) + "\n"
 
 
-def _check_target(directory: Path, source: Path) -> None:
+def check_target(directory: Path, source: Path) -> None:
+    """Check that ``directory`` is new or what an earlier call wrote, and apart from ``source``.
+
+    Raises:
+        CheckpointError: it is not.
+    """
     if not (source / "config.json").is_file():
         raise CheckpointError(f"{source} has no config.json to copy into {directory}")
     target, origin = directory.resolve(), source.resolve()

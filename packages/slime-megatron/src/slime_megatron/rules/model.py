@@ -20,6 +20,7 @@ from slime_megatron.config import (
 from slime_megatron.flags.effects import OTHER_LAYERS, WITHOUT_EFFECT
 from slime_megatron.rules import training as training_rules
 from slime_megatron.rules.experts import experts
+from slime_megatron.rules.export import export
 from slime_megatron.rules.host_memory import host_memory
 
 _FREE = frozenset(
@@ -291,6 +292,7 @@ RULES = (
     experts,
     host_memory,
     run_length,
+    export,
     *training_rules.RULES,
     unused_sizes,
     forwarded,
