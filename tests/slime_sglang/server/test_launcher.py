@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +28,10 @@ class Call:
         return self.future.done()
 
     def result(self, timeout_s: float) -> Any:
-        return self.future.result(timeout_s)
+        try:
+            return self.future.result(timeout_s)
+        except TimeoutError as error:
+            raise WorkerError(f"nothing within {timeout_s:g} s") from error
 
 
 class Elsewhere:
@@ -103,7 +107,7 @@ def test_a_server_of_another_machine_is_reached_over_the_network_seen_and_ended(
     assert elsewhere.launcher._servers == {}, "a run that lasts loses many engines"
     another.kill()
     assert (another.command_pid, another.is_stopped) == (None, False)
-    assert elsewhere.launcher.wait(1) == 137  # a call that was overtaken
+    assert elsewhere.launcher.wait(another._key) == 137  # a call that was overtaken
 
 
 def test_the_end_of_a_server_of_another_machine_shows_its_log(
@@ -133,3 +137,46 @@ def test_a_server_is_lost_with_its_machine_and_not_started_there_again(
     process.stop()
     with pytest.raises(EngineError, match="engine_3 cannot be started on its machine: "):
         launch_by(elsewhere, spec(tmp_path))
+
+
+def test_a_server_that_is_started_too_late_is_ended_as_soon_as_it_is(
+    elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, waited, late = launcher.launch, threading.Event(), list[Supervised]()
+
+    def slow(wanted: EngineSpec) -> tuple[str, Supervised]:
+        assert waited.wait(30)
+        url, process = own(wanted)
+        late.append(process)
+        return url, process
+
+    monkeypatch.setattr(launcher, "launch", slow)
+    monkeypatch.setattr(launcher, "_START_S", 0.1)
+    with pytest.raises(EngineError, match=r"engine_3 cannot be started .*nothing within 0.1 s"):
+        launch_by(elsewhere, spec(tmp_path))
+    waited.set()
+    until(lambda: late and late[0].exit_code is not None)
+    assert elsewhere.launcher._servers == {}
+
+
+def test_a_server_whose_start_is_answered_too_late_is_ended_and_one_ended_first_never_starts(
+    elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, own = list[Supervised](), elsewhere.call
+
+    def answered_late(method: str, *args: Any) -> Call:
+        call = own(method, *args)
+        if method != "start":
+            return call
+        call.future.result(30)
+        started.extend(elsewhere.launcher._servers.values())
+        return Call(Future())
+
+    monkeypatch.setattr(elsewhere, "call", answered_late)
+    monkeypatch.setattr(launcher, "_START_S", 0.0)
+    with pytest.raises(EngineError, match="nothing within 0 s"):
+        launch_by(elsewhere, spec(tmp_path))
+    until(lambda: started[0].exit_code is not None)
+    elsewhere.launcher.end("key", "kill")
+    with pytest.raises(EngineError, match="engine_3 was given up before it was started"):
+        elsewhere.launcher.start("key", spec(tmp_path))

@@ -5,14 +5,15 @@ parent, and they end with it. ``Launched`` is one of its servers as the process 
 it. Whatever carries calls between the two (``Caller``) is the app's.
 """
 
-import itertools
 import logging
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
+from uuid import uuid4
 
 from slime_core.errors import EngineError, SlimeError
 from slime_core.processes.this_machine import network_address
@@ -53,52 +54,57 @@ Launchers = Mapping[int, Caller]
 NO_LAUNCHERS: Launchers = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A server over there; crosses processes."""
-
-    number: int
-    url: str
-
-
 class Launcher:
     """The servers of one machine; its methods may be called from several threads at once.
 
-    Calls may come in another order than they were made: one about a server that was ended and
-    forgotten is answered as if it had been killed.
+    Each has a key that its caller made up. Calls may come in another order than they were made: one
+    about a server that was ended and forgotten is answered as if it had been killed, and one that
+    is ended before it is started is not started.
     """
 
     def __init__(self) -> None:
-        self._servers: dict[int, Supervised] = {}
-        self._numbers = itertools.count()
+        self._servers: dict[str, Supervised] = {}
+        self._ended: set[str] = set()
+        self._lock = threading.Lock()
+        """Held while a server is entered, or its key among those that were ended."""
 
-    def start(self, spec: EngineSpec) -> Started:
-        """Start a server that other machines reach."""
-        url, process = launch(replace(spec, host=network_address()))
-        number = next(self._numbers)
-        self._servers[number] = process
-        return Started(number, url)
+    def start(self, key: str, spec: EngineSpec) -> str:
+        """Start a server that other machines reach; its address.
 
-    def wait(self, number: int) -> int:
+        Raises:
+            EngineError: it was ended meanwhile, by a caller that waits no longer.
+        """
+        if key not in self._ended:
+            url, process = launch(replace(spec, host=network_address()))
+            with self._lock:
+                if key not in self._ended:
+                    self._servers[key] = process
+                    return url
+            process.kill()
+        raise EngineError(f"engine {spec.name} was given up before it was started")
+
+    def wait(self, key: str) -> int:
         """Return when it has ended, with its exit code."""
-        process = self._servers.get(number)
+        process = self._servers.get(key)
         while process is not None:
             if (code := process.exit_code) is not None:
                 return code
             time.sleep(_POLL_S)
         return _KILLED
 
-    def look(self, number: int, what: Literal["command_pid", "is_stopped"]) -> Any:
+    def look(self, key: str, what: Literal["command_pid", "is_stopped"]) -> Any:
         """A property of its process; None when it has been ended."""
-        process = self._servers.get(number)
+        process = self._servers.get(key)
         return None if process is None else getattr(process, what)
 
-    def end(self, number: int, how: Literal["stop", "kill"]) -> None:
+    def end(self, key: str, how: Literal["stop", "kill"]) -> None:
         """End it and everything that it started, and forget it; may be called again."""
-        process = self._servers.get(number)
+        with self._lock:
+            self._ended.add(key)
+            process = self._servers.get(key)
         if process is not None:
             getattr(process, how)()
-            self._servers.pop(number, None)
+            self._servers.pop(key, None)
 
 
 class Launched:
@@ -107,10 +113,10 @@ class Launched:
     Its log is on a file system that the machines share.
     """
 
-    def __init__(self, caller: Caller, number: int, name: str, log_path: Path) -> None:
-        self._caller, self._number = caller, number
+    def __init__(self, caller: Caller, key: str, name: str, log_path: Path) -> None:
+        self._caller, self._key = caller, key
         self.name, self.log_path = name, log_path
-        self._end = caller.call("wait", number)
+        self._end = caller.call("wait", key)
 
     @property
     def exit_code(self) -> int | None:
@@ -143,20 +149,26 @@ class Launched:
     def _ask(self, method: str, *args: Any, timeout_s: float) -> Any:
         """None where the launcher is gone, and everything that it started with it."""
         try:
-            return self._caller.call(method, self._number, *args).result(timeout_s)
+            return self._caller.call(method, self._key, *args).result(timeout_s)
         except SlimeError as error:
             logger.warning("%s: %s", self.name, error)
             return None
 
 
 def launch_by(caller: Caller, spec: EngineSpec) -> tuple[str, Launched]:
-    """Have a server started over there; its address and its process."""
-    name = f"engine {spec.name}"
+    """Have a server started over there; its address and its process.
+
+    One that is not started in time is ended as soon as it is: nobody would know of it.
+
+    Raises:
+        EngineError: it was not started.
+    """
+    name, key = f"engine {spec.name}", uuid4().hex
     try:
-        started: Started = caller.call("start", spec).result(_START_S)
+        url: str = caller.call("start", key, spec).result(_START_S)
     except EngineError:
         raise
     except SlimeError as error:
+        caller.call("end", key, "kill")  # not waited for: what did not answer may not do so now
         raise EngineError(f"{name} cannot be started on its machine: {error}") from error
-    log_path = spec.log_dir / f"{spec.name}.log"
-    return started.url, Launched(caller, started.number, name, log_path)
+    return url, Launched(caller, key, name, spec.log_dir / f"{spec.name}.log")
