@@ -78,9 +78,7 @@ def test_whatever_is_asked_every_token_of_the_model_is_trained_on_once(
     assert all(segment.rollout_id == 0 for segment in segments)
 
 
-def test_a_turn_that_nobody_heard_leaves_the_same_one_that_was_heard_and_whatever_is_followed() -> (
-    None
-):
+def test_of_equal_turns_the_one_that_nobody_heard_is_left_out_and_none_that_is_followed() -> None:
     tokenizer = MergingTokenizer("qwen2")
     script = Script(tokenizer, lambda asked: [ord("a"), tokenizer.eos_token_id])
     session = session_of(tokenizer, script)

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -103,6 +104,25 @@ def test_a_router_may_be_left_without_engines(router, engines):
     assert router.members.healthy() == set()
     routing.add(engines[1])
     assert answered_by(router) == engines[1]
+
+
+def test_a_new_router_is_not_kept_waiting_by_an_engine_that_turns_out_to_be_lost(router, engines):
+    first, second = engines
+    routing = Routing(router.members, router)
+    with PortLease(1) as nobody:
+        lost = f"http://127.0.0.1:{nobody.ports[0]}"
+        routing.begin([first, lost])
+        with ThreadPoolExecutor() as threads:
+            restart, began = threads.submit(routing.restart), time.monotonic()
+            assert wait_for(lambda: router.members.healthy() == {first}, 30)
+            assert not wait_for(restart.done, 0.5), "nobody has noticed yet"
+            addition = threads.submit(routing.add, second)
+            routing.remove(lost)
+            restart.result(10)
+            addition.result(10)
+        assert time.monotonic() - began < 30
+        assert routing.serving == (first, second)
+        assert router.members.healthy() == {first, second}
 
 
 def test_a_router_that_cannot_be_started_gives_its_ports_back(tmp_path, monkeypatch):

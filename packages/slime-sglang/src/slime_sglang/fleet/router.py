@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -125,25 +125,34 @@ class Router:
             env=dict(os.environ),
         )
 
-    def start_again(self, worker_urls: Sequence[str], deadline_s: float = 60.0) -> None:
-        """Kill it and serve ``worker_urls`` at the same address; ``EngineError`` if it does not."""
+    def start_again(self, wanted: Callable[[], Sequence[str]], deadline_s: float = 60.0) -> None:
+        """Kill it and serve the engines ``wanted`` at the same address.
+
+        One of them that has ended without anybody knowing is waited for until ``wanted`` is without
+        it, which somebody else sees to.
+
+        Raises:
+            EngineError: it does not serve them.
+        """
         self.process.kill()
-        self.spec = replace(self.spec, worker_urls=tuple(worker_urls))
+        self.spec = replace(self.spec, worker_urls=tuple(wanted()))
         keep_log(self.process.log_path)
         self.process = Supervised(self._command())
-        self.wait_ready(deadline_s)
+        self._wait_for(wanted, deadline_s)
 
     def wait_ready(self, deadline_s: float) -> None:
         """Return when every engine is known and healthy; ``EngineError`` naming those missing."""
-        expected = set(self.spec.worker_urls)
+        self._wait_for(lambda: self.spec.worker_urls, deadline_s)
+
+    def _wait_for(self, wanted: Callable[[], Sequence[str]], deadline_s: float) -> None:
         try:
-            wait_until(self.process, lambda: self._serves(expected), deadline_s)
+            wait_until(self.process, lambda: self._serves(wanted), deadline_s)
         except EngineError as error:
-            absent = ", ".join(sorted(expected - self.members.healthy()))
+            absent = ", ".join(sorted({*wanted()} - self.members.healthy()))
             raise EngineError(f"{error}\nengines it does not serve: {absent}") from error
 
-    def _serves(self, urls: set[str]) -> bool:
-        return self.members.answers(_PROBE_S) and urls <= self.members.healthy()
+    def _serves(self, wanted: Callable[[], Sequence[str]]) -> bool:
+        return self.members.answers(_PROBE_S) and {*wanted()} <= self.members.healthy()
 
     def check_alive(self) -> None:
         """Raise ``EngineError`` with the end of its log if it has ended."""

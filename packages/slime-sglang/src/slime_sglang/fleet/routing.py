@@ -19,6 +19,8 @@ class Routing:
     def __init__(self, members: Members, router: Router | None) -> None:
         self._members, self._router = members, router
         self._lock = threading.RLock()
+        self._restarting = threading.Lock()
+        """Held while the router is started again; taken before the other."""
         self._serving: list[str] = []
         self._gone: list[str] = []
         """Those that the router could not be told of yet: it still sends them requests."""
@@ -34,7 +36,7 @@ class Routing:
 
     def add(self, url: str) -> None:
         """Send requests there; raises ``EngineError``."""
-        with self._lock:
+        with self._restarting, self._lock:
             if url in self._gone:
                 self._gone.remove(url)
             self._tell_of_the_gone()
@@ -72,8 +74,12 @@ class Routing:
         self._members.close()
 
     def restart(self) -> None:
-        """Start our own router again for the engines that serve."""
+        """Start our own router again for the engines that serve.
+
+        Those that are lost meanwhile are not waited for: ``remove`` is not kept waiting.
+        """
         assert self._router is not None, "another's router is not watched"
-        with self._lock:
-            self._router.start_again(self._serving)
-            self._gone.clear()
+        with self._restarting:
+            self._router.start_again(lambda: self.serving)
+            with self._lock:
+                self._tell_of_the_gone()  # it may have begun with some of them
