@@ -45,6 +45,14 @@ def test_a_file_that_fails_to_import_says_why(tmp_path):
             load_plugin(f"{file}:f")
 
 
+def test_a_script_that_ends_the_process_does_not_end_the_run_without_a_word(tmp_path, monkeypatch):
+    (tmp_path / "scripted.py").write_text("import sys\nsys.exit(3)\ndef f(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for spec in (f"{tmp_path}/scripted.py:f", "scripted.f"):
+        with pytest.raises(PluginError, match=r"sys.exit\(3\); put .* under `if __name__"):
+            load_plugin(spec)
+
+
 def test_a_misspelt_name_in_a_file_leads_to_the_right_one(tmp_path):
     file = tmp_path / "rew.py"
     file.write_text("def reward(): ...\n")

@@ -70,8 +70,8 @@ def _module(name: str, spec: str) -> Any:
         elif found := upstream.advice(error):
             hint = f"of upstream's: {found}"
         raise PluginError(f"plugin {spec!r}: cannot import {missing!r} {hint}") from error
-    except Exception as error:
-        raise PluginError(f"plugin {spec!r}: importing {name} fails: {error!r}") from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"plugin {spec!r}: importing {name} fails: {_told(error)}") from error
 
 
 def _module_from_file(path: Path) -> Any:
@@ -87,7 +87,7 @@ def _module_from_file(path: Path) -> Any:
         sys.modules[name] = module  # so that pickling by reference works inside one process
         try:
             module_spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             known = upstream.advice(error) if isinstance(error, ModuleNotFoundError) else None
             why = known or _told(error)
@@ -126,8 +126,13 @@ def _attribute(module: Any, name: str, spec: str) -> Any:
         raise PluginError(f"plugin {spec!r}: {where} has {public}, no {name!r}{meant}") from None
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception | SystemExit) -> str:
     """An error in one line; of what Python cannot read, the line where it stopped."""
+    if isinstance(error, SystemExit):
+        return (
+            f"it ends the process with sys.exit({error.code!r}); put what a script does, such as "
+            "reading a command line, under `if __name__ == '__main__':`"
+        )
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {error.msg}"
     return repr(error)
