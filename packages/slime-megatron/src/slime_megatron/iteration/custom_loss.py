@@ -11,6 +11,7 @@ tokens) of the whole step, and so are the loss and the metrics.
 """
 
 import functools
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,18 +37,43 @@ def custom_loss(spec: str, flat: Mapping[str, Any]) -> CustomLoss:
             return LossOutput(nothing, {"loss": nothing.detach()})
         found = call(Keyed("batch", batch), logits, functools.partial(weighted_sum, tokens=tokens))
         if not isinstance(found, tuple) or len(found) != 2:
-            raise PluginError(f"plugin {spec!r} must return (loss, metrics), returned {found!r}")
+            raise PluginError(
+                f"plugin {spec!r} must return (loss, metrics), returned {reprlib.repr(found)}"
+            )
         loss, metrics = found
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise PluginError(
                 f"plugin {spec!r}: its loss must be one number that depends on the logits, "
-                f"is {loss!r}"
+                f"is {_shown(loss)}"
             )
         loss = loss.reshape(())
-        reports = {name: torch.as_tensor(x).detach().to(loss) for name, x in metrics.items()}
-        return LossOutput(loss, {"loss": loss.detach(), **reports})
+        return LossOutput(loss, {"loss": loss.detach(), **_reports(spec, metrics, loss)})
 
     return run
+
+
+def _reports(spec: str, metrics: Any, loss: Tensor) -> dict[str, Tensor]:
+    if not isinstance(metrics, Mapping):
+        raise PluginError(
+            f"plugin {spec!r}: its metrics must be a dictionary of numbers, are {metrics!r}"
+        )
+    found: dict[str, Tensor] = {}
+    for name, value in metrics.items():
+        try:
+            found[name] = torch.as_tensor(value).detach().to(loss).reshape(())
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise PluginError(
+                f"plugin {spec!r}: its metric {name!r} is not one number: {value!r}"
+            ) from error
+    return found
+
+
+def _shown(loss: Any) -> str:
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        return f"a tensor of shape {list(loss.shape)}: sum or average it"
+    if isinstance(loss, Tensor):
+        return f"{loss!r}, through which no gradient flows"
+    return f"{loss!r}, of type {type(loss).__name__}"
 
 
 def log_probs_and_entropy(
