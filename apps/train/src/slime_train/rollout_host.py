@@ -70,6 +70,7 @@ class RolloutHost:
             write_dump(template, iteration, groups, self._makers)
         version = self._newest(iteration)
         batch = self._collate(groups, version)
+        batch.require_vocabulary(self._config.hf_config.get("vocab_size"), self._makers)
         steps = plan(
             batch,
             self._config.megatron.layout,

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from slime_core.errors import ShapeError
+from slime_core.errors import SampleError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,26 @@ class TrainBatch:
     def num_samples(self) -> int:
         """Rows."""
         return self.response_lengths.numel()
+
+    def require_vocabulary(self, size: int | None, makers: str = "") -> None:
+        """Check that every token is one of a model's ``size``; None, unknown: nothing is checked.
+
+        Others end a kernel on a GPU, or, where ranks divide the table, count as a row of zeros.
+
+        Raises:
+            SampleError: the first one that is not, and ``makers``, which may have made it.
+        """
+        tokens = self.tokens.values
+        if size is None or not (outside := (tokens < 0) | (tokens >= size)).any():
+            return
+        first = int(outside.nonzero()[0])
+        row = int((self.tokens.lengths.cumsum(0) <= first).sum())
+        at = first - int(self.tokens.lengths[:row].sum())
+        raise SampleError(
+            f"sample {int(self.sample_ids[row])}: `tokens[{at}]` is {int(tokens[first])}, and the "
+            f"model has 0 to {size - 1} (vocab_size in its config.json): tokens are those of the "
+            "tokenizer in --hf-checkpoint" + (f"; look at {makers}" if makers else "")
+        )
 
     def select(self, indices: Sequence[int]) -> "TrainBatch":
         """The samples at ``indices``, in that order: what one data-parallel rank is sent."""
