@@ -121,6 +121,26 @@ def test_the_busiest_rank_does_as_little_as_it_can():
     assert sorted(ranks) == [[0, 3], [1, 2]]
 
 
+@pytest.mark.parametrize(
+    ("lengths", "limit", "ranks"),
+    [
+        # Work is L + L**2: 30, 30, 42, 30, 42. First fit gives one rank 102, pairs of bins 90.
+        ([5, 5, 6, 5, 6], 11, [[0, 1, 3], [2, 4]]),
+        # 156 and three times 56: any two bins of four that hold one each are 212, ranks first 168.
+        ([12, 7, 7, 7], 14, [[0], [1, 2, 3]]),
+    ],
+)
+def test_work_is_evened_under_the_limit_of_tokens_over_bins_and_over_ranks(lengths, limit, ranks):
+    config = BatchConfig(
+        global_batch_size=len(lengths), use_dynamic_batch_size=True, max_tokens_per_gpu=limit,
+        balance_data=True, balance_by_flops=True,
+    )  # fmt: skip
+    batch, cost = make_batch([n - 2 for n in lengths]), ModelCost(per_token=1.0, per_square=1.0)
+    step = plan(batch, ParallelLayout(dp=2), config, cost=cost).steps[0]
+    found = [sorted(row for rows in share for row in rows) for share in step.microbatches]
+    assert sorted(found) == ranks
+
+
 @st.composite
 def cases(draw):
     """(response length, rollout) of samples, and what a plan is asked for."""
