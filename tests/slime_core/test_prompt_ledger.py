@@ -92,6 +92,18 @@ def test_groups_that_a_hook_adds_are_given_out_too():
         stream.add_samples([[Sample()]])
 
 
+def test_a_group_that_was_added_twice_waits_until_it_was_taken_twice():
+    ledger, group = PromptLedger(), SampleGroup(0, (Sample(),))
+    ledger.take([group])
+    ledger.train([group])
+    ledger.add([group, group])
+    ledger.take([group])
+    assert ledger.returned == [0]
+    ledger.train([group])
+    ledger.settle([0])
+    assert ledger.counts()["buffered"] == 1
+
+
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6), st.integers(0, 6)), max_size=8))
 def test_the_books_balance_over_any_run_with_restarts(iterations):
     stream = make_stream()

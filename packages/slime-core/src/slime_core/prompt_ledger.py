@@ -48,7 +48,6 @@ class PromptLedger:
             else:
                 self.given_out += 1
             self._under_way[group.group_index] += 1
-        self._returned = +self._returned
 
     def give_back(self, groups: Iterable[SampleGroup]) -> None:
         """They are to be given out again."""
