@@ -127,6 +127,35 @@ def test_fields_of_csv_go_over_lines_and_are_named_by_them(tmp_path):
     assert list(read_rows(f"{path}@[2:]")) == [{"prompt": "last", "label": "1"}]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", '[{"prompt": "a"},\n {]', r"a.json:2 is not JSON: .*column 3; .* called .jsonl"),
+        ("a.json", f"[{'9' * 5000}]", r"a.json is not read: Exceeds the limit"),
+        ("a.json", "[" * 100_000, r"a.json is nested too deeply"),
+        ("a.json", '{"rows": []}', r"a.json holds one dict, neither an array"),
+        ("a.csv", 'prompt\na\n"b"c\n', r"a.csv:3 is not CSV: ',' expected after"),
+        ("a.jsonl", '{"q": 1}\n\ufeff{"q": 2}\n', r"a.jsonl:2 is not JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_line(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        list(read_rows(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", '[{"q": 1}]'), ("a.jsonl", '{"q": 1}\n')])
+def test_a_byte_order_mark_at_the_beginning_is_no_part_of_the_first_row(tmp_path, name, text):
+    (tmp_path / name).write_text("\ufeff" + text, encoding="utf-8")
+    assert list(read_rows(str(tmp_path / name))) == [{"q": 1}]
+
+
+def test_rows_without_lines_are_named_by_their_number(folder):
+    for name, place in (("a.parquet", "a.parquet, row 4"), ("a.csv", "a.csv:5")):
+        records = [record for record, _ in Source(str(folder / name)).records()]
+        assert records[3].place == str(folder / place)
+
+
 def test_a_damaged_parquet_file_is_named(tmp_path):
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.Table.from_pylist(ROWS * 100), path)

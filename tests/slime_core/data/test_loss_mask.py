@@ -1,7 +1,7 @@
 import pytest
 from slime_core.data.chat import Tokenizer
 from slime_core.data.loss_mask import mask_conversation
-from slime_core.data.sft import complete
+from slime_core.data.sft import complete, has_answer
 from slime_core.errors import DataError
 from slime_core.types import Sample, Status
 from slime_testing.chars import CharTokenizer
@@ -46,6 +46,30 @@ def test_turns_can_be_left_out():
     messages = chat("a", "b", "c", "d")
     messages[1]["step_loss_mask"] = 0
     assert trained(mask_conversation(messages, CharTokenizer())) == "d#"
+
+
+def test_of_the_last_turn_alone_nothing_is_marked_where_somebody_else_speaks_last():
+    ended = mask_conversation(chat("a", "b", "c", "d"), CharTokenizer(), last_only=True)
+    assert trained(ended) == "d#"
+    asked = mask_conversation(chat("a", "b", "c"), CharTokenizer(), last_only=True)
+    assert trained(asked) == ""
+
+
+def test_a_turn_may_begin_where_the_turn_before_it_ended():
+    template = "{% for m in messages %}{{ m.content }}#{% endfor %}"
+    messages = [{"role": "user", "content": "a"}, *[{"role": "assistant", "content": "b"}] * 2]
+    assert trained(mask_conversation(messages, CharTokenizer(template))) == "b#b#"
+
+
+def test_only_turns_of_the_assistant_and_labels_are_answers():
+    switched_off = [*chat("a"), {"role": "assistant", "content": "b", "train": False}]
+    answered = [
+        has_answer(messages, None) for messages in (chat("a"), switched_off, chat("a", "b"))
+    ]
+    assert answered == [False, False, True]
+    assert [has_answer(prompt, "c") for prompt in ("a", chat("a"), switched_off)] == [
+        True, True, False,
+    ]  # fmt: skip
 
 
 def test_a_template_that_rewrites_is_refused_with_the_example():

@@ -59,6 +59,14 @@ def test_every_form_is_called_and_what_it_returns_leaves_the_buffer(fn):
     assert (indices(taken), indices(buffer)) == ([1], [0, 2])
 
 
+@pytest.mark.parametrize(("waiting", "wanted"), [([], 1), ([{}], 0)])
+def test_nothing_is_asked_where_nothing_waits_or_is_wanted(waiting, wanted):
+    def select(*_):
+        raise AssertionError
+
+    assert take(select, groups(*waiting), wanted, args=None, rollout_id=None) == []
+
+
 def test_a_selection_that_returns_something_else_is_refused():
     buffer = groups({}, {})
     for wrong in (lambda b, n: [*b, *b], lambda b, n: groups({}), lambda b, n: [b[0], b[0]]):

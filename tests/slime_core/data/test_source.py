@@ -49,6 +49,7 @@ def test_without_the_flag_it_is_the_stream_itself(prompts):
 def test_upstreams_names_mean_our_classes(prompts):
     plain = open_user(UPSTREAM + "RolloutDataSource", prompts)
     buffered = open_user(UPSTREAM + "RolloutDataSourceWithBuffer", prompts)
+    assert len(plain) == len(buffered) == 9
     assert type(plain.source) is RolloutDataSource
     assert type(buffered.source) is RolloutDataSourceWithBuffer
     for source, again in ((plain, "3"), (buffered, "1")):
@@ -60,7 +61,6 @@ def test_upstreams_names_mean_our_classes(prompts):
         source.settle()
         assert names(source.take(1)) == [again]
     assert (plain.ledger.aborted, buffered.ledger.aborted) == (2, 0)
-    assert len(plain) == 9
 
 
 SEEDS = '''
@@ -220,7 +220,8 @@ def test_what_get_samples_must_return_is_said(returned, message):
 
 
 def test_a_data_source_saves_and_loads_by_itself(prompts, tmp_path):
-    args = SimpleNamespace(prompt_data=(prompts,), save=str(tmp_path), load=str(tmp_path))
+    save = str(tmp_path / "made" / "for it")
+    args = SimpleNamespace(prompt_data=(prompts,), save=save, load=save)
     source = RolloutDataSourceWithBuffer(args)
     taken = source.get_samples(4)
     source.add_samples(taken[:1])
@@ -234,6 +235,12 @@ def test_a_data_source_saves_and_loads_by_itself(prompts, tmp_path):
     assert other.metadata == {"note": 1}
     with pytest.raises(DataError, match="needs prompt_data"):
         RolloutDataSource(SimpleNamespace()).get_samples(1)
+
+
+def test_a_data_set_that_was_assigned_is_not_asked_where_it_is():
+    source = RolloutDataSource()
+    source.dataset = ["a", "b"]
+    assert (len(source), source.state_dict()) == (2, {"metadata": {}})
 
 
 def test_user_names_are_imported_when_asked_for():

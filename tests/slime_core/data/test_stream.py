@@ -94,6 +94,25 @@ def test_a_restarted_group_has_only_its_prompt():
     assert (again.index, again.label) == (sample.index, sample.label)
 
 
+def test_a_source_comes_as_often_as_it_weighs_and_of_a_fraction_other_rows_in_every_epoch():
+    prompts = [Prompt(str(i), source="a.jsonl*1.5") for i in range(4)]
+    stream = PromptStream([*prompts, Prompt("b", source="b.jsonl")], 1)
+    assert names(stream.take(14)) == [*"012313b", *"012302b"]
+    assert len(stream) == 7
+
+
+def test_prompts_loaded_where_they_were_streamed_begin_the_epoch_again(caplog):
+    stream = make_stream(shuffle=False)
+    stream.take(2)
+    state = {**stream.state_dict(), "position": {"epoch": 3}}
+    for name in ("epoch", "offset", "num_prompts"):
+        del state[name]
+    resumed = make_stream(shuffle=False)
+    resumed.load_state_dict(state)
+    assert "stream had streamed prompts, this one has 5" in caplog.text
+    assert (resumed.epoch, names(resumed.take(2))) == (3, ["0", "1"])
+
+
 def test_no_prompts_no_stream():
     with pytest.raises(DataError, match="at least one prompt"):
         make_stream(size=0)
