@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_says_how_to_take_an_older_one_and_that_works(save:
 
 def test_without_any_checkpoint_a_run_begins(save: Path, tmp_path: Path) -> None:
     command, said = resume(CheckpointConfig(load=str(tmp_path), save=str(save)))
-    assert command.find() == Origin()
+    assert command.find() == Origin(None, own=False)
     assert said == []
 
 

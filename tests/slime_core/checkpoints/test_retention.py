@@ -103,6 +103,17 @@ def test_without_either_flag_everything_stays(save):
     assert saved(save) == [0, 1, 2, 3]
 
 
+def test_an_interval_alone_keeps_its_multiples_and_the_newest(save):
+    made = checkpoints(save=save, save_retain_interval=2)
+    for iteration in range(5):
+        made.save(iteration)
+    assert saved(save) == [1, 3, 4]
+
+
+def test_a_command_that_reads_from_nowhere_spares_nothing():
+    assert spared(CheckpointConfig(save="here"), ReferenceConfig(), "") == frozenset()
+
+
 def test_nothing_is_deleted_for_a_checkpoint_that_is_still_being_written(save):
     trainer = Trainer()
     made = checkpoints(trainer, save=save, save_retain_newest=1, async_save=True)

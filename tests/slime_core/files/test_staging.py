@@ -71,6 +71,10 @@ def save_one(save: Path, iteration: int, text: str = "weights") -> None:
         (directory / "model" / "shard").write_text(text)
 
 
+def test_a_directory_that_is_not_there_yet_needs_no_clearing(tmp_path: Path):
+    assert clean(tmp_path / "save") == []
+
+
 def test_a_checkpoint_appears_under_megatrons_name_and_becomes_the_latest(tmp_path: Path):
     save_one(tmp_path, 7)
     assert latest(tmp_path) == tmp_path / "iter_0000007"
