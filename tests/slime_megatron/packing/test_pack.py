@@ -31,6 +31,15 @@ def test_context_parallel_ranks_score_what_their_chunks_predict():
     assert second.response_index.tolist() == [1, 2]
 
 
+def test_spans_are_those_of_the_ranks_own_chunks():
+    # Padded to 4, a chunk is a token. Rank 1 has the second and the third; the rows of both ranks
+    # end to end are 11 14 12 13 of it, and of the other sample likewise.
+    tokens = [torch.tensor([11, 12, 13, 14]), torch.tensor([21, 22, 23])]
+    spans = pack(tokens, [1, 1], PackLayout(cp_size=2, cp_rank=1)).spans
+    assert [rows.tolist() for rows in spans.queries] == [[0], [1], [2], [3]]
+    assert [rows.tolist() for rows in spans.keys] == [[0, 4], [0, 4, 5], [2, 6], [2, 6, 7]]
+
+
 def test_a_microbatch_without_samples_is_padding_that_predicts_nothing():
     packed = pack([], [], PackLayout(cp_size=2, row_multiple=3))
     assert packed.tokens.tolist() == [0] * 6

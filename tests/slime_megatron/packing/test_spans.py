@@ -64,3 +64,19 @@ def test_short_sequences_do_not_share_a_rectangle_with_long_ones():
     shapes = [tuple(rectangle.query_rows.shape) for rectangle in padded.rectangles]
     assert shapes == [(2, 100), (2, 3)]
     assert all(rectangle.mask is None for rectangle in padded.rectangles)
+
+
+def test_a_rectangle_holds_no_sequence_of_less_than_half_its_longest():
+    padded = Padded.of(causal_spans([4, 9, 5, 10]), CPU)
+    assert [tuple(r.key_rows.shape) for r in padded.rectangles] == [(3, 10), (1, 4)]
+
+
+def test_a_padded_mask_ends_at_the_key_row_of_its_query():
+    # The last of two ranks of a sequence of 4 and one of 8: chunks of 1 and of 2 rows.
+    padded = Padded.of(causal_spans([4, 8], cp_size=2, cp_rank=1), CPU)
+    shown = [rectangle.mask[:, 0].int().tolist() for rectangle in padded.rectangles]
+    assert shown == [
+        [[[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]], [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0]],
+         [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0]]],
+        [[[1, 1]]],
+    ]  # fmt: skip

@@ -117,6 +117,7 @@ def test_routed_experts_alone_are_divided_over_expert_parallel_ranks():
     assert found.experts == 2 * 4 * 3 * 64 * 32
     assert found.dense == NUMBER - 2 * 3 * 64 * 128 + 2 * 4 * 64  # routers instead
     given = Parameters(dense=1000, experts=3000)
+    assert given.total == 4000
     divided = make_draft(expert_model_parallel_size=4)
     assert offloaded_bytes(divided, given) == 1000 * (2 * 8 + 12) + 3000 * (2 * 2 + 12)
     both: dict[str, Any] = {"expert_model_parallel_size": 4, "tensor_model_parallel_size": 2}

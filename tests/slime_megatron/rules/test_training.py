@@ -38,6 +38,10 @@ FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompu
         ({"lr_warmup_iters": 5, "lr_decay_iters": 4}, r"length 4 \(--lr-decay-iters\)"),
         ({"lr_warmup_iters": 5, "lr_warmup_fraction": 0.1}, "give one of them"),
         ({"start_weight_decay": 0.1}, "--start-weight-decay 0.1 is for a weight decay that grows"),
+        (
+            {"weight_decay_incr_style": "linear", "end_weight_decay": 0.1},
+            "give both --start-weight-decay and --end-",
+        ),
         ({"weight_decay_incr_style": "linear"}, "give both --start-weight-decay and --end-"),
         (
             {
@@ -49,6 +53,10 @@ FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompu
         ),
         ({"recompute_granularity": "full"}, "also needs --recompute-method uniform"),
         ({"recompute_granularity": "full"}, "also needs --recompute-num-layers 1"),
+        (
+            {"moe_layer_recompute": True, "recompute_num_layers": 1},
+            "--recompute-num-layers 1 is for .* full, and this run has selective: leave it out",
+        ),
         (FULL | {"recompute_granularity": "selective"}, "this run has selective: leave it out"),
         (
             {"recompute_granularity": "selective", "recompute_modules": ("mlp", "attn")},
@@ -83,7 +91,7 @@ def test_what_goes_together_is_taken():
         min_lr=1e-5,
         lr_warmup_iters=9,
         weight_decay_incr_style="cosine",
-        start_weight_decay=0.0,
+        start_weight_decay=0.1,
         end_weight_decay=0.1,
         overlap_param_gather=True,
         overlap_grad_reduce=True,
