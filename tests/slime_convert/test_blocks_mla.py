@@ -59,6 +59,13 @@ def test_down_projections_are_published_in_one_update():
     assert following == [f"{layer}.linear_kv_down_proj.weight" for layer in attention]
 
 
+def test_a_config_that_does_not_say_whether_queries_are_compressed_is_refused():
+    config = family_config("deepseek_v3")
+    del config["q_lora_rank"]
+    with pytest.raises(CheckpointError, match="lacks q_lora_rank"):
+        families.find(config).megatron_args(config)
+
+
 def test_yarn_of_deepseek_v3_becomes_megatron_flags():
     given = arguments("deepseek_v3", rope_scaling=YARN | {"mscale": 1.0, "mscale_all_dim": 1.0})
     assert given["rope_type"] == "yarn"

@@ -69,6 +69,20 @@ def test_groups_of_experts_are_given_where_there_is_a_choice():
     assert arguments["moe_router_group_topk"] == 1
 
 
+def test_one_group_of_experts_is_no_choice():
+    config = family_config("glm4_moe", n_group=None, topk_group=None)
+    assert "moe_router_num_groups" not in families.find(config).megatron_args(config)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "glm4_moe"])
+def test_nothing_but_the_objective_moves_a_router(model_type):
+    config = family_config(model_type)
+    arguments = families.find(config).megatron_args(config)
+    assert arguments["moe_router_load_balancing_type"] == "none"
+    assert arguments["moe_router_bias_update_rate"] == 0.0
+    assert arguments["moe_router_dtype"] == "fp32"
+
+
 @pytest.mark.parametrize(
     ("pattern", "value"),
     [

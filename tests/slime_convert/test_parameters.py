@@ -68,6 +68,18 @@ def test_the_megatron_names_are_those_of_the_local_layer_specification():
     ]
 
 
+def test_parameters_are_cut_over_tensor_parallel_ranks_as_megatron_cuts_its_layers():
+    cut = {".".join(p.name.split(".")[-2:]): p.split for p in table().parameters}
+    assert cut == {
+        "word_embeddings.weight": Split.VOCAB, "output_layer.weight": Split.VOCAB,
+        "linear_qkv.weight": Split.COLUMN, "linear_proj.weight": Split.ROW,
+        "linear_fc1.weight": Split.GATED, "linear_fc2.weight": Split.ROW,
+        "input_layernorm.weight": Split.REPLICATED, "pre_mlp_layernorm.weight": Split.REPLICATED,
+        "q_layernorm.weight": Split.REPLICATED, "k_layernorm.weight": Split.REPLICATED,
+        "final_layernorm.weight": Split.REPLICATED,
+    }  # fmt: skip
+
+
 def test_a_parameter_is_found_with_its_tensors_and_full_shape():
     qkv = table().find("decoder.layers.1.self_attention.linear_qkv.weight")
     assert [tensor.name for tensor in qkv.hf] == [

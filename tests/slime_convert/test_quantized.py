@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from slime_convert import cli, quantized
+from slime_core.errors import CheckpointError
 from slime_testing.checkpoints import change, hf_tensors, same_bytes
 from slime_testing.tiny import make_qwen3
 
@@ -183,6 +184,33 @@ def test_columns_in_another_order_are_refused(tmp_path, capsys):
         else:
             assert "columns not reordered" in failed(capsys, *given, out)
             assert not out.exists()
+
+
+INT4 = {"num_bits": 4, "group_size": 32, "strategy": "group"}
+
+
+def said_of_weights(**changes):
+    groups = {"group_0": {"weights": INT4 | changes}}
+    given = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    return quantized.quantization({"quantization_config": given | {"config_groups": groups}})
+
+
+def test_integers_are_symmetric_unless_it_is_said():
+    assert said_of_weights() == quantized.Quantization("int4", 32)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"symmetric": False}, {"num_bits": 8}, {"type": "float"}, {"strategy": "channel"}]
+)
+def test_values_that_would_be_read_otherwise_than_they_were_written_are_refused(changes):
+    with pytest.raises(CheckpointError, match="groups of 4-bit integers"):
+        said_of_weights(**changes)
+
+
+@pytest.mark.parametrize("given", [{}, {"weight_block_size": [64, 64]}])
+def test_eight_bits_in_other_blocks_are_refused(given):
+    with pytest.raises(CheckpointError, match="fp8 in blocks of 128 x 128"):
+        quantized.quantization({"quantization_config": {"quant_method": "fp8", **given}})
 
 
 def test_other_quantizations_are_refused(tmp_path, capsys):

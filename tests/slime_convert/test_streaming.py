@@ -43,6 +43,20 @@ def test_an_error_is_raised_after_the_items_before_it():
             next(items)
 
 
+def test_one_who_waits_is_told_of_the_end():
+    waits = threading.Event()
+
+    def produce():
+        yield 1
+        waits.wait()
+        time.sleep(0.02)  # until the next item is waited for
+
+    with prefetch(produce(), size=lambda _: 1, max_bytes=10) as items:
+        assert next(items) == 1
+        waits.set()
+        assert list(items) == []
+
+
 def test_leaving_early_ends_the_thread():
     threads = threading.active_count()
     with prefetch(iter(range(10**9)), size=lambda _: 1, max_bytes=10) as items:

@@ -53,6 +53,14 @@ def test_shards_stay_below_the_size_asked_for_and_are_indexed(tmp_path):
         assert all(torch.equal(reader.get(name), tensors[name]) for name in tensors)
 
 
+def test_a_file_is_as_full_as_the_size_asked_for_allows(tmp_path):
+    source, target = make_qwen3(tmp_path / "source"), tmp_path / "target"
+    tensors = [(name, torch.zeros(100)) for name in "abc"]  # 400 bytes each
+    write_hf(target, tensors, source=source, max_shard_bytes=800)
+    held = [sorted(load_file(path)) for path in sorted(target.glob("*.safetensors"))]
+    assert held == [["a", "b"], ["c"]]
+
+
 def test_transformers_loads_what_was_written(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
