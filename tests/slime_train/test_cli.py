@@ -46,6 +46,15 @@ def line(tmp_path):
     return [*text.split(), "--device", "cpu"]
 
 
+def test_an_interrupt_while_files_are_looked_at_is_one_line(line, monkeypatch, capsys):
+    def slow(raw):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slime_train.facts.gather", slow)
+    assert main(line) == 130
+    assert capsys.readouterr().err == "\nslime-train: interrupted before anything was started\n"
+
+
 def in_a_new_process(*argv):
     code = (
         "import sys; from slime_train.cli import main; code = main(sys.argv[1:]);"

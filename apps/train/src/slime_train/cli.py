@@ -5,6 +5,7 @@ Imports neither torch nor Ray nor an engine.
 
 import sys
 from collections.abc import Iterable, Sequence
+from signal import SIGINT
 
 from slime_core.errors import ConfigErrors
 from slime_megatron.config import megatron_flags
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigErrors as errors:
         sys.stderr.write(f"slime-train: {errors.told}")
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("\nslime-train: interrupted before anything was started\n")
+        return 128 + SIGINT
 
 
 def main_async(argv: Sequence[str] | None = None) -> int:
