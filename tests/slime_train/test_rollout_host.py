@@ -4,7 +4,7 @@ import json
 
 import pytest
 from slime_core.data.dump import read_dump, write_dump
-from slime_core.errors import ConfigErrors, DataError
+from slime_core.errors import ConfigErrors, DataError, SampleError
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 from slime_testing.tiny import make_qwen3
@@ -104,6 +104,15 @@ def test_a_replay_trains_on_the_dump_and_not_on_what_a_checkpoint_had_finished(m
     again, _ = replayed(model, tmp_path, [0, 0], "--global-batch-size", 2, iterations=())
     again.start(tmp_path / "saved")
     assert again.generate(1)[1]["rollout/num_samples"] == 2
+
+
+def test_tokens_of_another_vocabulary_are_not_sent_to_the_trainer(model, tmp_path):
+    host, template = replayed(model, tmp_path, [0, 0])
+    groups = read_dump(template, 0)
+    groups[1].samples[0].tokens[-1] = 1_000_000
+    write_dump(template, 0, groups)
+    with pytest.raises(SampleError, match=r"sample 2: `tokens\[3\]` is 1000000"):
+        host.generate(0)
 
 
 @pytest.mark.parametrize(
