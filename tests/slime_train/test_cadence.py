@@ -40,6 +40,23 @@ def cadence_of(root: Path, flags: str, first: int = 0) -> Cadence:
     return cadence(resolve(raw, gather(raw)).config, first, FACTS)
 
 
+def test_prompts_left_out_after_epochs_were_counted_are_told(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two epochs of 20 rows are 8 iterations of 5: with 15 prompts left, 2.67 passes."""
+    raw = (
+        f"--hf-checkpoint {root}/model --prompt-data {root}/prompts.jsonl --rm-type exact_match "
+        f"--rollout-batch-size 5 --n-samples-per-prompt 2 --output-dir {root}/out --num-epoch 2"
+    )
+    given = read_sources(raw.split())
+    config = resolve(given, gather(given)).config
+    assert cadence(config, 0, FACTS).last == 8
+    assert caplog.messages == []
+    assert cadence(config, 0, RolloutFacts(num_prompts=15, engines=())).last == 8
+    (told,) = caplog.messages
+    assert "8 iterations of 5 prompts pass over the 15 prompts that there are 2.67 times" in told
+
+
 @pytest.mark.parametrize(
     "source",
     ["--eval-prompt-data held {root}/prompts.jsonl", "--eval-function-path {root}/my_eval.py"],

@@ -55,7 +55,8 @@ class DataConfig:
     rollout_max_prompt_len: int | None = flag(default=None, at_least=1)
     """Leave out prompts longer than this many tokens."""
     num_epoch: int | None = flag(default=None, at_least=1)
-    """Passes over the prompts; gives the number of iterations when --num-rollout is absent."""
+    """Passes over the prompts; gives the number of iterations when --num-rollout is absent. All
+    rows count, also those that are left out later, as too long or unusable."""
     data_source_path: str | None = None
     """Class (args) that replaces the prompt stream: get_samples(n), add_samples(groups); see
     slime_core.RolloutDataSource."""
