@@ -154,7 +154,7 @@ def test_each_machines_launcher_starts_its_engines(tmp_path: Path) -> None:
             self.name = name
 
         def call(self, method: str, *args: Any) -> Any:
-            raise EngineError(f"{self.name}: {method} {args[0].name}")
+            raise EngineError(f"{self.name}: {method} {args[-1].name}")
 
     cluster = ClusterConfig(device="cpu", actor_num_nodes=2, rollout_num_engines=2)
     spec = FleetSpec.resolve(
