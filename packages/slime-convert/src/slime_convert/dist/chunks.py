@@ -81,11 +81,9 @@ def row_unit(parameter: Parameter) -> int:
 
     One where they follow each other, a query group where they alternate.
     """
-    if parameter.transform in (Transform.COPY, Transform.STACK):
-        return 1
     if parameter.transform is Transform.QKV:
         return parameter.shape[0] // parameter.num_query_groups
-    return parameter.shape[0]
+    return 1
 
 
 def read(reader: Checkpoint, parameter: Parameter, begin: int, end: int) -> Tensor:
@@ -105,10 +103,7 @@ def _read(reader: Checkpoint, parameter: Parameter, begin: int, end: int) -> Ten
     if parameter.transform is Transform.QKV:
         unit = row_unit(parameter)
         return _groups(reader, parameter, begin // unit, end // unit)
-    if parameter.transform in (Transform.COPY, Transform.STACK):
-        return _stacked(reader, parameter, begin, end)
-    whole = [reader.rows(tensor.name, 0, tensor.shape[0]) for tensor in parameter.hf]
-    return to_megatron(parameter, whole)[begin:end]
+    return _stacked(reader, parameter, begin, end)
 
 
 def _stacked(reader: Checkpoint, parameter: Parameter, begin: int, end: int) -> Tensor:
