@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from slime_convert import families
 from slime_convert.hf import HfReader
+from slime_convert.hf.reader import read_into
 from slime_core.errors import CheckpointError
 from slime_testing.tiny import make_qwen3
 
@@ -76,6 +78,26 @@ def test_a_slice_is_read_without_the_rest(tmp_path):
         name = "model.embed_tokens.weight"
         assert torch.equal(reader.get(name, slice(2, 5), slice(0, 7)), reader.get(name)[2:5, 0:7])
         assert reader.shape(name) == (100, 64)
+
+
+def test_a_tensor_without_dimensions_is_one_row(tmp_path):
+    made = make_qwen3(tmp_path)
+    save_file({"scale": torch.tensor(2.5)}, made / "model.safetensors")
+    with HfReader(made) as reader:
+        row = reader.rows("scale", 0, 1)
+        assert (row.shape, row.item()) == ((), 2.5)
+
+
+def test_a_read_that_stops_early_is_gone_on_with(tmp_path, monkeypatch):
+    """Linux reads at most 2 GiB at a time."""
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, to, at: preadv(file, [to[0][:3]], at))
+    (tmp_path / "file").write_bytes(bytes(range(20)))
+    found = torch.zeros(10, dtype=torch.uint8)
+    with (tmp_path / "file").open("rb", buffering=0) as stream:
+        assert read_into(stream, 4, found)
+        assert found.tolist() == list(range(4, 14))
+        assert not read_into(stream, 11, found)
 
 
 def test_tensors_outlive_the_reader(tmp_path):
