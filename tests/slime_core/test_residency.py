@@ -53,6 +53,13 @@ def test_without_a_publish_the_engines_have_their_memory_back_after_training():
     assert calls[-3:] == ["trainer nothing", "engines everything", "generate"]
 
 
+def test_only_what_the_trainer_took_to_host_memory_is_told_as_its_bytes():
+    _, room = turns()
+    with room.training():
+        pass
+    assert room.spent() == {"perf/release_s": 1.0, "perf/onload_s": 1.0}
+
+
 def test_a_side_that_is_not_asked_keeps_what_it_holds():
     calls, room = turns(trainer=False)
     iteration(calls, room)

@@ -19,6 +19,15 @@ def test_a_log_becomes_a_sample_in_which_only_the_model_is_trained() -> None:
     assert sample.weight_versions == ["7", "8"]
 
 
+def test_turns_that_the_same_weights_wrote_have_one_version() -> None:
+    log = TokenLog((1,))
+    for version in ("7", "7", "8", "7"):
+        log = log.add_model([2], [-0.1], version).add_environment([3])
+    sample = Sample()
+    log.write_into(sample)
+    assert sample.weight_versions == ["7", "8", "7"]
+
+
 def test_branches_share_what_they_have_in_common_and_do_not_disturb_each_other() -> None:
     trunk = TokenLog((1,)).add_model([2], [-0.5], "1")
     left, right = trunk.add_environment([3]), trunk.add_environment([4, 5])

@@ -41,5 +41,6 @@ def test_over_the_epochs_every_row_is_seen_as_often_as_its_weight_says(weight):
         for epoch in range(epochs)
     }
     assert all(abs(sum(counts) - weight * rows) <= 1 for counts in seen.values())
+    assert part.epoch_len(rows) == weight * rows
     for row in range(rows):
         assert abs(sum(seen[epoch][row] for epoch in seen) - weight * epochs) <= 1

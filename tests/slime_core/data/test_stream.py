@@ -74,6 +74,12 @@ def test_unfinished_groups_come_first_and_survive_a_checkpoint():
     assert second == stream.take(2)[1]
 
 
+def test_no_group_that_waits_is_given_out_twice():
+    stream = make_stream(shuffle=False)
+    stream.give_back(stream.take(3))
+    assert [names(stream.take(2)), names(stream.take(2))] == [["0", "1"], ["2", "3"]]
+
+
 def test_a_selection_may_choose_from_the_buffer():
     def newest(waiting, num_groups):
         return [waiting.pop() for _ in range(min(num_groups, len(waiting)))]
@@ -89,7 +95,9 @@ def test_a_restarted_group_has_only_its_prompt():
     sample = group.samples[0]
     sample.tokens += [5, 6]
     sample.response_length, sample.status, sample.response = 2, Status.ABORTED, "ab"
+    sample.metadata["error"] = "of the last try"
     (again,) = restarted(group).samples
+    assert again.metadata == {"row": 0}
     assert (again.tokens, again.response, again.status) == ([0, 0], "", Status.PENDING)
     assert (again.index, again.label) == (sample.index, sample.label)
 
