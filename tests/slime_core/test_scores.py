@@ -2,6 +2,7 @@ import pytest
 from slime_core.errors import SampleError
 from slime_core.scores import (
     REWARD_OUTCOME,
+    is_answer,
     is_broken,
     is_ungraded,
     never_generated,
@@ -10,6 +11,11 @@ from slime_core.scores import (
 )
 from slime_core.types import Status
 from slime_testing import make_sample
+
+
+def test_nothing_blanks_nan_and_dictionaries_are_no_answers():
+    labels = ["4", 4, 0, 0.5, False, ["4"], None, "", " ", float("nan"), {"answer": "4"}]
+    assert [is_answer(label) for label in labels] == [True] * 6 + [False] * 5
 
 
 def test_failed_and_aborted_samples_are_broken():

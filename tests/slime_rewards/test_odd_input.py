@@ -145,6 +145,21 @@ def test_labels_need_not_be_text(name):
     assert value(name, plain.get(name, r"</think>Answer: \boxed{12}"), 12) == 1.0
 
 
+@pytest.mark.parametrize("name", COMPARING)
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ({"style": "rule", "ground_truth": "12"}, r"a dictionary \(of style, ground_truth\) as"),
+        (float("nan"), "no label to compare with"),  # what pandas writes for a missing text
+        (" ", "an empty label to compare with"),
+    ],
+)
+def test_a_label_that_no_answer_equals_is_an_error_and_not_zero(name, label, told):
+    told = "a multiple choice needs a label" if name == "gpqa" else told
+    with pytest.raises(ValueError, match=told):
+        value(name, r"</think>Answer: \boxed{12}", label)
+
+
 def scored(sample: Sample, **config: Any) -> Sample:
     rewards = make_reward(RewardConfig(**config), {})
     try:

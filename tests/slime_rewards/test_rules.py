@@ -44,9 +44,9 @@ def problems(**changes: Any) -> list[str]:
 def test_prompts_without_labels_are_refused_where_labels_are_compared_with() -> None:
     (told,) = problems()
     assert told == (
-        "--prompt-data p.jsonl: the first prompt has no label, and responses are scored by default "
-        "by math, which compares them with one: name the labels' column with --label-key, or give "
-        "an --rm-type or a --custom-rm-path that needs none"
+        "--prompt-data p.jsonl: the first prompt has no label that is text or a number, and "
+        "responses are scored by default by math, which compares them with one: name the labels' "
+        "column with --label-key, or give an --rm-type or a --custom-rm-path that needs none"
     )
     (told,) = problems(rm_type="boxed_dapo")
     assert "are scored by boxed_dapo, which" in told

@@ -16,6 +16,9 @@ from slime_core.data.first_look import FirstLook, first_look
         ('{"input": "1+1=", "metadata": {"level": 3}}', False),
         ('{"input": "1+1=", "label": null}', False),
         ('{"input": "1+1=", "label": ""}', False),
+        ('{"input": "1+1=", "label": ["2"]}', True),
+        ('{"input": "1+1=", "label": NaN}', False),
+        ('{"input": "1+1=", "label": {"style": "rule", "ground_truth": "2"}}', False),
     ],
 )
 def test_a_prompt_has_a_label_or_says_how_it_is_scored(

@@ -1,7 +1,7 @@
 """What a sample scored; without torch, because filters and metrics read it too."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from slime_core.errors import SampleError
 from slime_core.types import Sample, Status
@@ -10,6 +10,15 @@ REWARD_OUTCOME = "reward_outcome"
 """Key of the metadata of a response that could not be graded: why there is no reward."""
 WHERE = "traceback"
 """Key of the metadata of a sample on which a user's function failed: what led there."""
+
+
+def is_answer(label: object) -> bool:
+    """Whether a response could equal a label: nothing, blanks, NaN and dictionaries it cannot."""
+    if isinstance(label, float):
+        return not math.isnan(label)
+    if isinstance(label, str):
+        return bool(label.strip())
+    return label is not None and not isinstance(label, Mapping)
 
 
 def is_broken(sample: Sample) -> bool:

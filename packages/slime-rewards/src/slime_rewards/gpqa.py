@@ -5,6 +5,8 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
+from slime_core.scores import is_answer
+
 from slime_rewards.boxed import last_boxed
 from slime_rewards.math import without_markup
 from slime_rewards.verdict import label_text
@@ -35,7 +37,7 @@ def grade(response: str, label: object, metadata: dict[str, Any]) -> float:
     Raises:
         ValueError: what is right cannot be known.
     """
-    label = None if label is None else label_text(label)
+    label = label_text(label) if is_answer(label) else None
     choices = _choices(metadata.get("choices"))
     valid = [str(letter).upper() for letter in metadata.get("valid_letters") or choices]
     valid = valid or list(string.ascii_uppercase[:_CHOICES])

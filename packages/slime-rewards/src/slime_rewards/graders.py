@@ -5,12 +5,14 @@ They run in ``workers``. One that is not here is a path, ``file.py:name`` or
 """
 
 import difflib
+from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, cast
 
 from slime_core.errors import PluginError
 from slime_core.plugins.functions import load_hook
 from slime_core.plugins.plugin import ENTRY_POINT_GROUP
+from slime_core.scores import is_answer
 
 from slime_rewards import code, dapo, deepscaler, exact_match, f1, gpqa, ifbench, math
 from slime_rewards.boxed import last_boxed
@@ -21,15 +23,21 @@ from slime_rewards.verdict import Grade, label_text
 def _labelled(grade: Any) -> Grade:
     def labelled(response: str, label: object, metadata: dict[str, Any]) -> Any:
         del metadata
-        label = None if label is None else label_text(label)
-        if label is None or not label.strip():
-            found = "no label" if label is None else "an empty label"
+        if not is_answer(label):
             raise ValueError(
-                f"the sample has {found} to compare with: name the column with --label-key"
+                f"the sample has {_lacking(label)} to compare with: name the column with "
+                "--label-key"
             )
-        return grade(response, label)
+        return grade(response, label_text(label))
 
     return labelled
+
+
+def _lacking(label: object) -> str:
+    if isinstance(label, Mapping):
+        keys = ", ".join(map(str, cast("Mapping[Any, Any]", label)))
+        return f"a dictionary (of {keys}) as its label, and no text or number"
+    return "an empty label" if isinstance(label, str) else "no label"
 
 
 _NAMED: dict[str, Any] = {

@@ -43,9 +43,10 @@ def labels(draft: Draft, facts: Facts) -> None:
         if where in facts.unlabelled and str(rm_type).removeprefix(BOXED) in COMPARING:
             default = "" if draft.given("rm_type") or rm_type != draft["rm_type"] else " by default"
             draft.problem(
-                f"{where}: the first prompt has no label, and responses are scored{default} by "
-                f"{rm_type}, which compares them with one: name the labels' column with {key}, or "
-                "give an --rm-type or a --custom-rm-path that needs none"
+                f"{where}: the first prompt has no label that is text or a number, and "
+                f"responses are scored{default} by {rm_type}, which compares them with one: name "
+                f"the labels' column with {key}, or give an --rm-type or a "
+                "--custom-rm-path that needs none"
             )
 
 

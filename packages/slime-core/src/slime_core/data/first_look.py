@@ -10,6 +10,7 @@ from slime_core.data.pairs import pair_rows
 from slime_core.data.prompts import prompt_rows
 from slime_core.data.reading import Prompt
 from slime_core.errors import DataError
+from slime_core.scores import is_answer
 
 _NUM_ROWS = 100
 
@@ -49,5 +50,4 @@ def first_look(
 
 
 def _is_gradable(prompt: Prompt) -> bool:
-    says_nothing = prompt.label is None or prompt.label == ""
-    return not says_nothing or "rm_type" in prompt.metadata
+    return is_answer(prompt.label) or "rm_type" in prompt.metadata
