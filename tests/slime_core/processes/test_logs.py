@@ -18,6 +18,8 @@ def handlers():
         root.removeHandler(handler)
         handler.close()
     root.setLevel(level)
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
     warns(False)
 
 
@@ -25,6 +27,15 @@ def test_the_driver_logs_into_the_output_directory(tmp_path: Path):
     directory = output_directory(str(tmp_path / "new" / "run"))
     logging.getLogger("test").warning("hello")
     assert "hello" in (directory / "logs" / "driver.log").read_text()
+
+
+def test_requests_do_not_push_what_matters_out_of_a_log(tmp_path: Path):
+    directory = output_directory(str(tmp_path))
+    logging.getLogger("httpx").info("HTTP Request: GET /workers")
+    logging.getLogger("httpx").warning("no connection")
+    logged = (directory / "logs" / "driver.log").read_text()
+    assert "HTTP Request" not in logged
+    assert "no connection" in logged
 
 
 def test_an_output_directory_that_cannot_be_made_is_named(tmp_path: Path):

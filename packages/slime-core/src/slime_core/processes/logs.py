@@ -10,6 +10,9 @@ from slime_core.errors import ConfigErrors
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
+_TALKATIVE = ("httpx", "httpcore")
+"""Write a line for every request, which pushes what matters out of the end of a log."""
+
 
 def output_directory(given: str) -> Path:
     """Make the directory of --output-dir; this process, the driver, logs into it from now on.
@@ -33,6 +36,8 @@ def log_to_file(path: Path) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 
