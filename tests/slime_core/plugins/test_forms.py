@@ -23,6 +23,11 @@ UNFIT = [
     ("custom_generate_function_path", "async def f(args, prompt): ...", "sample, sampling_params"),
     ("custom_rm_path", "def f(args, sample, model): ...", r"f\(args, sample\) or f\(sample\)"),
     ("custom_rm_path", "def f(first, second): ...", "missing a required argument: 'second'"),
+    (
+        "custom_rm_path",
+        "def f(prompt, completion): ...",
+        r"f\(args, sample\) or f\(sample\) or f\(response, label, metadata\), but is \(prompt",
+    ),
     ("custom_rm_path", "class F: ...", "without compute_reward"),
     (
         "custom_rm_path",

@@ -72,6 +72,9 @@ EXACT: Mapping[str, Form] = MappingProxyType(
 LIST_OF_SAMPLES = _form("samples", "sampling_params evaluation")
 """The other form of --custom-generate-function-path, told by a parameter called ``samples``."""
 
+_PLAIN = _form("response label metadata")
+"""The other form of --custom-rm-path, told by its parameters' names: see ``is_plain``."""
+
 FIELDS = (*FORMS, *EXACT, "buffer_filter_path", "data_source_path")
 """Every field that names a function or a class of the user's."""
 
@@ -121,7 +124,7 @@ def is_plain(fn: object) -> bool:
     """Whether a reward function is one of ``(response, label, metadata)``, not asynchronous."""
     if not inspect.isfunction(fn) or inspect.iscoroutinefunction(fn):
         return False
-    return tuple(inspect.signature(fn).parameters)[:3] == ("response", "label", "metadata")
+    return tuple(inspect.signature(fn).parameters)[:3] == _PLAIN.positional
 
 
 def reward_arguments(spec: str, cls: type, model_path: str | None) -> tuple[str, ...]:
@@ -176,6 +179,8 @@ def _shapes(field: str) -> Sequence[Form]:
     forms = [FORMS[field]]
     if field == "custom_generate_function_path":
         forms.append(LIST_OF_SAMPLES)
+    if field == "custom_rm_path":
+        return [Form(("args", "sample")), *forms, _PLAIN]
     with_args = [Form(("args", *form.positional), form.optional) for form in forms]
     return with_args if len(forms) > 1 else [*with_args, *forms]
 
