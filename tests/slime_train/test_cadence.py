@@ -123,3 +123,9 @@ def test_epochs_are_counted_in_batches_of_prompts(root: Path) -> None:
     assert (found.first, found.last) == (2, 12)
     assert [i for i in range(2, 12) if found.save_due(i)] == [4, 9, 11]
     assert cadence_of(root, "--num-rollout 9 --start-rollout-id 7", first=2).first == 7
+
+
+def test_an_evaluation_of_a_checkpoint_has_no_iterations_to_go(root: Path) -> None:
+    made = cadence_of(root, "--num-rollout 0 --eval-prompt-data t {root}/prompts.jsonl", first=8)
+    assert (made.first, made.last) == (8, 8)
+    assert made.eval_before_training

@@ -162,7 +162,7 @@ def cadence(config: RunConfig, first: int, facts: RolloutFacts) -> Cadence:
     evaluation, checkpoint = config.evaluation, config.checkpoint
     return Cadence(
         first=first,
-        last=last,
+        last=max(first, last),
         publish_every=config.sync.update_weights_interval,
         eval_every=evaluation.eval_interval or last if evaluation.evaluates else None,
         save_every=checkpoint.save_interval or last if checkpoint.saves else None,
