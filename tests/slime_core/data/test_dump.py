@@ -33,6 +33,12 @@ def test_a_dump_holds_numpys_values_as_pythons(tmp_path):
     assert type(group.samples[0].metadata["votes"]) is np.ndarray  # the run's own stays as it was
 
 
+def test_a_dump_that_is_not_there_is_named_with_its_flag(tmp_path):
+    template = str(tmp_path / "{rollout_id}.pt")
+    with pytest.raises(DataError, match=r"--load-debug-rollout-data .*: .*/4\.pt does not exist"):
+        read_dump(template, 4)
+
+
 class Verdict:
     pass
 

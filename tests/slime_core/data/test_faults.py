@@ -102,6 +102,13 @@ def test_a_file_of_another_kind_is_not_read_to_its_end(file):
         load(path)
 
 
+def test_rows_that_may_be_left_out_are_told_once_however_many_they_are(file, caplog):
+    path = file(*GOOD, *[b"{"] * 1100)
+    assert load(path, data_error_policy="skip") == ["a", "b"]
+    assert caplog.text.count("left out") == 1
+    assert "left out 1100 of 1102 rows (malformed)" in caplog.text
+
+
 def test_columns_are_those_of_the_first_usable_row(file):
     path = file(b"{", b'{"id": 1}', b'{"question": "a", "answer": "1"}', b'{"question": "b"}')
     with pytest.raises(DataError, match=r"p.jsonl:1 .*\n.*p.jsonl:2: .*\n.*:4: no key 'answer'"):

@@ -188,6 +188,38 @@ def test_a_class_is_not_asked_to_save_before_it_has_given_out_anything(plugin, t
     assert list(tmp_path.glob("*.txt")) == []
 
 
+KEEPS = """
+from slime_core import Sample
+
+class Mine:
+    def __init__(self):
+        self.buffer, self.number = [], 0
+
+    def get_samples(self, num_samples):
+        while len(self.buffer) < num_samples:
+            self.buffer.append([Sample(prompt=str(self.number))])
+            self.number += 1
+        taken, self.buffer = self.buffer[:num_samples], self.buffer[num_samples:]
+        return taken
+
+    def add_samples(self, samples):
+        self.buffer += samples
+"""
+
+
+def test_the_buffer_of_a_class_without_a_state_is_kept_for_it(plugin):
+    source = user_source(plugin(KEEPS), {}, None)
+    groups = source.take(3)
+    source.give_back(groups[1:])
+    source.ledger.train(groups[:1])
+    source.settle()
+    resumed = user_source(plugin(KEEPS), {}, None)
+    resumed.load_state_dict(json.loads(json.dumps(source.state_dict())))
+    resumed.settle()
+    assert names(resumed.take(2)) == ["1", "2"]
+    assert resumed.metrics()["rollout/prompts_trained"] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -202,6 +234,8 @@ def test_a_class_is_not_asked_to_save_before_it_has_given_out_anything(plugin, t
 def test_a_class_that_cannot_be_used_is_refused_at_the_start(plugin, text, message):
     with pytest.raises(PluginError, match=message):
         user_source(plugin(text), {}, None)
+    with pytest.raises(PluginError, match=message):
+        load_source(plugin(text))
 
 
 @pytest.mark.parametrize(
