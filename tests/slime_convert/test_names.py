@@ -8,6 +8,11 @@ def test_wrappers_are_dropped_and_layers_counted_over_the_model():
     assert global_name("module.output_layer.weight", 4) == "output_layer.weight"
 
 
+def test_names_of_the_first_stage_are_those_of_the_model():
+    name = "decoder.layers.1.mlp.experts.local_experts.2.linear_fc1.weight"
+    assert global_name(name) == local_name(name) == name
+
+
 def test_experts_are_counted_over_the_model():
     local = "decoder.layers.0.mlp.experts.local_experts.3.linear_fc2.weight"
     name = global_name(local, 2, expert_offset=8)

@@ -77,6 +77,15 @@ def test_memory_comes_back_when_the_last_view_is_gone():
     assert address in {tensor.data_ptr() for tensor in taken}
 
 
+def test_memory_that_is_used_again_is_no_larger_than_what_is_asked_for():
+    pool = Pool()
+    address = pool.empty((SMALLEST + 8,), torch.uint8).data_ptr()
+    again = pool.empty((SMALLEST // 4, 4), torch.uint8)
+    assert (again.data_ptr(), again.shape) == (address, (SMALLEST // 4, 4))
+    assert again.untyped_storage().nbytes() == SMALLEST
+    assert pool.empty((2, 3), torch.int16).shape == (2, 3)
+
+
 @pytest.mark.parametrize(
     "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn]
 )
