@@ -1,7 +1,9 @@
 import asyncio
 import threading
+import time
 
 import pytest
+from slime_core.processes import event_loop
 from slime_core.processes.event_loop import EventLoop
 
 
@@ -64,3 +66,28 @@ def test_a_loop_that_was_ended_says_so_rather_than_waits(loop):
 
     with pytest.raises(RuntimeError, match="'of a test' has ended"):
         loop.run(leave())
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_function_that_holds_the_loop_is_told_once_with_the_line_it_is_at(
+    held, monkeypatch, caplog
+):
+    async def of_a_user():
+        if held:
+            time.sleep(0.5)
+        else:
+            await asyncio.sleep(0.5)
+
+    monkeypatch.setattr(event_loop, "_LOOK_S", 0.02)
+    monkeypatch.setattr(event_loop, "_HELD_S", 0.2)
+    loop = EventLoop("generation")
+    try:
+        loop.run(of_a_user())
+    finally:
+        loop.close()
+    told = [
+        message for message in caplog.messages if "holds the event loop of generation" in message
+    ]
+    assert len(told) == held
+    assert all("in of_a_user\n    time.sleep(0.5)" in text for text in told)
+    assert all("run_forever" not in text for text in told)

@@ -1,13 +1,22 @@
 """An event loop that goes on between the calls of those who wait for it."""
 
 import asyncio
+import logging
+import sys
 import threading
+import time
+import traceback
 from collections.abc import Coroutine
 from concurrent.futures import wait
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
 _LOOK_S = 1.0
 _END_S = 30.0
+_HELD_S = 10.0
+"""After so long a loop that does not answer is told of: somebody waits in it without ``await``."""
+_MOST_FRAMES = 12
 
 
 class EventLoop:
@@ -17,6 +26,7 @@ class EventLoop:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
+        self._held = _Held(self._loop, self._thread)
 
     def run[T](self, work: Coroutine[Any, Any, T]) -> T:
         """What ``work`` returns or raises; it bounds itself, or whoever called this does.
@@ -29,6 +39,7 @@ class EventLoop:
             while not wait([future], timeout=_LOOK_S).done:
                 if not self._thread.is_alive():
                     raise RuntimeError(f"the thread {self._thread.name!r} has ended")
+                self._held.look()
             return future.result()  # waits: is done
         finally:
             future.cancel()
@@ -43,6 +54,43 @@ class EventLoop:
         if not self._thread.is_alive():  # it may be stuck in what it runs
             self._loop.run_until_complete(_wind_up())
             self._loop.close()
+
+
+class _Held:
+    """Notices that a loop is held by a function that waits in it; tells of it once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+        self._loop, self._thread = loop, thread
+        self._answered, self._asked_at, self._told = True, 0.0, False
+
+    def look(self) -> None:
+        """Ask whether it goes on; called now and then, from another thread."""
+        now = time.monotonic()
+        if self._answered:
+            self._answered, self._asked_at = False, now
+            self._loop.call_soon_threadsafe(self._answer)
+        elif now - self._asked_at > _HELD_S and not self._told:
+            self._told = True
+            logger.warning(
+                "a function holds the event loop of %s for more than %g s, and all else in it "
+                "waits: let it await what takes long (an asynchronous client, asyncio.sleep), or "
+                "give that to asyncio.to_thread. It is at\n%s",
+                self._thread.name,
+                _HELD_S,
+                self._where(),
+            )
+
+    def _answer(self) -> None:
+        self._answered = True
+
+    def _where(self) -> str:
+        """The lines that the loop is at, from the task's own on."""
+        frames_of = sys._current_frames()  # pyright: ignore[reportPrivateUsage] -- its only name
+        frame = frames_of.get(self._thread.ident or 0)
+        frames = [] if frame is None else traceback.extract_stack(frame)
+        own = [i for i, each in enumerate(frames) if each.name == "_run"]  # asyncio's, of a task
+        kept = frames[own[-1] + 1 if own else 0 :][:_MOST_FRAMES]
+        return "".join(traceback.format_list(kept)).rstrip()
 
 
 async def _wind_up() -> None:
