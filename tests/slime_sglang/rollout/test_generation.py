@@ -94,6 +94,15 @@ def test_a_request_that_the_engine_refuses_fails_only_its_sample() -> None:
     assert fine.status is Status.COMPLETED
 
 
+def test_a_prompt_beyond_the_context_is_told_with_the_flag_that_leaves_it_out() -> None:
+    words = "The input (5019 tokens) is longer than the model's context length (2048 tokens)."
+    (refused,) = run(Server(lambda body: (400, {"error": {"message": words}})), make_samples())
+    assert refused.status is Status.FAILED
+    told = refused.metadata["error"]
+    assert words in told
+    assert told.endswith("--rollout-max-prompt-len N leaves out prompts of more than N tokens")
+
+
 def test_a_response_that_has_no_room_left_is_truncated_without_a_request() -> None:
     server = Server(answered)
     full = Sample(index=0, tokens=[0] * 9, response_length=8)

@@ -30,6 +30,7 @@ _RETRY_S = 0.5
 _ABORT_S, _ABORTED_S = 10.0, 120.0
 """For one engine to be told, and for requests to end after that."""
 _SHOWN = 1000
+_TOO_LONG = "; --rollout-max-prompt-len N leaves out prompts of more than N tokens"
 _ABORTED_UNREAD = 499
 """What an engine says of a request that a publish aborted before it was scheduled."""
 
@@ -182,7 +183,8 @@ class EngineRequests:
                 continue
             if 400 <= status < 500:
                 sample.status = Status.FAILED
-                sample.metadata["error"] = f"the engine refused the request: {problem}"
+                advice = _TOO_LONG if "longer than the model" in problem else ""
+                sample.metadata["error"] = f"the engine refused the request: {problem}{advice}"
                 return None
             if self._fleet is None or not self._fleet.may_recover(began):
                 failures += 1
