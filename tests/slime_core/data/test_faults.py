@@ -102,6 +102,11 @@ def test_a_file_of_another_kind_is_not_read_to_its_end(file):
         load(path)
 
 
+def test_a_prompt_may_be_as_long_as_the_limit(file):
+    path = file(b'{"prompt": "abc"}', b'{"prompt": "abcd"}')
+    assert load(path, max_prompt_len=3) == ["abc"]
+
+
 def test_rows_that_may_be_left_out_are_told_once_however_many_they_are(file, caplog):
     path = file(*GOOD, *[b"{"] * 1100)
     assert load(path, data_error_policy="skip") == ["a", "b"]
