@@ -79,3 +79,13 @@ def test_the_first_publish_after_each_start_is_told():
         table.begin()
         told = [table.lines(step, published) for step in (0, 1)]
         assert told == [["  first weights published in 0.8 s"], []]
+
+
+def test_a_row_says_why_nothing_was_learnt_and_does_not_call_it_as_it_should_be():
+    numbers = {"rollout/raw_reward": 1.0, "train/loss": 0.0, "train/grad_norm": 0.0}
+    (_, same) = Table().lines(0, {**numbers, "rollout/response_len/max": 7.0})
+    assert same.endswith("gradient 0: are the rewards of each group all the same?")
+    (_, masked) = Table().lines(0, {**numbers, "rollout/response_len/max": 0.0})
+    assert masked.endswith("gradient 0: no token is trained on, all are masked or removed")
+    assert "gradient 0" not in row(0, {**numbers, "train/grad_norm": 0.5})
+    assert "gradient 0" not in row(0, {"train/loss": 0.0, "train/grad_norm": 0.0})

@@ -74,7 +74,17 @@ def row(iteration: int, numbers: Mapping[str, float]) -> str:
     failed = numbers.get("rollout/failed_ratio", 0.0)
     note = f"  failed_ratio {failed:.3f}" if failed else ""
     cells = "".join(column.cell(numbers) for column in COLUMNS)
-    return f"{iteration:>9}{cells}{note}{skipped_steps.note(numbers)}"
+    return f"{iteration:>9}{cells}{note}{skipped_steps.note(numbers)}{_idle(numbers)}"
+
+
+def _idle(numbers: Mapping[str, float]) -> str:
+    """Why nothing was learnt, where the gradient is 0."""
+    if numbers.get("train/grad_norm") != 0:
+        return ""
+    if numbers.get("rollout/response_len/max") == 0:
+        return "  gradient 0: no token is trained on, all are masked or removed"
+    rewarded = "rollout/raw_reward" in numbers
+    return "  gradient 0: are the rewards of each group all the same?" if rewarded else ""
 
 
 class Table:
@@ -127,7 +137,7 @@ class Table:
         self._num_rows += 1
         lines.append(row(iteration, self._numbers))
         self._numbers.pop("accuracy", None)
-        rewarded = "rollout/raw_reward" in self._numbers
+        rewarded = "rollout/raw_reward" in self._numbers and not _idle(self._numbers)
         if not self._explained and rewarded and abs(self._numbers[_TRAINED]) < _SHOWN_AS_ZERO:
             self._explained = True
             lines.append(_ZERO_LOSS)
