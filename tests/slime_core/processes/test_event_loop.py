@@ -90,4 +90,24 @@ def test_a_function_that_holds_the_loop_is_told_once_with_the_line_it_is_at(
     ]
     assert len(told) == held
     assert all("in of_a_user\n    time.sleep(0.5)" in text for text in told)
-    assert all("run_forever" not in text for text in told)
+    for inside in ("run_forever", "_bootstrap", "self._target"):
+        assert all(inside not in text for text in told)
+
+
+def test_a_loop_of_another_kind_shows_no_lines_of_its_thread_either(monkeypatch, caplog):
+    uvloop = pytest.importorskip("uvloop")
+
+    async def of_a_user():
+        time.sleep(0.5)
+
+    monkeypatch.setattr(event_loop, "_LOOK_S", 0.02)
+    monkeypatch.setattr(event_loop, "_HELD_S", 0.2)
+    monkeypatch.setattr(asyncio, "new_event_loop", uvloop.new_event_loop)
+    loop = EventLoop("generation")
+    try:
+        loop.run(of_a_user())
+    finally:
+        loop.close()
+    (told,) = caplog.messages
+    assert "_bootstrap" not in told
+    assert "in of_a_user\n    time.sleep(0.5)" in told

@@ -1,6 +1,7 @@
 """An event loop that goes on between the calls of those who wait for it."""
 
 import asyncio
+import itertools
 import logging
 import sys
 import threading
@@ -8,6 +9,7 @@ import time
 import traceback
 from collections.abc import Coroutine
 from concurrent.futures import wait
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -17,6 +19,7 @@ _END_S = 30.0
 _HELD_S = 10.0
 """After so long a loop that does not answer is told of: somebody waits in it without ``await``."""
 _MOST_FRAMES = 12
+_ASYNCIO = Path(asyncio.__file__).parent
 
 
 class EventLoop:
@@ -84,13 +87,16 @@ class _Held:
         self._answered = True
 
     def _where(self) -> str:
-        """The lines that the loop is at, from the task's own on."""
+        """The lines that the loop is at, from the first that is not the loop's own."""
         frames_of = sys._current_frames()  # pyright: ignore[reportPrivateUsage] -- its only name
         frame = frames_of.get(self._thread.ident or 0)
         frames = [] if frame is None else traceback.extract_stack(frame)
-        own = [i for i, each in enumerate(frames) if each.name == "_run"]  # asyncio's, of a task
-        kept = frames[own[-1] + 1 if own else 0 :][:_MOST_FRAMES]
+        kept = list(itertools.dropwhile(_is_of_the_loop, frames))[:_MOST_FRAMES]
         return "".join(traceback.format_list(kept)).rstrip()
+
+
+def _is_of_the_loop(frame: traceback.FrameSummary) -> bool:
+    return frame.filename == threading.__file__ or Path(frame.filename).parent == _ASYNCIO
 
 
 async def _wind_up() -> None:
