@@ -104,6 +104,7 @@ class RolloutHost:
             max_response_len=self._config.sampling.rollout_max_response_len,
             version=version,
             max_token_staleness=self._config.off_policy.max_token_staleness,
+            makers=self._makers,
         )
 
     def _newest(self, iteration: int) -> int:
