@@ -242,6 +242,7 @@ def test_a_class_that_cannot_be_used_is_refused_at_the_start(plugin, text, messa
     ("returned", "message"),
     [
         ([], "returned no samples"),
+        (None, "mine.py: get_samples must return a list of groups, .* it returned None"),
         ([[]], "each a list of slime_core.Sample that is not empty"),
         ([Sample()], "each a list of slime_core.Sample"),
         ([[Sample(group_index=1)], [Sample(group_index=1)]], "returned group_index 1 twice"),

@@ -65,6 +65,11 @@ class UserSource:
     def get_samples(self, num_samples: int) -> Groups:
         """What the class returns, checked."""
         found = self.source.get_samples(num_samples)
+        if not isinstance(found, list | tuple):
+            raise DataError(
+                f"{self._name}: get_samples must return a list of groups, each a list of "
+                f"slime_core.Sample that is not empty; it returned {found!r:.200}"
+            )
         for group in found:
             if not isinstance(group, list) or not group or not _all_samples(cast("Any", group)):
                 raise DataError(
