@@ -303,14 +303,3 @@ def test_ages_count_tokens_that_would_be_trained_on():
     }
     unbounded = age_metrics(samples, version=5, max_token_staleness=None)
     assert set(unbounded) == {"rollout/staleness_mean", "rollout/staleness_max"}
-
-
-def test_a_wrong_field_leads_to_the_functions_that_may_have_set_it():
-    wrong = make_sample(2, index=7, loss_mask=[1, 1, 1])
-    told = "sample 7: `loss_mask` has 3 entries but `response_length` is 2"
-    with pytest.raises(SampleError) as caught:
-        freeze(wrong)
-    assert str(caught.value) == told
-    with pytest.raises(SampleError) as caught:
-        freeze(wrong, makers="--custom-generate-function-path mine.py:f")
-    assert str(caught.value) == f"{told}; look at --custom-generate-function-path mine.py:f"

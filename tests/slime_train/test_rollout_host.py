@@ -107,12 +107,15 @@ def test_a_replay_trains_on_the_dump_and_not_on_what_a_checkpoint_had_finished(m
 
 
 def test_tokens_of_another_vocabulary_are_not_sent_to_the_trainer(model, tmp_path):
-    host, template = replayed(model, tmp_path, [0, 0])
+    spec = f"{tmp_path}/mine.py:reward"
+    (tmp_path / "mine.py").write_text("def reward(response, label, metadata): ...")
+    host, template = replayed(model, tmp_path, [0, 0], "--custom-rm-path", spec)
     groups = read_dump(template, 0)
     groups[1].samples[0].tokens[-1] = 1_000_000
     write_dump(template, 0, groups)
-    with pytest.raises(SampleError, match=r"sample 2: `tokens\[3\]` is 1000000"):
+    with pytest.raises(SampleError, match=r"sample 2: `tokens\[3\]` is 1000000") as caught:
         host.generate(0)
+    assert str(caught.value).endswith(f"look at --custom-rm-path {spec}")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import functools
 import pickle
 
 import pytest
-from slime_core.errors import DataError
-from slime_core.plugins.mistakes import Held, MistakeError, told
+from slime_core.errors import DataError, SampleError
+from slime_core.plugins.mistakes import Held, MistakeError, blamed_on, told
 
 
 class Broken:
@@ -58,3 +58,10 @@ def test_any_other_error_of_a_call_is_told_from_the_users_first_line_on(
     assert "mistakes.py" not in second.replace("test_mistakes.py", "")
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
     assert "`fail` failed" in caplog.text
+
+
+@pytest.mark.parametrize("makers", ["", "--custom-rm-path m.py:f"])
+def test_a_wrong_sample_leads_to_the_functions_that_may_have_filled_it(makers):
+    with pytest.raises(SampleError) as caught, blamed_on(makers):
+        raise SampleError("bad")
+    assert str(caught.value) == (f"bad; look at {makers}" if makers else "bad")

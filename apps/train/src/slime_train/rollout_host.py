@@ -12,6 +12,7 @@ from slime_core.data.dump import write_dump
 from slime_core.data.finished import FinishedRollouts
 from slime_core.interfaces import Metrics
 from slime_core.plugins.forms import functions_of_samples
+from slime_core.plugins.mistakes import blamed_on
 from slime_core.reports import metrics as statistics
 from slime_core.reports.progress import Progress
 from slime_core.reports.time_ledger import TimeLedger
@@ -61,7 +62,7 @@ class RolloutHost:
         saves = ahead > 0 and self._config.checkpoint.save is not None  # while this goes on
         position = self._producer.state_dict if saves else None
         begin = time.monotonic()
-        with self._clock.spending("generate"):
+        with self._clock.spending("generate"), blamed_on(self._makers):
             groups, metrics = self._finished.make(iteration, position, self._producer.produce)
         seconds = time.monotonic() - begin
         metrics = {**metrics, **self._clock.shares()}
@@ -69,8 +70,9 @@ class RolloutHost:
         if template is not None:
             write_dump(template, iteration, groups, self._makers)
         version = self._newest(iteration)
-        batch = self._collate(groups, version)
-        batch.require_vocabulary(self._config.hf_config.get("vocab_size"), self._makers)
+        with blamed_on(self._makers):
+            batch = self._collate(groups, version)
+            batch.require_vocabulary(self._config.hf_config.get("vocab_size"))
         steps = plan(
             batch,
             self._config.megatron.layout,
@@ -104,7 +106,6 @@ class RolloutHost:
             max_response_len=self._config.sampling.rollout_max_response_len,
             version=version,
             max_token_staleness=self._config.off_policy.max_token_staleness,
-            makers=self._makers,
         )
 
     def _newest(self, iteration: int) -> int:

@@ -71,13 +71,13 @@ class TrainBatch:
         """Rows."""
         return self.response_lengths.numel()
 
-    def require_vocabulary(self, size: int | None, makers: str = "") -> None:
+    def require_vocabulary(self, size: int | None) -> None:
         """Check that every token is one of a model's ``size``; None, unknown: nothing is checked.
 
         Others end a kernel on a GPU, or, where ranks divide the table, count as a row of zeros.
 
         Raises:
-            SampleError: the first one that is not, and ``makers``, which may have made it.
+            SampleError: the first one that is not.
         """
         tokens = self.tokens.values
         if size is None or not (outside := (tokens < 0) | (tokens >= size)).any():
@@ -88,7 +88,7 @@ class TrainBatch:
         raise SampleError(
             f"sample {int(self.sample_ids[row])}: `tokens[{at}]` is {int(tokens[first])}, and the "
             f"model has 0 to {size - 1} (vocab_size in its config.json): tokens are those of the "
-            "tokenizer in --hf-checkpoint" + (f"; look at {makers}" if makers else "")
+            "tokenizer in --hf-checkpoint"
         )
 
     def select(self, indices: Sequence[int]) -> "TrainBatch":

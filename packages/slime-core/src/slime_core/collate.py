@@ -28,7 +28,6 @@ def collate(  # noqa: PLR0913 -- three independent choices about the same sample
     max_response_len: int | None = None,
     version: int | None = None,
     max_token_staleness: int | None = None,
-    makers: str = "",
 ) -> TrainBatch:
     """Every sample of ``groups`` as one row, in order.
 
@@ -36,7 +35,6 @@ def collate(  # noqa: PLR0913 -- three independent choices about the same sample
     their tokens is trained on. A field some samples lack is an error, unless those have nothing to
     train on. ``shaping`` changes what is learnt from, not ``raw_rewards``. Tokens that weights
     older than ``version - max_token_staleness`` wrote are not trained on (see ``fresh``).
-    ``makers``: the user's functions that may have set what is wrong, for a message.
 
     Raises:
         SampleError: naming the sample and the field that is wrong.
@@ -46,7 +44,7 @@ def collate(  # noqa: PLR0913 -- three independent choices about the same sample
     if not samples:
         raise SampleError("there are no samples to collate")
     for sample in samples:
-        _check(sample, makers)
+        _check(sample)
     _check_rollouts(groups)
     if post_process is None:
         raw, rewards = _rewards(groups, advantage, reward_key, shaping, max_response_len)
@@ -133,14 +131,7 @@ def age_metrics(
     return metrics
 
 
-def _check(sample: Sample, makers: str) -> None:
-    try:
-        _check_fields(sample)
-    except SampleError as error:
-        raise SampleError(f"{error}; look at {makers}" if makers else str(error)) from error
-
-
-def _check_fields(sample: Sample) -> None:
+def _check(sample: Sample) -> None:
     sample.validate()
     if sample.response_length and not sample.prompt_length:
         raise SampleError(

@@ -8,11 +8,12 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slime_core.errors import SlimeError
+from slime_core.errors import SampleError, SlimeError
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,21 @@ def _own_packages() -> list[Path]:
     modules = [module for name, module in sys.modules.items() if re.fullmatch(r"slime_\w+", name)]
     files = [module.__file__ for module in modules]
     return [Path(file).parent for file in files if file and file.endswith("__init__.py")]
+
+
+@contextmanager
+def blamed_on(makers: str) -> Generator[None]:
+    """Name the functions that may have filled a sample wrongly, if the user gave any.
+
+    Raises:
+        SampleError: the one that the block raised, and where to look.
+    """
+    try:
+        yield
+    except SampleError as error:
+        if not makers:
+            raise
+        raise SampleError(f"{error}; look at {makers}") from error
 
 
 class Held:
