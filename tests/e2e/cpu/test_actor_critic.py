@@ -7,7 +7,8 @@ from slime_core.data.dump import write_dump
 from slime_core.files.staging import TRACKER
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
-from slime_testing.runs import run, series
+from slime_testing.documented import undocumented
+from slime_testing.runs import metrics, run, series
 from slime_testing.tiny import make_qwen3
 
 pytestmark = pytest.mark.slow
@@ -54,6 +55,7 @@ def test_actor_and_critic_train_together_and_continue_together(inputs, tmp_path)
     assert list(series(whole / "out", "train/loss")) == [1, 2], "the critic goes first"
     assert set(series(whole / "out", "critic/lr-pg_0").values()) == {1e-2}
     assert set(series(whole / "out", "train/lr-pg_0").values()) == {1e-3}
+    assert undocumented(name for row in metrics(whole / "out") for name in row) == set()
 
     # As the run would have left it, had it been interrupted after its first checkpoint.
     shutil.copytree(whole / "save" / "iter_0000001", parts / "save" / "iter_0000001")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from slime_core.data.dump import read_dump
 from slime_core.types import samples_of
+from slime_testing.documented import undocumented
 from slime_testing.runs import metrics, run, series, write_sums
 from slime_testing.tiny import make_qwen3
 
@@ -158,6 +159,7 @@ def test_engines_went_on_with_later_prompts_while_one_was_slow(flying):
     assert all(series(out, "rollout/prompts_in_flight")[i] >= 1 for i in range(slow))
     assert set(series(out, "eval/sums")) == {0, 3, 6}
     assert set(series(out, "rollout/queue_depth").values()) <= {0.0, 1.0}
+    assert undocumented(name for row in metrics(out) for name in row) == set()
 
 
 def test_tokens_that_grew_too_old_are_masked_and_the_slow_one_has_some(flying):

@@ -1,7 +1,8 @@
 import signal
 
 import pytest
-from slime_testing.runs import Run, carriers, run, series, wait_for, write_sums
+from slime_testing.documented import undocumented
+from slime_testing.runs import Run, carriers, metrics, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
 pytestmark = pytest.mark.slow
@@ -52,6 +53,12 @@ eval:
     )
     run(*command(inputs, directory, *reward, "--eval-config", sets))
     return directory
+
+
+def test_every_metric_of_a_run_is_documented(finished):
+    names = {name for row in metrics(finished / "out") for name in row}
+    assert len(names) > 50
+    assert undocumented(names) == set()
 
 
 def test_trainer_and_engines_agree_after_every_publish(finished):
