@@ -89,6 +89,21 @@ def test_helps_of_the_other_programs(flag, shows, capsys):
     assert shows in capsys.readouterr().out
 
 
+def test_words_behind_help_find_the_flags_that_say_them_in_all_programs(capsys):
+    assert main(["--hf-checkpoint", "x", "--help", "Recompute", "--lr", "1"]) == 0
+    shown = capsys.readouterr().out
+    heads = [line.split()[0] for line in shown.splitlines() if line.startswith("  --")]
+    assert "--recompute-granularity" in heads  # Megatron's
+    assert "--num-rollout" not in heads
+    assert "--lr" not in heads
+    assert main(["--help", "kl", "coef"]) == 0
+    narrower = capsys.readouterr().out
+    assert "--kl-loss-coef" in narrower
+    assert "--kl-loss-type" not in narrower
+    assert main(["--help", "no-flag-says-this"]) == 0
+    assert capsys.readouterr().out == "flags that say no-flag-says-this:\n  none\n"
+
+
 def test_a_dump_starts_nothing_and_imports_no_framework(line):
     done = in_a_new_process(*line, "--dump-config", "--lr", "1e-4")
     assert done.returncode == 0, done.stderr

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from signal import SIGINT
 
 from slime_core.errors import ConfigErrors
-from slime_megatron.config import megatron_flags
-from slime_sglang.config import router_flags, server_flags
 
-from slime_train.help import foreign_help, slime_help
+from slime_train.help import HELPS, help_on
 from slime_train.runtime import env
 
 USAGE_ERROR = 2
@@ -20,9 +18,9 @@ USAGE_ERROR = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (2: it cannot be run as given)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    wanted = next((word for word in words if word in _HELPS), None)
+    wanted = next((place for place, word in enumerate(words) if word in HELPS), None)
     if wanted is not None or not words:
-        _print(_help(_HELPS[wanted or "--help"]))
+        _print(help_on(*words[wanted:] or ["--help"]))
         return 0
     try:
         return _configured(words)
@@ -38,15 +36,6 @@ def main_async(argv: Sequence[str] | None = None) -> int:
     """``slime-train-async``: the same, with generation one rollout ahead unless told otherwise."""
     words = list(sys.argv[1:] if argv is None else argv)
     return main(["--async-buffer-size", "1", *words] if words else words)
-
-
-_HELPS = {
-    "-h": "slime",
-    "--help": "slime",
-    "--help-megatron": "megatron",
-    "--help-sglang": "sglang",
-    "--help-router": "router",
-}
 
 
 def _configured(words: Sequence[str]) -> int:
@@ -73,17 +62,6 @@ def _configured(words: Sequence[str]) -> int:
     from slime_train.run import run  # imports Ray, which reads the environment then
 
     return run(resolved.config, RunRecord("slime-train", words, tuple(dump(resolved))))
-
-
-def _help(topic: str) -> Iterable[str]:
-    if topic == "slime":
-        return slime_help()
-    title, flags = {
-        "megatron": ("Flags of Megatron's own parser", megatron_flags),
-        "sglang": ("Flags of the SGLang engines", server_flags),
-        "router": ("Flags of the router", router_flags),
-    }[topic]
-    return foreign_help(title, flags())
 
 
 def _print(lines: Iterable[str]) -> None:

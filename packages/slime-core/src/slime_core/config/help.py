@@ -24,6 +24,12 @@ def describe(flags: Iterable[Flag]) -> Iterator[str]:
         yield textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    ")
 
 
+def says(flag: Flag, words: Iterable[str]) -> bool:
+    """Whether its names or its help have all of ``words``, small or capital."""
+    text = " ".join((*flag.names, *flag.negatives, flag.help)).lower()
+    return all(word.lower() in text for word in words)
+
+
 def _entry(flag: Flag, width: int) -> str:
     names = ", ".join((*flag.names, *flag.negatives))
     head = f"  {names} {_value_of(flag)}".rstrip()
