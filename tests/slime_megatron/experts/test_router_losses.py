@@ -10,7 +10,11 @@ from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny_families import make_family
 
 COEFFICIENT = 0.01
-FLAGS = ("--moe-router-load-balancing-type=aux_loss", f"--moe-aux-loss-coeff={COEFFICIENT}")
+FLAGS = (
+    "--moe-router-load-balancing-type=aux_loss",
+    f"--moe-aux-loss-coeff={COEFFICIENT}",
+    "--moe-z-loss-coeff=1e-12",  # reported, and too small to be seen in a gradient
+)
 
 
 def router_gradient(rank: int, world: int, model: str) -> dict[str, Any]:
@@ -44,7 +48,11 @@ def router_gradient(rank: int, world: int, model: str) -> dict[str, Any]:
         )
         for each in lengths
     ]
-    train_step(state, items, ScoreConfig(vocab_size=100), size=StepSize(7, 4), entropy=Entropy.NONE)
+    step = train_step(
+        state, items, ScoreConfig(vocab_size=100), size=StepSize(7, 4), entropy=Entropy.NONE
+    )
+    balance = [by_hand(rows @ weight.T) / COEFFICIENT for rows in seen]
+    z = [(rows @ weight.T).logsumexp(-1).square().mean() for rows in seen]
     weight.requires_grad_()
     total = sum(by_hand(rows @ weight.T) * len(rows) for rows in seen)
     assert isinstance(total, torch.Tensor)
@@ -54,6 +62,8 @@ def router_gradient(rank: int, world: int, model: str) -> dict[str, Any]:
         "found": router.weight.main_grad.tolist(),
         "hand": weight.grad.tolist(),
         "rows": sum(len(rows) for rows in seen),
+        "reported": [step.metrics["load_balancing_loss"], step.metrics["z_loss"]],
+        "balance and z": [float(sum(each)) / len(each) for each in (balance, z)],
     }
 
 
@@ -74,3 +84,6 @@ def test_the_gradient_is_that_of_the_mean_over_all_rows_of_the_step(tmp_path: Pa
     for rank in ranks:
         assert torch.allclose(torch.tensor(rank["found"]), expected, rtol=1e-4, atol=1e-9)
     assert expected.abs().max() > 1e-6
+    means = torch.tensor([rank["balance and z"] for rank in ranks]).mean(0)
+    for rank in ranks:
+        assert rank["reported"] == pytest.approx(means.tolist(), rel=1e-4)

@@ -22,7 +22,7 @@ from slime_core.losses.report import finish_metrics
 from torch import Tensor
 
 from slime_megatron.iteration.passes import Entropy, StepResult, StepSize, TrainItem
-from slime_megatron.mcore.experts.router_losses import average_over_rows
+from slime_megatron.mcore.experts.router_losses import average_over_rows, router_metrics
 from slime_megatron.mcore.optimizer.megatron_optimizer import NonFiniteGradientError
 from slime_megatron.mcore.passes.forward import ScoreConfig, run_model, run_schedule
 from slime_megatron.mcore.products.weight_gradients import mark_added_elsewhere
@@ -62,13 +62,15 @@ def train_step(
 
     average_over_rows(state, items)
     collected = run_schedule(state, items, forward_step, forward_only=False)
+    routers = router_metrics(state, len(items))
     rates = tuple(group["lr"] for group in state.optimizer.param_groups)
     updated, grad_norm = _update(state)
     state.scheduler.step(increment=size.num_samples)
     names = tuple(collected[0]) if collected else ()
     if logits:  # a user's loss, which may say something else of every microbatch
         names = _agreed_names(collected)
-    return StepResult(_merged(collected, names, size.divisor), grad_norm, updated, rates)
+    metrics = _merged(collected, names, size.divisor)
+    return StepResult(metrics and {**metrics, **routers}, grad_norm, updated, rates)
 
 
 def _update(state: TrainState) -> tuple[bool, float]:
