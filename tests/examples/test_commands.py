@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from slime_testing.workspace import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -20,7 +21,7 @@ words = sys.argv[1:]
 with open({log!r}, "a") as log:
     log.write(json.dumps(words) + "\\n")
 if "--save-hf" in words:
-    shutil.copytree({model!r}, words[words.index("--save-hf") + 1], dirs_exist_ok=True)
+    shutil.copytree({trained!r}, words[words.index("--save-hf") + 1], dirs_exist_ok=True)
 """
 
 QUICKSTART = """#!{python} -S
@@ -30,18 +31,22 @@ out = pathlib.Path(words[words.index("--output-dir") + 1])
 shutil.copytree({model!r}, out / "model")
 shutil.copytree({data!r}, out / "data")
 if words[words.index("--stop-after") + 1] == "warm-up":
-    shutil.copytree({model!r}, out / "warm-up" / "hf")
+    shutil.copytree({trained!r}, out / "warm-up" / "hf")
 """
 
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the quickstart makes: ``model``, ``data``, and what a run would write, ``trained``."""
+    from slime_convert.hf import write_hf
     from slime_train.quickstart.cli import write_model
     from slime_train.quickstart.task import write_task
 
     root = tmp_path_factory.mktemp("quickstart")
     write_model(root / "model", seed=0)
     write_task(root / "data", seed=0)
+    tensors = load_file(root / "model" / "model.safetensors")
+    write_hf(root / "trained", tensors.items(), source=root / "model")
     return root
 
 
@@ -55,6 +60,7 @@ def commands_of(example: Path, quickstart: Path, directory: Path) -> list[list[s
         "log": str(log),
         "model": str(quickstart / "model"),
         "data": str(quickstart / "data"),
+        "trained": str(quickstart / "trained"),
     }
     shims = {"slime-train": TRAIN, "slime-train-async": TRAIN, "slime-quickstart": QUICKSTART}
     for name, text in shims.items():
