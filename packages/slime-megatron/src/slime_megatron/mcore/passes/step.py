@@ -62,7 +62,6 @@ def train_step(
 
     average_over_rows(state, items)
     collected = run_schedule(state, items, forward_step, forward_only=False)
-    routers = router_metrics(state, len(items))
     rates = tuple(group["lr"] for group in state.optimizer.param_groups)
     updated, grad_norm = _update(state)
     state.scheduler.step(increment=size.num_samples)
@@ -70,7 +69,8 @@ def train_step(
     if logits:  # a user's loss, which may say something else of every microbatch
         names = _agreed_names(collected)
     metrics = _merged(collected, names, size.divisor)
-    return StepResult(metrics and {**metrics, **routers}, grad_norm, updated, rates)
+    routers = router_metrics(state, len(items))
+    return StepResult(metrics and metrics | routers, grad_norm, updated, rates)
 
 
 def _update(state: TrainState) -> tuple[bool, float]:
