@@ -1,4 +1,4 @@
-"""Grids of parallel ranks in bfloat16 take the steps that one GPU takes."""
+"""Grids of parallel ranks in bfloat16 step as one GPU does, and export what it exports."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from slime_testing.tiny_families import make_family
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
 GPUS = torch.cuda.device_count()
+DEVICE = torch.device("cuda" if GPUS else "cpu")
 TENSOR = ("--tensor-model-parallel-size", "2")
 PIPELINE = ("--pipeline-model-parallel-size", "2")
 CONTEXT = ("--context-parallel-size", "2")
@@ -29,26 +30,59 @@ GRIDS: dict[str, tuple[str, int, tuple[str, ...], dict[str, int]]] = {
     "TP2 x DP2": ("dense", 4, TENSOR, {"tp": 2, "dp": 2}),
     "CP2 x DP2": ("dense", 4, CONTEXT, {"cp": 2, "dp": 2}),
     "TP2 x PP2": ("dense", 4, (*TENSOR, *PIPELINE), {"tp": 2, "pp": 2}),
+    "TP2 x EP2": (
+        *("experts", 4, (*TENSOR, *EXPERT, "--sequence-parallel")),
+        {"tp": 2, "dp": 2, "ep": 2},
+    ),
 }
+ROUTERS = (
+    *("--moe-router-load-balancing-type", "aux_loss"),
+    *("--moe-aux-loss-coeff", "0.01", "--moe-z-loss-coeff", "0.001"),
+)
+LEARNING_RATE = 1e-3
+COMPARED = {
+    "train/loss": 3e-2,
+    "train/grad_norm": 3e-2,
+    "train/load_balancing_loss": 0.1,
+    "train/z_loss": 0.1,
+}
+"""Metrics, with how far apart those of the first step may be; those of routers are means over
+microbatches, in which other layouts put other samples together."""
 
 
-def train(rank: int, ranks: int, root: str, model: str, name: str) -> list[float] | None:
-    """Of rank 0 the losses and gradient norms of three iterations."""
+def train(rank: int, ranks: int, root: str, model: str, name: str) -> dict[str, list[float]] | None:
+    """Of rank 0 the metrics of three iterations; the model before and after goes into files."""
     from slime_core.schedule.plan import ParallelLayout
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload
 
     argv, sizes = GRIDS[name][2:] if name in GRIDS else ((), {})
-    flags = ("--bf16", "--use-distributed-optimizer", *argv)
-    config = make_config(Path(root) / model, *flags, device="cuda")
+    routers = ROUTERS if model == "experts" else ()
+    flags = ("--bf16", "--use-distributed-optimizer", *routers, *argv)
+    config = make_config(Path(root) / model, *flags, "--lr", str(LEARNING_RATE), device=DEVICE.type)
     trainer = TrainerRank(config, rank, ranks)
     trainer.initialize(f"file://{root}/{model}-{ranks}-{name.replace(' ', '')}")
     payload = make_payload(make_batch(), ParallelLayout(**sizes), config.batch, rank)
+    write_export(trainer, weights_file(root, model, name, "before"))
     metrics = [trainer.train(i, payload) for i in range(3)]
+    write_export(trainer, weights_file(root, model, name, "after"))
     trainer.shutdown()
-    if rank:
-        return None
-    return [m[key] for m in metrics for key in ("train/loss", "train/grad_norm")]
+    return {key: [m[key] for m in metrics] for key in COMPARED if key in metrics[0]}
+
+
+def write_export(trainer: Any, file: Path) -> None:
+    """What engines would be sent, in small buckets. Collective."""
+    from slime_megatron.mcore.weights.export import on_ranks
+
+    def write(buckets: Any) -> None:
+        sent = {name: tensor.cpu().clone() for bucket in buckets for name, tensor in bucket}
+        torch.save(sent, file)
+
+    on_ranks(trainer._state, (0,), write, bucket_bytes=100_000)
+
+
+def weights_file(root: Path | str, model: str, name: str, when: str) -> Path:
+    return Path(root) / f"{model}-{name.replace(' ', '')}-{when}.pt"
 
 
 def run(root: Path, ranks: int, model: str, name: str) -> Any:
@@ -70,10 +104,31 @@ def alone(root: Path) -> dict[str, Any]:
 
 @pytest.mark.skipif(GPUS == 0, reason="needs CUDA devices")
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_grid_trains_as_one_gpu_does(name: str, root: Path, alone: dict[str, Any]) -> None:
+def test_a_grid_trains_and_exports_as_one_gpu_does(
+    name: str, root: Path, alone: dict[str, Any]
+) -> None:
     model, ranks, _, _ = GRIDS[name]
     if ranks > GPUS:
         pytest.skip(f"needs {ranks} GPUs, here are {GPUS}")
-    found = run(root, ranks, model, name)
-    assert found[:2] == pytest.approx(alone[model][:2], rel=3e-2), name
-    assert found == pytest.approx(alone[model], rel=0.15), name
+    found, wanted = run(root, ranks, model, name), alone[model]
+    assert found.keys() == wanted.keys()
+    for key, values in found.items():
+        assert values[0] == pytest.approx(wanted[key][0], rel=COMPARED[key]), (name, key)
+        assert values == pytest.approx(wanted[key], rel=0.15), (name, key)
+    same_exports(root, model, name)
+
+
+def same_exports(root: Path, model: str, name: str) -> None:
+    """Before training to the bit; Adam moves a weight by at most its rate, more or less, a step."""
+    before, after = (
+        [torch.load(weights_file(root, model, who, when)) for who in (name, "alone")]
+        for when in ("before", "after")
+    )
+    assert before[0].keys() == before[1].keys() == after[0].keys()
+    for key, tensor in before[0].items():
+        assert torch.equal(tensor, before[1][key]), f"{name}: {key} before training"
+        start, trained, wanted = (x.float() for x in (tensor, after[0][key], after[1][key]))
+        apart = (trained - wanted).abs() - 2**-7 * wanted.abs()
+        assert apart.max() <= 6 * LEARNING_RATE, f"{name}: {key} after training"
+        moved = (trained - start).abs().mean(), (trained - wanted).abs().mean()
+        assert moved[0] > 2 * moved[1], f"{name}: {key} is nearer to where it began: {moved}"
