@@ -53,7 +53,12 @@ def test_a_package_is_hidden_while_another_is_imported(site: Path):
     del sys.modules["alpha"], sys.modules["asks"]
 
 
-def test_what_is_imported_already_is_not_hidden():
-    with lean("json"):
-        assert sys.modules["json"]
-    assert sys.modules["json"]
+def test_what_is_imported_already_is_hidden_with_all_its_modules_and_comes_back(site: Path):
+    (site / "beta" / "inner.py").write_text("")
+    there = [importlib.import_module(name) for name in ("beta", "beta.inner")]
+    with lean("beta"):
+        for name in ("beta", "beta.inner"):
+            with pytest.raises(ImportError):
+                importlib.import_module(name)
+    assert [importlib.import_module(name) for name in ("beta", "beta.inner")] == there
+    del sys.modules["beta"], sys.modules["beta.inner"]

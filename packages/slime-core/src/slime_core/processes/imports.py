@@ -11,19 +11,20 @@ from contextlib import contextmanager
 def lean(*unneeded: str) -> Generator[None]:
     """Import inside the block as if packages ``unneeded`` were not installed.
 
-    Those that are imported already stay. Libraries that ask which distribution a package belongs
-    to are answered by ``packages_distributions``.
+    Those that are imported already are hidden too, and come back. Libraries that ask which
+    distribution a package belongs to are answered by ``packages_distributions``.
     """
-    hidden = [name for name in unneeded if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    there = {name: sys.modules[name] for name in [*sys.modules] if name.split(".")[0] in unneeded}
+    sys.modules.update(dict.fromkeys([*unneeded, *there]))  # pyright: ignore[reportArgumentType, reportCallIssue]
     asked = importlib.metadata.packages_distributions
     importlib.metadata.packages_distributions = packages_distributions
     try:
         yield
     finally:
         importlib.metadata.packages_distributions = asked
-        for name in hidden:
+        for name in unneeded:
             sys.modules.pop(name, None)
+        sys.modules.update(there)
 
 
 def packages_distributions() -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any, cast
 
 import torch
-from megatron.core import optimizer
+from megatron.core import optimizer, utils
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategy
 from megatron.core.optimizer import clip_grads, distrib_optimizer
@@ -33,6 +33,17 @@ def collect_write_results_in_process() -> None:
     if not isinstance(module._results_queue, queue.Queue):
         module._results_queue = queue.Queue()
         logger.debug("checkpoint writers report through a queue instead of a manager process")
+
+
+def know_no_transformer_engine() -> None:
+    """Answer later questions as while Megatron was imported, without importing it. Idempotent.
+
+    Megatron asks for the version of TransformerEngine when it makes a configuration, and imports
+    the package each time.
+    """
+    module: Any = utils
+    module._te_version = module.PkgVersion("0.0.0")
+    module.get_te_version = lambda: module._te_version
 
 
 def silence_async_strategy_notice() -> None:
