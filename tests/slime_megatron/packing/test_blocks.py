@@ -1,7 +1,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slime_megatron.packing.blocks import MAX_RATIO, Blocks
+from slime_megatron.packing.blocks import MIN_STEP, STEPS, Blocks
 from torch.nn import functional
 
 HEADS, KV_HEADS, SIZE = 4, 2, 3
@@ -46,20 +46,42 @@ def test_values_and_gradients_are_those_of_each_sequence_alone(lengths):
 
 
 def test_sequences_of_one_length_are_not_moved():
-    assert Blocks.of([5, 5, 5], torch.device("cpu")) == Blocks(((3, 5),))
+    assert Blocks.of([48] * 3, torch.device("cpu")) == Blocks(((3, 48),))
 
 
-@given(st.lists(st.integers(1, 400), min_size=1, max_size=40))
-def test_what_is_padded_away_is_bounded(lengths):
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=40))
+def test_what_is_padded_on_is_bounded(lengths):
     blocks = Blocks.of(lengths, torch.device("cpu"))
     places = sum(count * width for count, width in blocks.shapes)
     assert sum(count for count, _ in blocks.shapes) == len(lengths)
-    assert places <= MAX_RATIO * sum(lengths)
+    assert places <= sum(length + max(MIN_STEP - 1, length / STEPS) for length in lengths)
+
+
+def test_sequences_of_any_lengths_come_in_few_shapes():
+    found = {
+        shape
+        for seed in range(200)
+        for shape in Blocks.of(
+            torch.randint(1, 4097, (20,), generator=torch.Generator().manual_seed(seed)).tolist(),
+            torch.device("cpu"),
+        ).shapes
+    }
+    assert {width for _, width in found} <= {
+        *range(16, 257, 16), *range(256, 513, 32), *range(512, 1025, 64),
+        *range(1024, 2049, 128), *range(2048, 4097, 256),
+    }  # fmt: skip
+    assert {count for count, _ in found} <= {1, 2, 4, 8, 16}
 
 
 def test_lengths_by_hand():
-    blocks = Blocks.of([2, 10, 9], torch.device("cpu"))
-    assert blocks.shapes == ((2, 10), (1, 2))
-    assert blocks.there.taken.tolist() == [*range(2, 12), *range(12, 21), 0, 0, 1]
-    assert blocks.back.taken.tolist() == [20, 21, *range(10), *range(10, 19)]
-    assert blocks.back.absent[0].nonzero().flatten().tolist() == [19]
+    blocks = Blocks.of([2, 34, 33, 40], torch.device("cpu"))
+    assert blocks.shapes == ((2, 48), (1, 48), (1, 16))
+    rows = [range(69, 109), range(2, 36), range(36, 69), range(2)]
+    taken = blocks.there.taken.split([48, 48, 48, 16])
+    for places, real in zip(taken, rows, strict=True):
+        assert places.tolist() == [*real, *[0] * (len(places) - len(real))]
+    assert blocks.back.taken.tolist() == [
+        144, 145, *range(48, 82), *range(96, 129), *range(40)
+    ]  # fmt: skip
+    padded = blocks.back.absent[0].nonzero().flatten().tolist()
+    assert padded == [*range(40, 48), *range(82, 96), *range(129, 144), *range(146, 160)]

@@ -1,11 +1,13 @@
 """Packed sequences as rectangles, for kernels that take no packed batch.
 
 Sequences of like length are laid side by side, padded at their end; under a causal mask no real row
-sees a padded one. Where all sequences have one length the packed rows are such a rectangle already
-and nothing is moved.
+sees a padded one. cuDNN plans for a tenth of a second when it meets a shape for the first time, so
+rectangles come in few shapes: eight widths between a power of two and the next, and powers of two
+as their counts. Where all sequences have one length that is such a width, the packed rows are a
+rectangle already and nothing is moved.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +16,10 @@ from torch import Tensor
 
 from slime_megatron.packing.rows import Picked
 
-MAX_RATIO = 1.25
-"""Of the longest to the shortest sequence of a rectangle."""
+MIN_STEP = 16
+"""Of the widths of rectangles."""
+STEPS = 8
+"""Widths between a power of two and the next; so at most an eighth of a sequence is padded on."""
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Causal attention on [sequences, heads, rows, d]."""
@@ -35,11 +39,11 @@ class Blocks:
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Blocks":
         """Rectangles for sequences of ``lengths`` rows that lie end to end."""
-        if len(set(lengths)) == 1:
+        if set(lengths) == {_width(lengths[0])}:
             return cls(((len(lengths), lengths[0]),))
         starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
         groups = _groups(lengths)
-        shapes = tuple((len(members), lengths[members[0]]) for members in groups)
+        shapes = tuple((len(members), _width(lengths[members[0]])) for members in groups)
         rows = torch.zeros(sum(count * width for count, width in shapes), dtype=torch.long)
         padding = torch.ones_like(rows, dtype=torch.bool)
         place = 0
@@ -71,12 +75,22 @@ class Blocks:
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Sequences of like length, longest first; each group's longest comes first."""
-    groups: list[list[int]] = []
+    """Sequences of one width each, longest first, in powers of two."""
+    alike: dict[int, list[int]] = {}
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        longest = lengths[groups[-1][0]] if groups else 0
-        if lengths[i] * MAX_RATIO >= longest > 0:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
+        alike.setdefault(_width(lengths[i]), []).append(i)
+    return [part for members in alike.values() for part in _powers_of_two(members)]
+
+
+def _powers_of_two(members: list[int]) -> Iterator[list[int]]:
+    while members:
+        count = 1 << (len(members).bit_length() - 1)
+        yield members[:count]
+        members = members[count:]
+
+
+def _width(length: int) -> int:
+    """The next of few."""
+    above = 1 << (length - 1).bit_length()
+    step = max(MIN_STEP, above // (2 * STEPS))
+    return -(-length // step) * step
