@@ -14,7 +14,8 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 _VERSIONS = (
-    "slime-core", "torch", "megatron-core", "flash-attn-4", "sglang", "ray", "transformers",
+    "slime-core", "torch", "megatron-core", "flash-attn-4", "transformer-engine", "sglang", "ray",
+    "transformers",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What makes steps fast on a GPU changes them by no more than bfloat16 rounds."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,12 @@ def kernels() -> dict[str, float]:
     }
 
 
-def flash() -> dict[str, float]:
-    """Relative differences of FlashAttention-4 from float32, of sequences and parts of them."""
-    from slime_megatron.mcore.layers.flash import Heads, flash_attention
+def packed(module: str, function: str) -> dict[str, float]:
+    """Relative differences of packed kernels from float32, of sequences and parts of them."""
+    from slime_megatron.mcore.layers.kernels import Heads
     from slime_megatron.packing.spans import Varlen, causal_spans
 
+    find = getattr(importlib.import_module(f"slime_megatron.mcore.layers.{module}"), function)
     device = torch.device("cuda")
     cases = {
         "whole": (2, 128, 128, 1, 0),
@@ -84,8 +86,8 @@ def flash() -> dict[str, float]:
         exact = [torch.randn(shape, device=device, generator=generator) for shape in shapes]
         slope = torch.randn(rows[0], 8, value_size, device=device, generator=generator)
         heads = Heads(8, groups, size, value_size, torch.bfloat16)
-        kernel, varlen = flash_attention(heads), Varlen.of(spans, device)
-        assert kernel is not None, "flash-attn-4 refused"
+        kernel, varlen = find(heads), Varlen.of(spans, device)
+        assert kernel is not None, f"{function} refused {heads}"
 
         def fast(q: Any, k: Any, v: Any, kernel: Any = kernel, varlen: Varlen = varlen) -> Any:
             if varlen.keys is not None:
@@ -226,6 +228,9 @@ def own_products() -> dict[str, float]:
 
 def kept_logits() -> dict[str, float]:
     """How log-probabilities and gradients differ when logits are kept for going back."""
+    from slime_megatron.mcore.startup import bootstrap
+
+    bootstrap.load()
     from slime_megatron.mcore.logprobs.scoring import Scoring, VocabSlice
     from slime_megatron.mcore.logprobs.target_log_probs import target_log_probs
 
@@ -268,9 +273,16 @@ def test_cudnn_on_rectangles_is_as_exact_as_bfloat16() -> None:
     assert max(found.values()) < 1e-2, found
 
 
-def test_flash_attention_is_as_exact_as_bfloat16() -> None:
-    pytest.importorskip("flash_attn.cute", reason="needs flash-attn-4")
-    found = run_alone(flash)
+@pytest.mark.parametrize(
+    ("package", "module", "function"),
+    [
+        ("flash_attn.cute", "flash", "flash_attention"),
+        ("transformer_engine", "packed_cudnn", "packed_cudnn"),
+    ],
+)
+def test_packed_kernels_are_as_exact_as_bfloat16(package: str, module: str, function: str) -> None:
+    pytest.importorskip(package)
+    found = run_alone(packed, module, function)
     assert max(found.values()) < 1e-2, found
 
 

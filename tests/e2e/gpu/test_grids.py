@@ -1,5 +1,7 @@
 """Grids of parallel ranks in bfloat16 step as one GPU does, and export what it exports."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ microbatches, in which other layouts put other samples together."""
 
 def train(rank: int, ranks: int, root: str, model: str, name: str) -> dict[str, list[float]] | None:
     """Of rank 0 the metrics of three iterations; the model before and after goes into files."""
-    from slime_core.schedule.plan import ParallelLayout
+    from slime_core.schedule.layout import ParallelLayout
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload
 
@@ -98,19 +100,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(root: Path) -> dict[str, Any]:
-    return {model: run(root, 1, model, "alone") for model in ("dense", "experts")}
+def alone(root: Path) -> Callable[[str], dict[str, list[float]]]:
+    return functools.cache(lambda model: run(root, 1, model, "alone"))
 
 
 @pytest.mark.skipif(GPUS == 0, reason="needs CUDA devices")
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_grid_trains_and_exports_as_one_gpu_does(
-    name: str, root: Path, alone: dict[str, Any]
+    name: str, root: Path, alone: Callable[[str], dict[str, list[float]]]
 ) -> None:
     model, ranks, _, _ = GRIDS[name]
     if ranks > GPUS:
         pytest.skip(f"needs {ranks} GPUs, here are {GPUS}")
-    found, wanted = run(root, ranks, model, name), alone[model]
+    found, wanted = run(root, ranks, model, name), alone(model)
     assert found.keys() == wanted.keys()
     for key, values in found.items():
         assert values[0] == pytest.approx(wanted[key][0], rel=COMPARED[key]), (name, key)

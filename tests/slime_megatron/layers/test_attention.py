@@ -10,10 +10,15 @@ LENGTHS = (12, 4, 8)
 ORDER = {
     "auto": ["FlashAttention-4"],
     "auto, not installed": ["cuDNN"],
+    "auto, TransformerEngine alone": ["packed cuDNN"],
+    "auto, TransformerEngine too": ["FlashAttention-4"],
     "flash": ["FlashAttention-4"],
     "flash, not installed": ["FlashAttention-2"],
+    "flash, TransformerEngine alone": ["FlashAttention-2"],
     "fused": ["cuDNN"],
     "fused, part of the rows": ["FlashAttention-2"],
+    "fused, TransformerEngine too": ["packed cuDNN"],
+    "fused, TransformerEngine too, part of the rows": ["packed cuDNN"],
     "unfused": [],
     "local": [],
 }
@@ -54,8 +59,16 @@ def picked(rank: int, world: int) -> dict[str, tuple[list[str], float]]:
     for case in ORDER:
         ran.clear()
         backend, _, rest = case.partition(", ")
-        kernel = None if rest == "not installed" else named("FlashAttention-4", packed_plainly)
-        spy.flash_attention = lambda heads, kernel=kernel: kernel
+        there = {
+            "flash_attention": "not installed" not in rest and "alone" not in rest,
+            "packed_cudnn": "TransformerEngine" in rest,
+        }
+        for package, name in (
+            ("flash_attention", "FlashAttention-4"),
+            ("packed_cudnn", "packed cuDNN"),
+        ):
+            kernel = named(name, packed_plainly) if there[package] else None
+            setattr(spy, package, lambda heads, kernel=kernel: kernel)
         config = SimpleNamespace(
             window_size=None,
             softmax_type="vanilla",
@@ -65,7 +78,7 @@ def picked(rank: int, world: int) -> dict[str, tuple[list[str], float]]:
         )
         module: Any = attention.CausalAttention(config, 1, pg_collection=groups)
         module._cudnn = named("cuDNN", lambda q, k, v, m=module: m._sdpa(q, k, v, None))
-        parts = 2 if rest == "part of the rows" else 1
+        parts = 2 if "part of the rows" in rest else 1
         spans = causal_spans(LENGTHS, cp_size=parts, cp_rank=parts - 1)
         rows = (sum(LENGTHS) // parts, sum(LENGTHS), sum(LENGTHS))
         q, k, v = (

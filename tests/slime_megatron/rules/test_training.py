@@ -64,7 +64,7 @@ FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompu
         ),
         (
             {"recompute_granularity": "selective", "recompute_modules": ("layernorm",)},
-            "--recompute-modules layernorm: .* TransformerEngine, which is not used",
+            "--recompute-modules layernorm: .* TransformerEngine's layers, which are not used",
         ),
         (FULL | {"moe_layer_recompute": True}, "--moe-layer-recompute: --recompute-gran.*already"),
         (

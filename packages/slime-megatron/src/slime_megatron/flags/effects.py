@@ -88,8 +88,8 @@ REFUSED = _by_destination(
             heterogeneous_layers_config_path heterogeneous_layers_config_encoded_json""",
         ),
         (
-            "it needs TransformerEngine, which is not used: give --bf16, --fp16 or --precision "
-            "fp32",
+            "it needs TransformerEngine's layers, which are not used: give --bf16, --fp16 or "
+            "--precision fp32",
             "fp8 fp4 fp8_param_gather fp4_param_gather te_precision_config_file",
         ),
         (
@@ -224,7 +224,7 @@ WITHOUT_EFFECT = _by_destination(
             max_seqlen_per_dp_cp_rank""",
         ),
         (
-            "it is TransformerEngine's, which is not used",
+            "it is TransformerEngine's, of which attention alone is used",
             """tp_comm_overlap tp_comm_overlap_cfg tp_comm_bulk_wgrad tp_comm_bulk_dgrad
             tp_comm_overlap_ag tp_comm_overlap_rs tp_comm_overlap_rs_dgrad tp_comm_split_ag
             tp_comm_split_rs tp_comm_bootstrap_backend delay_wgrad_compute

@@ -124,7 +124,7 @@ def _known_modules(draft: Draft, modules: Sequence[str]) -> None:
     if "layernorm" in modules:
         draft.problem(
             "--recompute-modules layernorm: Megatron computes norms again by way of "
-            "TransformerEngine, which is not used: leave it out"
+            "TransformerEngine's layers, which are not used: leave it out"
         )
 
 

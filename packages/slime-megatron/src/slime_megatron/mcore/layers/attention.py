@@ -1,12 +1,13 @@
-"""Core attention: packed, causal, grouped heads, context parallel; no TransformerEngine.
+"""Core attention: packed, causal, grouped heads, context parallel.
 
 Takes the place of Megatron's ``DotProductAttention`` through the layer spec. In 16 bits on a GPU,
 ``--attention-backend`` picks the kernels:
 
 * ``auto``: FlashAttention-4 where it is installed and can (``flash``), else as ``fused``
 * ``flash``: FlashAttention-4 where it can, else PyTorch's FlashAttention-2
-* ``fused``: cuDNN's on rectangles of sequences of like length (``blocks``); where those do not fit
-  (context parallelism, value heads of another size) PyTorch's FlashAttention-2
+* ``fused``: cuDNN's on packed sequences where TransformerEngine is installed (``packed_cudnn``);
+  else on rectangles of sequences of like length (``blocks``), and where those do not fit (context
+  parallelism, value heads of another size) PyTorch's FlashAttention-2
 * ``unfused``, ``local``: one operation after the other, as everywhere else
 
 Elsewhere sequences of like length share a padded rectangle of PyTorch's
@@ -33,7 +34,9 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
-from slime_megatron.mcore.layers.flash import Attend, Heads, flash_attention
+from slime_megatron.mcore.layers.flash import flash_attention
+from slime_megatron.mcore.layers.kernels import Attend, Heads
+from slime_megatron.mcore.layers.packed_cudnn import packed_cudnn
 from slime_megatron.mcore.layers.packed_input import PackedInput
 from slime_megatron.packing.spans import Padded, Rectangle, Varlen
 
@@ -105,12 +108,21 @@ class CausalAttention(MegatronModule):
                 return self._padded(q, k, v, packed.padded)
         if not _has_fast_kernels(q):
             return self._padded(q, k, v, packed.padded)
-        flash = None if self.backend is AttnBackend.fused else flash_attention(Heads.of(q, k, v))
-        if flash is not None:
-            return self._spans(flash, q, k, v, packed.varlen)
+        kernel = self._of_other_packages(Heads.of(q, k, v))
+        if kernel is not None:
+            return self._spans(kernel, q, k, v, packed.varlen)
         if self.backend is not AttnBackend.flash and packed.blocks and _suits_cudnn(q, v):
             return packed.blocks.attend(q, k, v, self._cudnn)
         return self._spans(flash_attention_2, q, k, v, packed.varlen)
+
+    def _of_other_packages(self, heads: Heads) -> Attend | None:
+        """The first kernel for packed sequences that is allowed, installed and right."""
+        kernel = None
+        if self.backend is not AttnBackend.fused:
+            kernel = flash_attention(heads)
+        if kernel is None and self.backend is not AttnBackend.flash:
+            kernel = packed_cudnn(heads)
+        return kernel
 
     def _spans(self, kernel: Attend, q: Tensor, k: Tensor, v: Tensor, varlen: Varlen) -> Tensor:
         if varlen.keys is not None:
