@@ -4,7 +4,7 @@ import json
 
 import pytest
 from slime_core.data.dump import read_dump, write_dump
-from slime_core.errors import ConfigErrors, DataError, SampleError
+from slime_core.errors import ConfigError, ConfigErrors, DataError, SampleError
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 from slime_testing.tiny import make_qwen3
@@ -116,6 +116,24 @@ def test_tokens_of_another_vocabulary_are_not_sent_to_the_trainer(model, tmp_pat
     with pytest.raises(SampleError, match=r"sample 2: `tokens\[3\]` is 1000000") as caught:
         host.generate(0)
     assert str(caught.value).endswith(f"look at --custom-rm-path {spec}")
+
+
+def test_groups_too_small_for_a_step_are_told_with_the_class_that_gives_them(model, tmp_path):
+    spec = f"{tmp_path}/mine.py:Mine"
+    host, template = replayed(model, tmp_path, [0, 0], "--data-source-path", spec)
+    whole = read_dump(template, 0)
+    write_dump(template, 0, [SampleGroup(g.group_index, g.samples[:1]) for g in whole])
+    with pytest.raises(ConfigError) as caught:
+        host.generate(0)
+    assert str(caught.value) == (
+        "--global-batch-size is 4 but the iteration holds 2 rollouts, not enough for one step: "
+        "2 groups of 1, instead of 2 groups of 2 (--rollout-batch-size, --n-samples-per-prompt). "
+        f"Look at --data-source-path {spec}: make its groups of 2 samples, "
+        "args.n_samples_per_prompt, or give --n-samples-per-prompt 1"
+    )
+    again = [SampleGroup(7, tuple(make_sample(2, reward=0.0) for _ in range(3)))]
+    write_dump(template, 1, [SampleGroup(whole[0].group_index, whole[0].samples[:1]), *again])
+    assert host.generate(1)[1]["rollout/num_samples"] == 4  # enough, of sizes 1 and 3
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from slime_core.collate import age_metrics, collate
 from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
 from slime_core.data.dump import write_dump
 from slime_core.data.finished import FinishedRollouts
+from slime_core.hooks.too_few_rollouts import require_a_step
 from slime_core.interfaces import Metrics
 from slime_core.plugins.forms import functions_of_samples
 from slime_core.plugins.mistakes import blamed_on
@@ -73,6 +74,7 @@ class RolloutHost:
         with blamed_on(self._makers):
             batch = self._collate(groups, version)
             batch.require_vocabulary(self._config.hf_config.get("vocab_size"))
+        require_a_step(batch, self._config.flat)
         steps = plan(
             batch,
             self._config.megatron.layout,

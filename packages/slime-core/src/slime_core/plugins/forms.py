@@ -90,6 +90,9 @@ _OF_SAMPLES = (
 )
 """Fields whose function may set attributes of a sample."""
 
+_OF_GROUPS = ("data_source_path", "rollout_function_path")
+"""Fields whose class or function decides how many groups there are, and of how many samples."""
+
 _ASYNC = ("custom_generate_function_path", "custom_rm_path", "rollout_sample_hook_path")
 """Fields whose function may be asynchronous."""
 
@@ -105,7 +108,15 @@ def given(value_of: Callable[[str], Any], fields: Sequence[str] = FIELDS) -> lis
 
 def functions_of_samples(flat: Mapping[str, Any]) -> str:
     """The flags of the user's functions that may set attributes of a sample, for a message."""
-    found = given(flat.get, _OF_SAMPLES)
+    return _flags(given(flat.get, _OF_SAMPLES))
+
+
+def functions_of_groups(flat: Mapping[str, Any]) -> str:
+    """The flags of the user's that groups come from, for a message."""
+    return _flags(given(flat.get, _OF_GROUPS))
+
+
+def _flags(found: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"--{name.replace('_', '-')} {spec}" for name, spec in found)
 
 
