@@ -67,11 +67,22 @@ def test_nothing_is_asked_where_nothing_waits_or_is_wanted(waiting, wanted):
     assert take(select, groups(*waiting), wanted, args=None, rollout_id=None) == []
 
 
-def test_a_selection_that_returns_something_else_is_refused():
-    buffer = groups({}, {})
-    for wrong in (lambda b, n: [*b, *b], lambda b, n: groups({}), lambda b, n: [b[0], b[0]]):
-        with pytest.raises(PluginError, match="different groups of the buffer"):
-            take(as_select(wrong, "f"), buffer, 2, args=None, rollout_id=None)
+@pytest.mark.parametrize(
+    ("wrong", "returned"),
+    [
+        (lambda b, n: [*b, *b], "4 groups for 2"),
+        (lambda b, n: groups({}), "1 groups for 2"),
+        (lambda b, n: [b[0], b[0]], "2 groups for 2"),
+        (lambda b, n: b.clear(), "None"),
+    ],
+)
+def test_a_selection_that_returns_something_else_is_refused_by_its_name(wrong, returned):
+    told = f"^buffer filter 'f' returned {returned}; it must return different groups of the buffer"
+    with pytest.raises(PluginError, match=told):
+        take(as_select(wrong, "f"), groups({}, {}), 2, args=None, rollout_id=None)
+
+
+def test_a_selection_that_cannot_be_called_is_refused():
     with pytest.raises(PluginError, match=r"must be callable as f\(args, rollout_id, buffer"):
         as_select(lambda: [], "f")
 

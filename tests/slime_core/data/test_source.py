@@ -130,6 +130,23 @@ def test_the_buffer_takes_the_flag_for_its_filter(prompts):
     assert names(source.take(2)) == ["2", "0"]
 
 
+def test_a_filter_of_the_buffer_that_returns_too_much_is_named(prompts, plugin):
+    own = plugin(
+        "from slime_core import RolloutDataSourceWithBuffer\n"
+        "class Greedy(RolloutDataSourceWithBuffer):\n"
+        "    def buffer_filter(self, args, buffer, num_samples): return buffer\n"
+    )
+    given = plugin("def everything(buffer, num_samples): return buffer\n", "filter.py")
+    for spec, path, name in (
+        (own, None, "Greedy.buffer_filter"),
+        (UPSTREAM + "RolloutDataSourceWithBuffer", given, given),
+    ):
+        source = open_user(spec, prompts, buffer_filter_path=path)
+        source.give_back(source.take(3))
+        with pytest.raises(PluginError, match=f"^buffer filter '{name}' returned 3 groups for 1;"):
+            source.take(1)
+
+
 GENERATED = '''
 from slime_core import Sample
 

@@ -5,7 +5,7 @@ groups, each a list of samples. Name one with --buffer-filter-path.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from slime_core.errors import PluginError
@@ -57,7 +57,8 @@ def as_select(fn: Callable[..., Any], name: str) -> Select:
     """``fn``, which may leave out ``rollout_id``, or ``args`` as well, called with all four.
 
     Raises:
-        PluginError: it can be called in none of these ways.
+        PluginError: it can be called in none of these ways; when called: it returned what is no
+            choice of groups of the buffer.
     """
     signature = inspect.signature(fn)
     forms = (
@@ -73,11 +74,27 @@ def as_select(fn: Callable[..., Any], name: str) -> Select:
 
         def select(*arguments: Any, form: tuple[str, ...] = form) -> Groups:
             values = dict(zip(forms[0], arguments, strict=True))
-            return list(fn(*(values[parameter] for parameter in form)))
+            before = {id(group) for group in values["buffer"]}  # it may take them out itself
+            found = fn(*(values[parameter] for parameter in form))
+            return _choice(found, before, values["num_samples"], name)
 
         return select
     shapes = " or ".join(f"f({', '.join(form)})" for form in forms)
     raise PluginError(f"plugin {name!r} must be callable as {shapes}, but is {signature}")
+
+
+def _choice(found: Any, before: set[int], num_samples: int, name: str) -> Groups:
+    """``found`` as a list: at most ``num_samples`` of the groups whose ids are ``before``."""
+    must = "it must return different groups of the buffer, and no more than it was asked for"
+    if not isinstance(found, Iterable):
+        raise PluginError(f"buffer filter {name!r} returned {found!r:.80}; {must}")
+    chosen: Groups = list(found)
+    identities = {id(group) for group in chosen}
+    if len(chosen) > num_samples or len(identities) < len(chosen) or not identities <= before:
+        raise PluginError(
+            f"buffer filter {name!r} returned {len(chosen)} groups for {num_samples}; {must}"
+        )
+    return chosen
 
 
 def take(
@@ -86,13 +103,7 @@ def take(
     """What ``select`` chooses, out of the buffer whether or not it took it out itself."""
     if not buffer or num_samples <= 0:
         return []
-    before = {id(group) for group in buffer}
     chosen = select(args, rollout_id, buffer, num_samples)
     identities = {id(group) for group in chosen}
-    if len(chosen) > num_samples or len(identities) < len(chosen) or not identities <= before:
-        raise PluginError(
-            f"a buffer filter returned {len(chosen)} groups for {num_samples}; it must return "
-            "different groups of the buffer, and no more than it was asked for"
-        )
     buffer[:] = [group for group in buffer if id(group) not in identities]
     return chosen
