@@ -256,6 +256,44 @@ def test_a_class_that_cannot_be_used_is_refused_at_the_start(plugin, text, messa
 
 
 @pytest.mark.parametrize(
+    ("raising", "message"),
+    [
+        ("raise ConnectionError('no database at :5432')", "ConnectionError: no database at :5432"),
+        ("args.databse", "AttributeError: no flag sets args.databse; did you mean 'database'?"),
+        ("import sys; sys.exit('no database')", "SystemExit: no database"),
+    ],
+)
+def test_what_a_class_raises_when_it_is_made_is_told_with_its_line(plugin, raising, message):
+    spec = plugin(
+        "class Rows:\n"
+        "    def __init__(self, args):\n"
+        "        self.connect(args)\n"
+        "    def connect(self, args):\n"
+        f"        {raising}\n"
+        "    def get_samples(self, num_samples): ...\n"
+        "    def add_samples(self, samples): ...\n"
+    )
+    with pytest.raises(PluginError) as caught:
+        user_source(f"{spec}:Rows", {"database": "x"}, None)
+    first, *frames = str(caught.value).splitlines()
+    assert first == f"--data-source-path {spec}:Rows: Rows(args) raised {message}"
+    assert frames[:4] == [
+        f'  File "{spec}", line 3, in __init__',
+        "    self.connect(args)",
+        f'  File "{spec}", line 5, in connect',
+        f"    {raising}",
+    ]
+
+
+def test_a_class_is_not_made_to_find_out_whether_it_can_be(plugin):
+    body = "class C:\n    def __init__(self): raise AssertionError\n"
+    body += "    def get_samples(self, n): ...\n    def add_samples(self, s): ...\n"
+    assert load_source(plugin(body)).__name__ == "C"
+    with pytest.raises(PluginError, match=r"mine\.py: C\(\) raised AssertionError\n"):
+        user_source(plugin(body), {}, None)
+
+
+@pytest.mark.parametrize(
     ("returned", "message"),
     [
         ([], "returned no samples"),

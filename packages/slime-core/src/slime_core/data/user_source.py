@@ -15,6 +15,7 @@ from slime_core.data.selection import Groups
 from slime_core.data.source import RolloutDataSource
 from slime_core.data.stream import PromptStream
 from slime_core.errors import DataError, PluginError
+from slime_core.plugins.mistakes import told
 from slime_core.plugins.plugin import load_plugin
 from slime_core.prompt_ledger import PromptLedger
 from slime_core.types import Sample, SampleGroup
@@ -182,12 +183,21 @@ def open_source(
 def user_source(spec: str, flat: Mapping[str, Any], stream: PromptStream | None) -> UserSource:
     """The class that ``spec`` names, made with ``args``; ``args.prompt_stream`` is ``stream``.
 
+    It is made here and nowhere else, in the process that asks it for samples: it may hold what
+    cannot be moved or had twice, such as a connection or a cursor.
+
     Raises:
-        PluginError: it is no class with get_samples and add_samples, or wants other arguments.
+        PluginError: it is no class with get_samples and add_samples, wants other arguments, or
+            raises when it is made; with the lines of its own that led there.
     """
     cls = load_source(spec)
     args = FlatArgs({**flat, "prompt_stream": stream})
-    source = cls(*_arguments(spec, cls, args))
+    arguments = _arguments(spec, cls, args)
+    try:
+        source = cls(*arguments)
+    except (Exception, SystemExit) as error:
+        shown = f"{cls.__name__}({'args' if arguments else ''})"
+        raise PluginError(f"--data-source-path {spec}: {shown} raised {told(error)}") from error
     if isinstance(source, RolloutDataSource) and "args" not in vars(source):
         source.args = args  # its __init__ did not call ours
     return UserSource(source, spec, stream)
