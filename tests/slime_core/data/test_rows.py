@@ -41,7 +41,7 @@ def test_parquet_and_json(tmp_path):
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"x": 1}\n{"x": 2\n', "a.jsonl:2 is not JSON: .* column"),
-        ("a.jsonl", "[1]\n", ":1 is of type list, not an object"),
+        ("a.jsonl", "[1]\n[2]\n", ":1 is of type list, not an object"),
         (
             "a.jsonl",
             '{"x": 1}\n{"x": ' + "1" * 5000 + "}\n",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
+from slime_core.data.text_form import check_encoding, check_lines
 from slime_core.errors import DataError
 
 _ROWS_AT_ONCE = 1024
@@ -287,9 +288,18 @@ def is_known(path: Path) -> bool:
 
 
 def open_file(path: Path) -> DataFile:
-    """By the end of the name; nothing is read yet."""
+    """By the end of the name; of text, the first line is looked at, and no row is read yet.
+
+    Raises:
+        DataError: there is none, of no known kind, or all of its text is of another form.
+    """
     if not path.is_file():
         raise DataError(f"prompt file {path} does not exist")
     if not is_known(path):
         raise DataError(f"prompt file {path} ends in {path.suffix!r}; known are {KNOWN}")
-    return _FORMATS[path.suffix.lower()](path)
+    file = _FORMATS[path.suffix.lower()](path)
+    if isinstance(file, JsonLines | JsonArray | Csv):
+        check_encoding(path)
+    if isinstance(file, JsonLines):
+        check_lines(path)
+    return file
