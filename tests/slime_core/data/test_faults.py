@@ -60,7 +60,7 @@ def test_what_is_wrong_is_left_out_counted_and_named_under_the_other_policy(file
 
 
 def test_only_the_first_of_many_are_named(file):
-    path = file(*GOOD, *[b"{"] * 20)
+    path = file(*GOOD, *[b'{"q' + b"q" * number for number in range(20)])
     with pytest.raises(DataError) as error:
         load(path)
     assert str(error.value).count("is not JSON") == 5
@@ -74,10 +74,28 @@ def test_a_key_that_no_row_has_is_told_once(file):
     assert str(error.value).splitlines() == [
         "7 of 7 rows of the prompt files cannot be used:",
         f"  {path}:1: no key 'nolabel'; the row has ['answer', 'prompt']: choose with --label-key "
-        "(for evaluation --eval-label-key)",
-        "  and 6 more",
+        "(for evaluation --eval-label-key) (first of 7 such rows)",
         "  no row can be used: are these the right files and keys?",
     ]
+
+
+def test_rows_that_are_wrong_in_the_same_way_are_told_once_with_their_number(file, caplog):
+    row = '{"prompt": "a", "metadata": "%s"}'
+    values = ["abc", "{}", "abc", "xyz", "abc", "{}"]
+    path = file(*[(row % value).encode() for value in values], b"{")
+    told = [
+        f"{path}:1: 'metadata' is not JSON: 'abc' (first of 3 such rows)",
+        f"{path}:4: 'metadata' is not JSON: 'xyz'",
+    ]
+    with pytest.raises(DataError) as error:
+        load(path)
+    head, *lines, _ = str(error.value).splitlines()
+    assert head == "5 of 7 rows of the prompt files cannot be used:"
+    assert [line.strip() for line in lines[:2]] == told
+    assert len(lines) == 3
+    assert f"{path}:7 is not JSON" in lines[2]
+    assert load(path, data_error_policy="skip") == ["a", "a"]
+    assert f"left out 4 of 7 rows (wrong_type): {'; '.join(told)}" in caplog.text
 
 
 @pytest.mark.parametrize(

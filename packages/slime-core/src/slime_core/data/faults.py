@@ -1,6 +1,7 @@
 """Rows that cannot be used: counted, named, and either the end of the run or left out."""
 
 import logging
+import re
 from collections import Counter
 from typing import Literal
 
@@ -18,6 +19,8 @@ _NONE_LEFT = "no row can be used: are these the right files and keys?"
 _NUM_NAMED = 5
 _NUM_ENOUGH = 1_000
 """Unusable rows after which nothing more is read to count them."""
+_PLACE = re.compile(r"^.*?(?::|, row )\d+(?=[: ])")
+"""What a message begins with, as ``Record.place`` has it."""
 
 
 class RowError(DataError):
@@ -45,6 +48,8 @@ class Faults:
         """How many rows of each kind."""
         self.named: dict[str, list[str]] = {}
         """The first few of each kind."""
+        self._alike: dict[str, dict[str, str]] = {}
+        self._num_alike: Counter[tuple[str, str]] = Counter()
 
     def add(self, kind: str, message: str) -> None:
         """Count a row; far too many of them end the reading under the policy stop."""
@@ -52,6 +57,7 @@ class Faults:
         named = self.named.setdefault(kind, [])
         if len(named) < _NUM_NAMED:
             named.append(message)
+        self._compare(kind, message)
         if self._policy == "stop" and self._num_unusable() >= _NUM_ENOUGH:
             self.settle(num_read=None)
 
@@ -96,12 +102,21 @@ class Faults:
             ]
         )
 
-    def _different(self, kind: str) -> list[str]:
-        """The first rows of a kind; one of them where all lack the same key of the same keys."""
-        alike = len({line.partition(": ")[2] for line in self.named[kind]}) == 1
-        return self.named[kind][:1] if alike and kind == MISSING_KEY else self.named[kind]
+    def _compare(self, kind: str, message: str) -> None:
+        """Count the row with those that are wrong in the very same way, of the first few ways."""
+        way = _PLACE.sub("", message)
+        firsts = self._alike.setdefault(kind, {})
+        if way in firsts or len(firsts) < _NUM_NAMED:
+            firsts.setdefault(way, message)
+            self._num_alike[kind, way] += 1
 
     def _shown(self, kinds: list[str], total: int) -> list[str]:
-        lines = [line for kind in kinds for line in self._different(kind)][:_NUM_NAMED]
-        rest = total - len(lines)
+        """The first row of each way of being wrong, with the number of rows that are so."""
+        ways = [(kind, way) for kind in kinds for way in self._alike[kind]][:_NUM_NAMED]
+        numbers = [self._num_alike[way] for way in ways]
+        lines = [
+            self._alike[kind][way] + (f" (first of {number} such rows)" if number > 1 else "")
+            for (kind, way), number in zip(ways, numbers, strict=True)
+        ]
+        rest = total - sum(numbers)
         return [*lines, f"and {rest} more"] if rest else lines
