@@ -3,6 +3,7 @@
 import logging
 import re
 from collections import Counter
+from dataclasses import dataclass
 from typing import Literal
 
 from slime_core.errors import DataError
@@ -35,6 +36,18 @@ class RowError(DataError):
         return RowError, (self.kind, str(self))
 
 
+@dataclass(slots=True)
+class _Way:
+    """Rows that differ in their place alone."""
+
+    first: str
+    """The message of the first."""
+    count: int = 0
+
+    def told(self) -> str:
+        return self.first + (f" (first of {self.count} such rows)" if self.count > 1 else "")
+
+
 class Faults:
     """The rows of some files that were no prompts.
 
@@ -48,8 +61,8 @@ class Faults:
         """How many rows of each kind."""
         self.named: dict[str, list[str]] = {}
         """The first few of each kind."""
-        self._alike: dict[str, dict[str, str]] = {}
-        self._num_alike: Counter[tuple[str, str]] = Counter()
+        self._ways: dict[str, dict[str, _Way]] = {}
+        """The first few of each kind, by what is wrong."""
 
     def add(self, kind: str, message: str) -> None:
         """Count a row; far too many of them end the reading under the policy stop."""
@@ -104,19 +117,14 @@ class Faults:
 
     def _compare(self, kind: str, message: str) -> None:
         """Count the row with those that are wrong in the very same way, of the first few ways."""
-        way = _PLACE.sub("", message)
-        firsts = self._alike.setdefault(kind, {})
-        if way in firsts or len(firsts) < _NUM_NAMED:
-            firsts.setdefault(way, message)
-            self._num_alike[kind, way] += 1
+        wrong = _PLACE.sub("", message)
+        ways = self._ways.setdefault(kind, {})
+        if wrong in ways or len(ways) < _NUM_NAMED:
+            ways.setdefault(wrong, _Way(message)).count += 1
 
     def _shown(self, kinds: list[str], total: int) -> list[str]:
         """The first row of each way of being wrong, with the number of rows that are so."""
-        ways = [(kind, way) for kind in kinds for way in self._alike[kind]][:_NUM_NAMED]
-        numbers = [self._num_alike[way] for way in ways]
-        lines = [
-            self._alike[kind][way] + (f" (first of {number} such rows)" if number > 1 else "")
-            for (kind, way), number in zip(ways, numbers, strict=True)
-        ]
-        rest = total - sum(numbers)
+        ways = [way for kind in kinds for way in self._ways[kind].values()][:_NUM_NAMED]
+        lines = [way.told() for way in ways]
+        rest = total - sum(way.count for way in ways)
         return [*lines, f"and {rest} more"] if rest else lines
