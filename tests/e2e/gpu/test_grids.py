@@ -14,7 +14,6 @@ from slime_testing.tiny_families import make_family
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
 GPUS = torch.cuda.device_count()
-DEVICE = torch.device("cuda" if GPUS else "cpu")
 TENSOR = ("--tensor-model-parallel-size", "2")
 PIPELINE = ("--pipeline-model-parallel-size", "2")
 CONTEXT = ("--context-parallel-size", "2")
@@ -61,7 +60,7 @@ def train(rank: int, ranks: int, root: str, model: str, name: str) -> dict[str, 
     argv, sizes = GRIDS[name][2:] if name in GRIDS else ((), {})
     routers = ROUTERS if model == "experts" else ()
     flags = ("--bf16", "--use-distributed-optimizer", *routers, *argv)
-    config = make_config(Path(root) / model, *flags, "--lr", str(LEARNING_RATE), device=DEVICE.type)
+    config = make_config(Path(root) / model, *flags, "--lr", str(LEARNING_RATE), device="cuda")
     trainer = TrainerRank(config, rank, ranks)
     trainer.initialize(f"file://{root}/{model}-{ranks}-{name.replace(' ', '')}")
     payload = make_payload(make_batch(), ParallelLayout(**sizes), config.batch, rank)

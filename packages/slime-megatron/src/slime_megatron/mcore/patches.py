@@ -42,7 +42,7 @@ def know_no_transformer_engine() -> None:
     the package each time.
     """
     module: Any = utils
-    module._te_version = module.PkgVersion("0.0.0")
+    module._te_version = module.PkgVersion("0.0.0")  # for those who have the function already
     module.get_te_version = lambda: module._te_version
 
 

@@ -1,7 +1,7 @@
 """What torch's own Adam needs inside Megatron's distributed optimizer: fusion, and checkpoints.
 
-Without TransformerEngine or apex the optimizer inside is ``torch.optim.Adam`` or ``AdamW``, whose
-state differs from what Megatron expects in one entry, ``step``.
+Megatron finds no other (``startup.bootstrap``), so the optimizer inside is ``torch.optim.Adam`` or
+``AdamW``, whose state differs from what Megatron expects in one entry, ``step``.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
