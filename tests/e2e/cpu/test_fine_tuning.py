@@ -53,6 +53,7 @@ def test_a_killed_run_continues_as_if_it_had_not_been_however_it_was_started(inp
     more += ["--async-save", "--save-interval", 2, "--save-hf", started / "hf-{rollout_id}"]
     process = Run(*command(inputs, started), *more)
     assert wait_for((started / "save" / "iter_0000001").is_dir, seconds=300)
+    process.send_signal(signal.SIGSTOP)  # or it may end while the other one starts
     refused = run(*command(inputs, started), *more, expect=1)
     assert f"another run that has not ended: pid {process.pid}" in " ".join(refused.split())
     process.send_signal(signal.SIGKILL)
