@@ -19,6 +19,8 @@ pytestmark = [
 
 LENGTHS = (700, 31, 512, 640, 8, 300)
 SIZES = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
+LATENT_SIZES = {"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+"""Of heads for which there are kernels."""
 
 
 def kernels() -> dict[str, float]:
@@ -250,22 +252,19 @@ def kept_logits() -> dict[str, float]:
     return {name: relative(kept, again) for name, kept, again in pairs}
 
 
-def expert_steps(root: str) -> dict[str, list[float]]:
-    """Losses and gradient norms of a model with experts, together and one by one."""
+def steps_with(model: str, *flags: str) -> list[float]:
+    """Losses and gradient norms of three steps."""
     from slime_core.schedule.plan import ParallelLayout
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload
 
-    found: dict[str, list[float]] = {}
-    for way, more in (("together", ("--moe-grouped-gemm",)), ("one by one", ())):
-        flags = ("--bf16", "--use-distributed-optimizer", *more)
-        config = make_config(Path(root) / "moe", *flags, device="cuda")
-        payload = make_payload(make_batch(), ParallelLayout(), config.batch, 0)
-        trainer = TrainerRank(config, 0, 1)
-        trainer.initialize(f"file://{root}/rendezvous-{way.replace(' ', '-')}")
-        metrics = [trainer.train(i, payload) for i in range(3)]
-        found[way] = [m[name] for m in metrics for name in ("train/loss", "train/grad_norm")]
-    return found
+    flags = ("--bf16", "--use-distributed-optimizer", *flags)
+    config = make_config(Path(model), *flags, device="cuda")
+    payload = make_payload(make_batch(), ParallelLayout(), config.batch, 0)
+    trainer = TrainerRank(config, 0, 1)
+    trainer.initialize(f"file://{model}/rendezvous-{'-'.join(flags)}")
+    metrics = [trainer.train(i, payload) for i in range(3)]
+    return [m[name] for m in metrics for name in ("train/loss", "train/grad_norm")]
 
 
 def test_cudnn_on_rectangles_is_as_exact_as_bfloat16() -> None:
@@ -305,7 +304,19 @@ def test_kept_logits_give_the_same_bits_and_gradients() -> None:
 
 
 def test_experts_together_train_as_one_by_one(tmp_path: Path) -> None:
-    make_family(tmp_path / "moe", "qwen3_moe")
-    found = run_alone(expert_steps, str(tmp_path))
-    assert found["together"][:2] == pytest.approx(found["one by one"][:2], rel=3e-2)
-    assert found["together"] == pytest.approx(found["one by one"], rel=0.1)
+    model = str(make_family(tmp_path / "moe", "qwen3_moe"))
+    together = run_alone(steps_with, model, "--moe-grouped-gemm")
+    one_by_one = run_alone(steps_with, model)
+    assert together[:2] == pytest.approx(one_by_one[:2], rel=3e-2)
+    assert together == pytest.approx(one_by_one, rel=0.1)
+
+
+@pytest.mark.parametrize(("family", "sizes"), [("qwen3", SIZES), ("deepseek_v3", LATENT_SIZES)])
+def test_attention_backends_train_as_the_plain_one_does(
+    tmp_path: Path, family: str, sizes: dict[str, int]
+) -> None:
+    model = str(make_family(tmp_path / family, family, **sizes))
+    plain = run_alone(steps_with, model, "--attention-backend", "unfused")
+    for backend in ("fused", "flash", "auto"):
+        found = run_alone(steps_with, model, "--attention-backend", backend)
+        assert found == pytest.approx(plain, rel=5e-2), backend
