@@ -27,6 +27,7 @@ GRIDS: dict[str, tuple[str, int, tuple[str, ...], dict[str, int]]] = {
     "TP2, sequence parallel": ("dense", 2, (*TENSOR, "--sequence-parallel"), {"tp": 2}),
     "PP2": ("dense", 2, PIPELINE, {"pp": 2}),
     "CP2": ("dense", 2, CONTEXT, {"cp": 2}),
+    "CP2, cuDNN": ("dense", 2, (*CONTEXT, "--attention-backend", "fused"), {"cp": 2}),
     "EP2": ("experts", 2, EXPERT, {"dp": 2, "ep": 2}),
     "TP2 x DP2": ("dense", 4, TENSOR, {"tp": 2, "dp": 2}),
     "CP2 x DP2": ("dense", 4, CONTEXT, {"cp": 2, "dp": 2}),
