@@ -24,6 +24,19 @@ CASES = [
     (r"\boxed{.5}", "0.5", 1),
     (r"\boxed{1e3}", "1000", 0),
     (r"\boxed{10^{-3}}", "0.001", 0),
+    (r"\boxed{2\times 10^5}", "200000", 1),
+    (r"\boxed{-1.2 \cdot 10^{-4}}", "-0.00012", 1),
+    (r"\boxed{6.02\times10^{23}}", r"6.02 \cdot 10^{23}", 1),
+    (r"\boxed{2\times10^5}", "20000", 0),
+    (r"\boxed{1.2\times 10}", "12", 0),
+    # inequalities
+    (r"\boxed{3 > x}", "x < 3", 1),
+    (r"\boxed{(-\infty, 3)}", "x < 3", 1),
+    (r"\boxed{[5, \infty)}", r"x \ge 5", 1),
+    (r"\boxed{x < 4}", "x < 3", 0),
+    (r"\boxed{x \le 3}", "x < 3", 0),
+    (r"\boxed{3}", "x < 3", 0),
+    (r"\boxed{x < 3}", "3", 0),
     # sets, tuples, intervals
     (r"\boxed{\{1,2,3\}}", r"\{3,2,1\}", 1),
     (r"\boxed{\{1,2\}}", r"\{1,2,3\}", 0),
@@ -105,6 +118,7 @@ CASES = [
     (r"\boxed{３}", "3", 1),
     (r"\boxed{90°}", "90", 1),
     (r"\boxed{2×3}", "6", 0),
+    (r"\boxed{2×10⁵}", "200000", 1),
     (r"\boxed{∞}", r"\infty", 1),
     (r"\boxed{x ≤ 3}", r"x \le 3", 1),
     # words and nothing

@@ -21,6 +21,7 @@ _INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 _DECIMAL = re.compile(rf"([-+]?)({_INTEGER}(?:\.\d*)?|\.\d+)")
 # Without braces LaTeX takes one digit: \frac123 is a half, times three.
 _RATIO = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d)))")
+_SCIENTIFIC = re.compile(r"([-+]?)([1-9](?:\.\d+)?)\\(?:times|cdot)10\^(?:\{([-+]?\d{1,3})\}|(\d))")
 _NOISE = re.compile(r"\\(?:left|right|!|,|;|displaystyle|mathrm|rm)(?![a-zA-Z])|[$\s]")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it))\{([^{}]*)\}")
 _PERCENT = re.compile(r"(?<=\d)\\?%$")
@@ -88,8 +89,11 @@ def verify(response: str, label: str) -> float:
 
 
 def _is_number(expression: Any) -> bool:
-    """A number as written, or something said to equal one; nothing left to compute."""
-    if getattr(expression, "is_Relational", False):
+    """A number as written, or something said to equal one; nothing left to compute.
+
+    ``x < 3`` is a set of numbers, which may be written in many ways.
+    """
+    if getattr(expression, "rel_op", None) == "==":
         expression = expression.rhs
     return bool(getattr(expression, "is_Number", False))
 
@@ -111,6 +115,9 @@ def _number(text: str) -> Fraction | None:
     if found and (denominator := int(found[3] or found[6] or found[7])):
         numerator = int(found[2] or found[4] or found[5])
         return _signed(found[1], Fraction(numerator, denominator))
+    found = _SCIENTIFIC.fullmatch(text)
+    if found:
+        return _signed(found[1], Fraction(f"{found[2]}e{found[3] or found[4]}"))
     return None
 
 
