@@ -53,6 +53,55 @@ def test_a_model_in_this_process_scores_prompt_and_response(model):
     assert len(set(rewards[:3])) == 3
 
 
+def change(directory, file, **changes):
+    path = directory / file
+    kept = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in kept.items() if value is not None}))
+
+
+def test_without_padding_of_its_own_the_score_is_taken_at_the_end_all_the_same(tmp_path):
+    path = write_model(tmp_path, 1)
+    change(tmp_path, "tokenizer_config.json", pad_token=None)
+    change(tmp_path, "config.json", pad_token_id=None)
+    texts = ["a<|im_end|>", "a longer one<|im_end|>", "b<|im_end|>"]
+    rewards = scored(*map(answered, texts), reward_model_path=path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    reference = Qwen3ForSequenceClassification.from_pretrained(path)
+    for text, reward in zip(texts, rewards, strict=True):
+        ids = tokenizer("what? " + text, return_tensors="pt").input_ids
+        assert tokenizer.decode(ids[0, -1]) == "<|im_end|>"
+        with torch.inference_mode():
+            every = reference.score(reference.model(ids).last_hidden_state)[0, :, 0]
+        assert reward == pytest.approx(every[-1].item(), abs=1e-4)
+        assert reward != pytest.approx(every[-2].item(), abs=1e-3)
+
+
+def test_a_text_does_not_begin_twice(tmp_path):
+    write_tokenizer(tmp_path)
+    change(tmp_path, "tokenizer_config.json", bos_token="<|im_start|>")
+    change(
+        tmp_path,
+        "tokenizer.json",
+        post_processor={
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [],
+            "special_tokens": {
+                "<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}
+            },
+        },
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    for prompt in ("<|im_start|>what?", [{"role": "user", "content": "what?"}]):
+        ids = tokenizer(scored_text(answered("yes", prompt), tokenizer)).input_ids
+        assert ids[0] == start
+        assert ids[1] != start
+
+
 def test_several_outputs_are_a_dictionary(tmp_path):
     path = write_model(tmp_path, 2)
     [reward] = scored(answered("a"), reward_model_path=path, reward_key="LABEL_1")

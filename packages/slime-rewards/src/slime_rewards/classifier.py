@@ -34,6 +34,7 @@ class LocalClassifier:
             ConfigError: it cannot be loaded.
         """
         self._tokenizer, self._model = _loaded(path)
+        self._pads = _can_pad(self._tokenizer, self._model.config)
         self._names = _names(self._model.config)
         self._calls = calls
         self._lock = threading.Lock()
@@ -70,10 +71,19 @@ class LocalClassifier:
                 future.set_result(score)
 
     def _score(self, texts: list[str]) -> list[list[float]]:
+        at_once = _AT_ONCE if self._pads else 1
+        parts = (texts[first : first + at_once] for first in range(0, len(texts), at_once))
+        return [score for part in parts for score in self._score_together(part)]
+
+    def _score_together(self, texts: list[str]) -> list[list[float]]:
         import torch
 
         inputs = self._tokenizer(
-            texts, return_tensors="pt", padding=True, truncation=True, max_length=self._longest()
+            texts,
+            return_tensors="pt",
+            padding=self._pads,
+            truncation=True,
+            max_length=self._longest(),
         ).to(self._model.device)
         with self._lock, torch.inference_mode():
             return cast("list[list[float]]", self._model(**inputs).logits.float().cpu().tolist())
@@ -147,9 +157,18 @@ def _loaded(path: str) -> tuple[Any, Any]:
         model = cast("Any", AutoModelForSequenceClassification).from_pretrained(path, dtype="auto")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--reward-model-path {path} cannot be loaded: {error}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return tokenizer, model.to(device).eval()
+
+
+def _can_pad(tokenizer: Any, config: Any) -> bool:
+    """Have both pad with one token; False where there is none but the one that ends a response.
+
+    transformers takes the score at the last token that is no padding. With the end for padding that
+    would be the token before the end.
+    """
+    if config.pad_token_id is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    elif tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
+        config.pad_token_id = tokenizer.pad_token_id
+    return config.pad_token_id is not None

@@ -18,8 +18,18 @@ def scored_text(sample: Sample, tokenizer: Any | None) -> str:
     """Prompt and response as a reward model reads them.
 
     Messages are put into the reward model's own chat template; a prompt that is text already, into
-    which a template may have been rendered, is followed by the response as it is.
+    which a template may have been rendered, is followed by the response as it is. What the
+    tokenizer begins every text with is left to it: templates have it as well.
     """
+    text = _text(sample, tokenizer)
+    begin = getattr(tokenizer, "bos_token", None)
+    if tokenizer is None or not begin or not text.startswith(begin):
+        return text
+    adds_it = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(begin) if adds_it else text
+
+
+def _text(sample: Sample, tokenizer: Any | None) -> str:
     if isinstance(sample.prompt, str):
         return sample.prompt + sample.response
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
