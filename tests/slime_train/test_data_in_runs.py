@@ -86,3 +86,24 @@ def test_what_cannot_be_together_is_said_with_the_command_line(model, files):
         resolved(model, "--prompt-data", f"{files[0]}@[1]", "--num-rollout", 1)
     with pytest.raises(ConfigErrors, match=r"^\D*--data-source-path nowhere\.Source: "):
         resolved(model, *words, "--data-source-path", "nowhere.Source")
+
+
+def test_a_prompt_beyond_the_engines_context_ends_the_run_before_there_is_one(model, tmp_path):
+    config = json.loads((model / "config.json").read_text())
+    length = config["max_position_embeddings"]
+    long, short = tmp_path / "long.jsonl", tmp_path / "short.jsonl"
+    for path, text in ((long, "1" * (length - 16)), (short, "1+1=")):
+        path.write_text(json.dumps({"prompt": text, "label": "2"}) + "\n")
+    base = ["--hf-checkpoint", model, "--rm-type", "math", "--rollout-batch-size", 1]
+    base += ["--global-batch-size", 1, "--num-rollout", 1, "--rollout-max-response-len", 32]
+
+    def start(*words):
+        raw = read_sources([str(word) for word in (*base, *words)])
+        return RolloutHost(resolve(raw, gather(raw), also=problems).config, tmp_path)
+
+    told = f"{length - 16} tokens, more than the {length - 32} .* context of {length} leaves beside"
+    with pytest.raises(DataError, match=rf"long.jsonl:1: the prompt has {told} a response of 32"):
+        start("--prompt-data", long)
+    with pytest.raises(DataError, match=r"long.jsonl:1: the prompt has"):
+        start("--prompt-data", short, "--eval-prompt-data", "x", long)
+    start("--prompt-data", long, "--rollout-max-context-len", length).stop()

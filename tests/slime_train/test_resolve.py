@@ -124,6 +124,20 @@ def test_responses_take_at_most_half_of_a_short_context():
         config("--rollout-max-response-len 200").sampling
     )
     assert "no room for a prompt" in problems("--rollout-max-response-len 256", hf_config=short)
+    of_evaluation = "--eval-max-response-len 256 --eval-prompt-data a p.jsonl"
+    assert "--eval-max-response-len 256 leaves no room" in problems(of_evaluation, hf_config=short)
+
+
+def test_a_stretched_context_is_as_long_as_sglang_has_it():
+    twice = {"max_position_embeddings": 256, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    assert config(hf_config=twice).sampling.rollout_max_response_len == 256
+    assert "context of 512" in problems("--rollout-max-response-len 512", hf_config=twice)
+
+    def told(line):
+        return "\n".join(resolved(line, hf_config=twice).notices)
+
+    assert "refuses it, unless" in told("--sglang-context-length 513")
+    assert "refuses it" not in told("--sglang-context-length 512")
 
 
 def test_too_few_gpus_are_counted_up():

@@ -4,6 +4,7 @@ import logging
 import pytest
 from slime_core.config.data import DataConfig
 from slime_core.data.loading import read
+from slime_core.data.prompt_room import PromptRoom
 from slime_core.data.prompts import load_prompts, prompt_rows
 from slime_core.errors import DataError
 from slime_testing.chars import CharTokenizer
@@ -13,7 +14,7 @@ CHAT = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
 
 @pytest.fixture
 def load(tmp_path):
-    def load_rows(*rows, max_prompt_len=None, **config):
+    def load_rows(*rows, max_prompt_len=None, room=None, **config):
         path = tmp_path / "p.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return load_prompts(
@@ -21,6 +22,7 @@ def load(tmp_path):
             CharTokenizer(),
             sources=[str(path)],
             max_prompt_len=max_prompt_len,
+            room=room,
         )
 
     return load_rows
@@ -87,6 +89,30 @@ def test_long_prompts_are_left_out_and_counted(load, caplog):
     assert [p.prompt for p in prompts] == ["aa"]
     assert "left out 1 of 2 rows (too_long)" in caplog.text
     assert "p.jsonl:1: longer than 3 tokens, it has 4" in caplog.text
+
+
+ROOM = PromptRoom(3, "that the engines' context of 8 leaves beside a response of 5")
+
+
+def test_a_prompt_that_engines_would_refuse_is_named_with_what_helps(load):
+    with pytest.raises(DataError) as error:
+        load({"prompt": "aaa"}, {"prompt": "aaaa"}, {"prompt": "b"}, room=ROOM)
+    head, row, advice = str(error.value).split("\n  ")
+    assert head == "1 row of the prompt files cannot be used:"
+    assert row.endswith(
+        "p.jsonl:2: the prompt has 4 tokens, more than the 3 that the engines' context of 8 "
+        "leaves beside a response of 5"
+    )
+    for flag in ("--rollout-max-prompt-len", "--rollout-max-context-len", "--eval-max-prompt-len"):
+        assert flag in advice
+    with pytest.raises(DataError, match=r"prompt is empty(.|\n)*leave them out(.|\n)*mend them"):
+        load({"prompt": "aaaa"}, {"prompt": ""}, {"prompt": "b"}, room=ROOM)
+
+
+def test_prompts_that_engines_would_refuse_are_left_out_where_that_is_asked_for(load):
+    rows = {"prompt": "aaa"}, {"prompt": "aaaa"}
+    for given in ({"max_prompt_len": 3}, {"data_error_policy": "skip"}):
+        assert [p.prompt for p in load(*rows, room=ROOM, **given)] == ["aaa"]
 
 
 def test_nothing_left_is_an_error(load):

@@ -14,6 +14,7 @@ from pyarrow import parquet
 from slime_core.config.data import DataConfig
 from slime_core.data.ahead import ReadAhead
 from slime_core.data.opening import open_stream
+from slime_core.data.prompt_room import PromptRoom
 from slime_core.data.prompts import prompt_rows
 from slime_core.data.streaming import StreamedPrompts
 from slime_core.errors import DataError
@@ -153,6 +154,16 @@ def test_a_dead_worker_is_an_error_that_names_it_and_its_rows(files, tmp_path, m
     with pytest.raises(DataError, match=message):
         stream.take(10)
     assert time.monotonic() - began < 30
+    stream.close()
+
+
+def test_a_streamed_prompt_that_engines_would_refuse_is_told_with_what_helps(files):
+    config = DataConfig(prompt_data=files, streaming_data=True)
+    rows = prompt_rows(config, CharTokenizer(), room=PromptRoom(2, "that the engines take"))
+    stream = open_stream(rows, config, 1)
+    told = "a.jsonl:1: the prompt has 3 tokens, more than the 2 .* --rollout-max-prompt-len N"
+    with pytest.raises(DataError, match=told):
+        stream.take(1)
     stream.close()
 
 

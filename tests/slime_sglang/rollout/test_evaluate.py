@@ -1,13 +1,12 @@
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-from slime_core.config.eval_sets import EvalDataset, eval_datasets
 from slime_core.data.prompts import Prompt
 from slime_core.types import Sample, Status
 from slime_sglang.answers.sampling_params import Sampling
 from slime_sglang.rollout.evaluate import EvalSet, evaluate
 from slime_sglang.rollout.groups import GroupWorker
+from slime_testing.eval_sets import dataset
 
 
 class Desk:
@@ -36,33 +35,6 @@ class Desk:
 async def every_second(samples: Sequence[Sample]) -> None:
     for sample in samples:
         sample.reward = float((sample.index or 0) % 2 == 0)
-
-
-def dataset(name: str, **settings: Any) -> EvalDataset:
-    run = {
-        "rollout_stop": None,
-        "rollout_stop_token_ids": None,
-        "rollout_skip_special_tokens": False,
-        "eval_input_key": "input",
-        "eval_label_key": None,
-        "eval_tool_key": "tools",
-        "eval_max_prompt_len": None,
-        "eval_temperature": 1.0,
-        "eval_top_p": 1.0,
-        "eval_top_k": -1,
-        "eval_max_response_len": 1,
-        "eval_max_context_len": None,
-        "eval_min_new_tokens": 0,
-        "eval_reward_key": None,
-        "metadata_key": "metadata",
-        "apply_chat_template": False,
-        "apply_chat_template_kwargs": {},
-        "n_samples_per_eval_prompt": 1,
-    }
-    file = {"eval": {"datasets": [{"name": name, "path": "rows.jsonl", **settings}]}}
-    found = eval_datasets((), file, run)
-    assert found.problems == ()
-    return found.datasets[0]
 
 
 def test_a_set_says_how_its_samples_are_generated_and_scored() -> None:

@@ -1,6 +1,6 @@
 """What SGLang and its router are told."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -8,6 +8,7 @@ from slime_core.config.draft import Draft, Facts
 from slime_core.config.rules.cluster import engines_needed
 from slime_core.errors import ConfigError
 
+from slime_sglang.context_length import engine_context, model_context
 from slime_sglang.processes.ports import require_free
 
 _HERE = "127.0.0.1"
@@ -117,24 +118,36 @@ def weights_that_stay(draft: Draft, facts: Facts) -> None:
 
 def response_length(draft: Draft, facts: Facts) -> None:
     """Half of the context at most, unless given."""
-    context = draft.server.values.get("context_length") or facts.hf_config.get(
-        "max_position_embeddings"
-    )
+    context = engine_context(facts.hf_config, draft.server.values)
     if context is not None and not draft.given("rollout_max_response_len"):
         length = min(draft["rollout_max_response_len"], context // 2)
         draft.derive("rollout_max_response_len", length, "half of the context")
 
 
 def context_length(draft: Draft, facts: Facts) -> None:
-    """Responses fit into the context of engine and model."""
-    limit = draft.server.values.get("context_length")
-    model = facts.hf_config.get("max_position_embeddings")
-    for name, most in (("--sglang-context-length", limit), ("max_position_embeddings", model)):
-        if most is not None and draft["rollout_max_response_len"] >= most:
-            draft.problem(
-                f"--rollout-max-response-len {draft['rollout_max_response_len']} leaves no room "
-                f"for a prompt within {name} {most}"
-            )
+    """Responses fit into the context of the engines, and that is one that SGLang takes."""
+    given, model = draft.server.values.get("context_length"), model_context(facts.hf_config)
+    if given is not None and model is not None and given > model:
+        draft.notice(
+            f"--sglang-context-length {given} is more than the model's context of {model}: SGLang "
+            "refuses it, unless SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1 is in the environment"
+        )
+    context = engine_context(facts.hf_config, draft.server.values)
+    if context is None:
+        return
+    where = f"--sglang-context-length {given}" if given else f"the model's context of {context}"
+    for what, length in _response_lengths(draft):
+        if length is not None and length >= context:
+            draft.problem(f"{what} {length} leaves no room for a prompt within {where}")
+
+
+def _response_lengths(draft: Draft) -> Iterator[tuple[str, int | None]]:
+    yield "--rollout-max-response-len", draft["rollout_max_response_len"]
+    if draft["eval_max_response_len"] != draft["rollout_max_response_len"]:
+        yield "--eval-max-response-len", draft["eval_max_response_len"]
+    for each in draft["eval_datasets"]:
+        if each.max_response_len != draft["eval_max_response_len"]:
+            yield f"--eval-config {each.name}: max_response_len", each.max_response_len
 
 
 RULES = (

@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 from slime_core.data.buffer import oldest_first
 from slime_core.data.chat import Tokenizer
 from slime_core.data.prompts import prompt_rows
-from slime_core.data.stream import PromptStream
-from slime_core.data.user_source import UserSource, open_source
+from slime_core.data.user_source import AnySource, open_source
 from slime_core.hooks import adapters as hooks
 from slime_core.hooks.contracts import SampleHook
 from slime_core.hooks.rollout_functions import (
@@ -29,6 +28,7 @@ from slime_core.types import SampleGroup
 from slime_rewards.select import make_reward
 from slime_sglang.agents.settings import AgentSettings
 from slime_sglang.answers.sampling_params import Sampling
+from slime_sglang.context_length import PromptRooms
 from slime_sglang.fleet.engines import Engines
 from slime_sglang.fleet.health import HealthSpec
 from slime_sglang.fleet.spec import FleetSpec
@@ -53,9 +53,10 @@ class EngineProducer:
         self._config = config
         self._tokenizer = tokenizer
         self.progress: Progress | None = None
-        self._stream = _stream(config, tokenizer)
-        sets = config.evaluation.eval_datasets
-        self._sets = [EvalSet.read(each, config.data, tokenizer) for each in sets]
+        rooms = PromptRooms.of(config.hf_config, config.sglang, config.rollout)
+        self._stream = _stream(config, tokenizer, rooms)
+        sets = [(each, rooms.of_evaluation(each)) for each in config.evaluation.eval_datasets]
+        self._sets = [EvalSet.read(each, config.data, tokenizer, room) for each, room in sets]
         self._reward = make_reward(config.reward, config.flat)
         rollout = config.rollout
         process = rollout.rollout_all_samples_process_path
@@ -220,10 +221,11 @@ def _sample_hooks(config: RunConfig) -> list[SampleHook]:
     return [hooks.sample_hook(path, config.flat) for path in paths]
 
 
-def _stream(config: RunConfig, tokenizer: Tokenizer) -> PromptStream | UserSource:
+def _stream(config: RunConfig, tokenizer: Tokenizer, rooms: PromptRooms) -> AnySource:
     data, path = config.data, config.rollout.buffer_filter_path
+    room = rooms.of_training(config.sampling, data)
     return open_source(
-        prompt_rows(data, tokenizer, max_prompt_len=data.rollout_max_prompt_len),
+        prompt_rows(data, tokenizer, max_prompt_len=data.rollout_max_prompt_len, room=room),
         data,
         config.rollout.n_samples_per_prompt,
         select=oldest_first if path is None else hooks.buffer_filter(path, config.flat),

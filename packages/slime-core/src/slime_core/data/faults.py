@@ -13,9 +13,16 @@ logger = logging.getLogger(__name__)
 Policy = Literal["stop", "skip"]
 
 TOO_LONG = "too_long"
+BEYOND_CONTEXT = "beyond_context"
 MISSING_KEY = "missing_key"
 DUPLICATE_ID = "duplicate_id"
 _ADVICE = "mend them, or leave such rows out with --data-error-policy skip"
+OF_LENGTH = (
+    "engines would refuse such prompts: leave them out with --rollout-max-prompt-len N, have their "
+    "responses be shorter with --rollout-max-context-len CONTEXT, or all responses with "
+    "--rollout-max-response-len N (of an evaluation set: --eval-max-prompt-len and so on)"
+)
+"""What to do about prompts that are beyond the engines' context."""
 _NONE_LEFT = "no row can be used: are these the right files and keys?"
 _NUM_NAMED = 5
 _NUM_ENOUGH = 1_000
@@ -107,13 +114,10 @@ class Faults:
             head = f"{total} rows of the prompt files cannot be used, and the rest was not read:"
         else:
             head = f"{total} of {num_read} rows of the prompt files cannot be used:"
-        return "\n  ".join(
-            [
-                head,
-                *self._shown(kinds, total),
-                self._advice if total != num_read else _NONE_LEFT,
-            ]
-        )
+        advice = [self._advice if total != num_read else _NONE_LEFT]
+        if self.counts[BEYOND_CONTEXT]:
+            advice = [OF_LENGTH, *(advice if len(kinds) > 1 else [])]
+        return "\n  ".join([head, *self._shown(kinds, total), *advice])
 
     def _compare(self, kind: str, message: str) -> None:
         """Count the row with those that are wrong in the very same way, of the first few ways."""

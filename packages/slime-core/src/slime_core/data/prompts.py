@@ -19,6 +19,7 @@ from slime_core.data.columns import (
 )
 from slime_core.data.faults import TOO_LONG, RowError
 from slime_core.data.loading import load, read
+from slime_core.data.prompt_room import PromptRoom
 from slime_core.data.reading import Prompt, find_columns
 from slime_core.data.rows import Row, Source, read_rows
 from slime_core.data.sft import has_answer
@@ -47,6 +48,8 @@ class PromptRows:
     system: str | None = None
     answered: bool = False
     """Whether rows have to hold what is learnt from them, as for supervised fine-tuning."""
+    room: PromptRoom | None = None
+    """What engines take, where that is known; ``max_prompt_len`` leaves out first."""
 
     def columns(self, row: Row) -> Columns:
         """Keys as given; where the row lacks the default one, the usual names are tried."""
@@ -90,6 +93,8 @@ class PromptRows:
         if self.max_prompt_len is not None and len(tokens) > self.max_prompt_len:
             limit = f"longer than {self.max_prompt_len} tokens"
             raise RowError(TOO_LONG, f"{place}: {limit}, it has {len(tokens)}")
+        if self.room is not None:
+            self.room.require(len(tokens), place)
         return Prompt(text, prompt.label, prompt.metadata, tokens)
 
     def _rendered(self, prompt: Prompt, tokenizer: Tokenizer, place: str) -> str:
@@ -112,9 +117,10 @@ def prompt_rows(
     *,
     max_prompt_len: int | None = None,
     answered: bool = False,
+    room: PromptRoom | None = None,
 ) -> PromptRows:
     """How rows become prompts under ``data``."""
-    return PromptRows(data, tokenizer, max_prompt_len, system_prompt(data), answered)
+    return PromptRows(data, tokenizer, max_prompt_len, system_prompt(data), answered, room)
 
 
 def columns_found(data: DataConfig, sources: Sequence[str]) -> dict[str, str]:
@@ -134,16 +140,18 @@ def load_prompts(
     *,
     sources: Sequence[str],
     max_prompt_len: int | None = None,
+    room: PromptRoom | None = None,
 ) -> list[Prompt]:
     """Prompts of all ``sources`` in order, ready to be sampled from.
 
     With --apply-chat-template they are rendered; whatever is text is tokenized. Prompts of more
-    than ``max_prompt_len`` tokens are left out and their number is logged.
+    than ``max_prompt_len`` tokens are left out and their number is logged; what does not fit into
+    ``room`` cannot be used.
 
     Raises:
         DataError: naming the first rows that cannot be used, or nothing is left.
     """
-    rows = prompt_rows(data, tokenizer, max_prompt_len=max_prompt_len)
+    rows = prompt_rows(data, tokenizer, max_prompt_len=max_prompt_len, room=room)
     return load(rows, data, sources=sources)
 
 

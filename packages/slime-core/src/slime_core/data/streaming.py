@@ -6,7 +6,7 @@ from typing import Any
 
 from slime_core.config.data import DataConfig
 from slime_core.data.ahead import ReadAhead
-from slime_core.data.faults import TOO_LONG, Faults
+from slime_core.data.faults import BEYOND_CONTEXT, OF_LENGTH, TOO_LONG, Faults
 from slime_core.data.loading import check
 from slime_core.data.reading import (
     Job,
@@ -110,9 +110,10 @@ class StreamedPrompts:
 
     def _leave_out(self, outcome: Outcome) -> None:
         if self._data.data_error_policy == "stop" and outcome.kind != TOO_LONG:
+            advice = "mend it, or leave such rows out with --data-error-policy skip"
             raise DataError(
                 f"{outcome.message}. Rows were looked into before the run began, but not rendered: "
-                "mend it, or leave such rows out with --data-error-policy skip"
+                f"{OF_LENGTH if outcome.kind == BEYOND_CONTEXT else advice}"
             )
         kind = outcome.kind
         self._faults.add(kind, outcome.message)

@@ -158,6 +158,10 @@ class UserSource:
         return SampleGroup(index, tuple(samples))
 
 
+AnySource = PromptStream | UserSource
+"""What a run takes its prompts from."""
+
+
 def open_source(
     reader: RowReader,
     data: DataConfig,
@@ -165,7 +169,7 @@ def open_source(
     *,
     select: Selection,
     flat: Mapping[str, Any],
-) -> PromptStream | UserSource:
+) -> AnySource:
     """The stream of the prompt files, or the class of --data-source-path around it.
 
     Raises:

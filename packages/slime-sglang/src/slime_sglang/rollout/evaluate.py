@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from slime_core.config.data import DataConfig
 from slime_core.config.eval_sets import EvalDataset
 from slime_core.data.chat import Tokenizer
+from slime_core.data.prompt_room import PromptRoom
 from slime_core.data.prompts import Prompt, load_prompts
 from slime_core.data.stream import make_group
 from slime_core.reports.metrics import merge, pass_rates, sample_metrics
@@ -39,12 +40,21 @@ class EvalSet:
     prompts: Sequence[Prompt]
 
     @classmethod
-    def read(cls, dataset: EvalDataset, data: DataConfig, tokenizer: Tokenizer) -> "EvalSet":
+    def read(
+        cls,
+        dataset: EvalDataset,
+        data: DataConfig,
+        tokenizer: Tokenizer,
+        room: PromptRoom | None = None,
+    ) -> "EvalSet":
         """The prompts of its file, by its own columns."""
         columns = replace(data, **{name: getattr(dataset, name) for name in _COLUMNS})
         limit = dataset.max_prompt_len
-        prompts = load_prompts(columns, tokenizer, sources=[dataset.path], max_prompt_len=limit)
-        return cls(dataset, prompts)
+        paths = [dataset.path]
+        return cls(
+            dataset,
+            load_prompts(columns, tokenizer, sources=paths, max_prompt_len=limit, room=room),
+        )
 
     @property
     def name(self) -> str:
