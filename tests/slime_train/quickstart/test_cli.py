@@ -50,6 +50,18 @@ def test_a_quickstart_that_cannot_be_moved_is_left_alone(tmp_path: Path, monkeyp
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.parametrize("seed", ["-1", "2147483648", "1.5"])
+def test_a_seed_that_the_runs_would_refuse_is_refused_before_anything_is_made(
+    seed: str, tmp_path: Path, capsys
+):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--output-dir", str(tmp_path / "run"), "--seed", seed])
+    assert ended.value.code == 2
+    told = f"argument --seed: expects a number from 0 to 2147483647, got {seed}"
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_in_place_of_the_directory_is_an_error_of_one_line(tmp_path: Path):
     (tmp_path / "file").touch()
     command = [sys.executable, "-m", "slime_train.quickstart.cli", "--output-dir", "file"]

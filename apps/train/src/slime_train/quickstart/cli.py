@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from slime_core.config.data import LARGEST_SEED
 from slime_core.errors import ConfigError, SlimeError
 from slime_core.files.aside import set_aside
 from slime_core.processes.sentinel import owned_processes
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output-dir", type=Path, default=Path("outputs/quickstart"), help="(%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="0 or more (%(default)s)")
     parser.add_argument(
         "--stop-after", choices=("data", "warm-up"), help="stop there, to go on with runs of yours"
     )
@@ -49,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("slime-quickstart: interrupted\n")
         return 130
     return 0
+
+
+def _seed(text: str) -> int:
+    """What both runs take for --seed and --rollout-seed."""
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"expects a number from 0 to {LARGEST_SEED}, got {text}")
+    return int(text)
 
 
 def quickstart(directory: Path, *, seed: int, stop_after: str | None = None) -> None:
