@@ -1,5 +1,7 @@
 """A run does not learn at its end that its weights had no place."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,16 @@ def test_a_dump_on_another_machine_and_numbered_directories_are_not_looked_at(
     (tmp_path / "hf-0").mkdir()
     (tmp_path / "hf-0" / "mine").write_text("")
     assert problems(model, f"{tmp_path}/hf-{{rollout_id}}") == []
+
+
+def test_an_earlier_export_is_looked_into_without_torch(model: Path, tmp_path: Path) -> None:
+    write_hf(tmp_path / "hf", [("a", torch.zeros(1))], source=model)
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from slime_convert.target.replaceable import check_target\n"
+        "from slime_megatron.rules import export\n"
+        "check_target(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "hf"), str(model)]
+    assert subprocess.run(words, check=False).returncode == 0

@@ -10,8 +10,8 @@ from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_convert.hf.dtypes import TORCH_DTYPES
-from slime_convert.hf.header import Entry
 from slime_convert.parameters import ParameterTable
+from slime_convert.safetensors_header import Entry
 from slime_convert.streaming.finite import all_finite
 
 _SHOWN = 5

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from slime_convert.hf.checkpoint import Checkpoint
 from slime_convert.hf.dtypes import DTYPES
-from slime_convert.hf.header import Entry
 from slime_convert.hf.reader import INDEX, SINGLE, HfReader
+from slime_convert.safetensors_header import Entry
 
 INDEX_NAMES = ("pytorch_model.bin.index.json",)
 SUFFIXES = (".bin", ".pt", ".pth")

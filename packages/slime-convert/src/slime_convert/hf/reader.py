@@ -13,7 +13,7 @@ from slime_core.errors import CheckpointError
 from torch import Tensor
 
 from slime_convert.hf.checkpoint import Checkpoint, some
-from slime_convert.hf.header import Entry, Header, read_header
+from slime_convert.safetensors_header import Entry, Header, read_header
 from slime_convert.streaming.memory import POOL
 
 SINGLE = "model.safetensors"

@@ -22,16 +22,17 @@ from slime_core.files.durable import sync
 from torch import Tensor
 
 from slime_convert.hf.dtypes import DTYPES
-from slime_convert.hf.header import Entry, encode_header, read_header
 from slime_convert.hf.reader import INDEX, SINGLE
 from slime_convert.hf.stream import NamedTensor, TensorStream
+from slime_convert.safetensors_header import Entry, encode_header
+from slime_convert.target.replaceable import WRITER, check_target
 
 GIB = 1 << 30
 HEADER_BYTES = 1 << 18
 """Room for the header at the start of each file, 1,000 tensors or more; then a new file begins."""
 ENTRY_BYTES = 120
 """What a header entry needs beside its name and shape: keys, type, two offsets."""
-METADATA = {"format": "pt", "writer": "slime-convert"}
+METADATA = {"format": "pt", "writer": WRITER}
 ASSET_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 
 
@@ -207,47 +208,6 @@ def _changed(path: Path, dtype: torch.dtype | None, changes: Mapping[str, Any]) 
         return text
     kept = {key: value for key, value in (values | changed).items() if key not in removed}
     return json.dumps(kept, indent=2) + "\n"
-
-
-def check_target(directory: Path, source: Path) -> None:
-    """Check that ``directory`` is new or what an earlier call wrote, and apart from ``source``.
-
-    Raises:
-        CheckpointError: it is not.
-    """
-    if not (source / "config.json").is_file():
-        raise CheckpointError(f"{source} has no config.json to copy into {directory}")
-    target, origin = directory.resolve(), source.resolve()
-    if target == origin or target in origin.parents or origin in target.parents:
-        raise CheckpointError(
-            f"{directory} and the checkpoint the run started from ({source}) must not be or "
-            "contain each other: choose another directory"
-        )
-    if directory.is_dir():
-        _check_replaceable(directory)
-    elif directory.exists():
-        raise CheckpointError(f"{directory} is a file: choose another directory")
-
-
-def _check_replaceable(directory: Path) -> None:
-    present = sorted(directory.iterdir())
-    if present and not _is_ours(directory):
-        raise CheckpointError(
-            f"{directory} is not empty and was not written by slime: "
-            "choose another directory or remove it"
-        )
-    inner = [path.name for path in present if path.is_dir()]
-    if inner:  # no call made it; it may be the very checkpoint that is converted
-        raise CheckpointError(
-            f"{directory} would be replaced, and the directory {inner[0]} in it deleted: choose "
-            "another directory or move that one"
-        )
-
-
-def _is_ours(directory: Path) -> bool:
-    files = list(directory.glob("*.safetensors"))
-    writers = {read_header(path).metadata.get("writer") for path in files}
-    return writers == {METADATA["writer"]}
 
 
 def _check_names(directory: Path, given: Collection[str], expected: Collection[str] | None) -> None:

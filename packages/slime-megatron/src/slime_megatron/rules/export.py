@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from slime_convert.target.replaceable import check_target
 from slime_core.config.draft import Draft, Facts
 from slime_core.errors import CheckpointError
 
@@ -16,8 +17,6 @@ def export(draft: Draft, facts: Facts) -> None:
         return
     directory = Path(template.replace("{{", "{").replace("}}", "}")).absolute()
     if directory.exists() or source.resolve() in directory.resolve().parents:
-        from slime_convert.hf.writer import check_target  # imports torch: seconds
-
         try:
             check_target(directory, source)
         except CheckpointError as error:
