@@ -60,6 +60,7 @@ def test_the_constant_is_the_longest_response():
         ("--use-tis --tis-clip 0.5 --tis-clip-low 0.5", "must be below --tis-clip 0.5"),
         ("--use-rs --rs-lower-bound 3", "must be below --rs-upper-bound 2.0"),
         ("--use-tis --tis-level geometric --tis-batch-normalize", "token or sequence"),
+        ("--get-mismatch-metrics --tis-batch-normalize", "--tis-batch-normalize without"),
         ("--use-tis --use-rollout-logprobs", "nothing to correct"),
         ("--use-decoupled-ppo --use-rollout-logprobs", "drop one"),
         ("--kl-coef 0.1", "has no effect with --advantage-estimator grpo"),

@@ -2,7 +2,9 @@
 
 from slime_core.config.draft import Draft, Facts, spelled
 
-_WEIGHTS = ("tis_level", "tis_mode", "tis_batch_normalize", "custom_tis_function_path")
+_WEIGHTS = ("tis_level", "tis_mode", "custom_tis_function_path")
+_APPLIED = ("tis_batch_normalize",)
+"""What changes weights that are applied, and none that are only reported."""
 _BOUNDS = ("tis_clip", "tis_clip_low")
 _REJECTION = ("rs_level", "rs_lower_bound", "rs_upper_bound", "rs_veto_threshold")
 
@@ -51,8 +53,10 @@ def lower_bound(draft: Draft, facts: Facts) -> None:
 
 def in_effect(draft: Draft, facts: Facts) -> None:
     """What shapes a correction needs that correction."""
-    weighs = draft["use_tis"] or draft["use_decoupled_ppo"] or draft["get_mismatch_metrics"]
+    applied = draft["use_tis"] or draft["use_decoupled_ppo"]
+    weighs = applied or draft["get_mismatch_metrics"]
     idle = [name for name in _WEIGHTS if draft.given(name) and not weighs]
+    idle += [n for n in _APPLIED if draft.given(n) and not applied]
     idle += [n for n in _BOUNDS if draft.given(n) and not (weighs or draft["use_rs"])]
     if idle:
         without = "without importance weights: add --use-tis or --use-decoupled-ppo"
