@@ -5,6 +5,7 @@ from slime_core.data.sft import complete, has_answer
 from slime_core.errors import DataError
 from slime_core.types import Sample, Status
 from slime_testing.chars import CharTokenizer
+from slime_testing.templates import MergingTokenizer
 
 # Like Qwen3's: only the turns after the last user message show an (empty) thought.
 QWEN3 = (
@@ -83,9 +84,28 @@ def test_a_turn_without_an_end_is_refused_unless_it_is_the_last():
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}" + (
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    assert trained(mask_conversation(chat("a", "b"), CharTokenizer(template))) == "b"
+    assert trained(mask_conversation(chat("a", "b"), CharTokenizer(template))) == "b#"
+    assert trained(mask_conversation(chat("a", "b"), CharTokenizer(template, eos=None))) == "b"
     with pytest.raises(DataError, match=r"message 1 .* not closed by the end-of-turn token '#'"):
         mask_conversation(chat("a", "b", "c", "d"), CharTokenizer(template))
+
+
+def test_a_turn_may_be_closed_by_another_token_than_the_one_that_ends_texts():
+    """As in the base models of Qwen: <|im_end|>, where eos is <|endoftext|>."""
+    masked = mask_conversation(chat("a", "bb", "c", "d"), CharTokenizer(eos="$"))
+    assert "".join(map(chr, masked.tokens)) == "<user>a#<assistant>bb#<user>c#<assistant>d#"
+    assert trained(masked) == "bb#" + "." * len("<user>c#<assistant>") + "d#"
+    thinking = mask_conversation(chat("a", "b", "c", "d"), CharTokenizer(QWEN3, eos="$"))
+    assert trained(thinking) == "b#" + "." * len("\n<user>c#\n<assistant>") + "()d#"
+
+
+def test_the_next_turn_may_end_a_turn_and_after_the_last_its_token_is_added():
+    """As in GLM-4, whose end-of-turn token is <|user|>."""
+    tokenizer = MergingTokenizer("glm4")
+    masked = mask_conversation(chat("a", "b", "c", "d"), tokenizer)
+    assert masked.tokens[-1] == tokenizer.eos_token_id
+    pairs = zip(masked.tokens, masked.loss_mask, strict=True)
+    assert tokenizer.decode([token for token, flag in pairs if flag]) == "b<|user|>d<|user|>"
 
 
 def test_a_conversation_becomes_a_sample_whose_response_starts_at_the_first_trained_token():

@@ -1,11 +1,17 @@
 """Which tokens of a conversation the assistant wrote."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from slime_core.data.chat import Message, Tokenizer, render
 from slime_core.errors import DataError
+
+_PROBE = "SLIMETURN0X"
+"""A turn that no conversation holds, to see what a template puts behind one."""
+
+Shown = Callable[[Sequence[Message], bool], str]
+"""(messages, whether the assistant's turn begins behind them) -> text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,8 @@ def mask_conversation(
     """Tokens of ``messages``, with the assistant's turns marked, or only a turn that ends them.
 
     A turn is what the model would have to write: from the end of the generation prompt through
-    the token that ends the turn. Text and turns are tokenized apart, as they are at generation.
+    the token that ends the turn, which is added where the template leaves the last turn open. Text
+    and turns are tokenized apart, as they are at generation.
     Turns with a false ``step_loss_mask`` or ``train`` are not marked.
 
     Raises:
@@ -35,31 +42,35 @@ def mask_conversation(
             whole conversation: such a template rewrites what was already said, and no token of
             it has one meaning.
     """
-    kwargs = template_kwargs or {}
-    text = render(
-        tokenizer, messages, tools=tools, add_generation_prompt=False, template_kwargs=kwargs
-    )
+
+    def shown(some: Sequence[Message], begin_turn: bool) -> str:
+        return render(
+            tokenizer,
+            some,
+            tools=tools,
+            add_generation_prompt=begin_turn,
+            template_kwargs=template_kwargs or {},
+        )
+
+    text = shown(messages, False)
     tokens: list[int] = []
     mask: list[int] = []
     end = 0
     for position, message in enumerate(messages):
         if message["role"] != "assistant" or (last_only and position + 1 < len(messages)):
             continue
-        before = render(
-            tokenizer,
-            messages[:position],
-            tools=tools,
-            add_generation_prompt=True,
-            template_kwargs=kwargs,
-        )
+        before = shown(messages[:position], True)
         if len(before) < end or not text.startswith(before):
             raise DataError(_not_append_only(messages, position, before, text))
-        stop = _turn_end(messages, position, text, len(before), tokenizer)
+        stop, closed = _turn_end(messages, position, text, len(before), tokenizer, shown)
         trained = int(is_trained(message))
         for piece, flag in ((text[end : len(before)], 0), (text[len(before) : stop], trained)):
             ids = tokenizer.encode(piece, add_special_tokens=False) if piece else []
             tokens += ids
             mask += [flag] * len(ids)
+        if not closed and tokenizer.eos_token_id is not None:
+            tokens.append(tokenizer.eos_token_id)
+            mask.append(trained)
         end = stop
     return MaskedTokens(tokens, mask)
 
@@ -71,20 +82,38 @@ def is_trained(message: Message) -> bool:
 
 
 def _turn_end(
-    messages: Sequence[Message], position: int, text: str, start: int, tokenizer: Tokenizer
-) -> int:
-    """Just behind the end-of-turn token, or the end of the text when it ends with this turn."""
+    messages: Sequence[Message],
+    position: int,
+    text: str,
+    start: int,
+    tokenizer: Tokenizer,
+    shown: Shown,
+) -> tuple[int, bool]:
+    """Just behind the token that ends the turn; where none does, the end of the last turn's text.
+
+    Also whether one does. It is the tokenizer's, or else what the template closes turns with: a
+    base model's tokenizer may end texts with another token than its template ends turns with.
+    """
     eos = tokenizer.eos_token_id
-    marker = "" if eos is None else tokenizer.decode([eos], skip_special_tokens=False)
-    found = text.find(marker, start) if marker else -1
-    if found >= 0:
-        return found + len(marker)
+    own = "" if eos is None else tokenizer.decode([eos], skip_special_tokens=False)
+    if own and (found := text.find(own, start)) >= 0:
+        return found + len(own), True
+    closing = _closing(messages[:position], shown)
+    if closing and (found := text.find(closing, start)) >= 0:
+        return found + len(closing), True
     if position + 1 == len(messages):
-        return len(text)
+        return len(text), False
     raise DataError(
-        f"message {position} of a conversation is not closed by the end-of-turn token {marker!r}, "
+        f"message {position} of a conversation is not closed by the end-of-turn token {own!r}, "
         f"so where it ends is unknown: {_excerpt(text, start)}"
     )
+
+
+def _closing(before: Sequence[Message], shown: Shown) -> str:
+    """What the template puts behind a turn, blanks aside; nothing where that cannot be told."""
+    probe: Message = {"role": "assistant", "content": _PROBE}
+    parts = shown([*before, probe], False).split(_PROBE)
+    return parts[1].strip() if len(parts) == 2 else ""
 
 
 def _not_append_only(messages: Sequence[Message], position: int, before: str, text: str) -> str:
