@@ -1,4 +1,5 @@
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -141,6 +142,13 @@ def test_log_probs_that_are_not_finite_are_refused_where_they_are_trained_on(nam
     with pytest.raises(SampleError, match=f"sample 6: `{name}` is -inf at response token 1"):
         run([1, 1])
     run([1, 0])
+
+
+def test_log_probs_that_are_no_numbers_are_named():
+    sample: Any = make_sample(2)
+    sample.rollout_log_probs = [None, -1.0]
+    with pytest.raises(SampleError, match="`rollout_log_probs` holds None: give one number"):
+        freeze(sample)
 
 
 OVERLONG = ShapingConfig(overlong_buffer_len=4, overlong_penalty_factor=2.0)

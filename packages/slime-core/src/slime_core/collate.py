@@ -233,8 +233,14 @@ def _response_aligned(
 
 
 def _refuse_infinite(sample: Sample, mask: Sequence[int], name: str, row: Sequence[float]) -> None:
-    if all(map(math.isfinite, row)):
-        return
+    try:
+        if all(map(math.isfinite, row)):
+            return
+    except TypeError:
+        other = next(value for value in row if not hasattr(value, "__float__"))
+        raise SampleError(
+            f"sample {sample.index}: `{name}` holds {other!r:.80}: give one number per token"
+        ) from None
     for position, (flag, value) in enumerate(zip(mask, row, strict=True)):
         if flag and not math.isfinite(value):
             raise SampleError(

@@ -6,7 +6,7 @@ Lengths: P prompt tokens, R response tokens, P + R = len(tokens).
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from slime_core.errors import SampleError
 
@@ -93,7 +93,13 @@ class Sample:
         return sum(self.response_mask)
 
     def validate(self) -> None:
-        """Raise ``SampleError`` naming the first field whose length is not R."""
+        """Make lists of what users' code set as arrays or tensors, and check their lengths.
+
+        Raises:
+            SampleError: naming the first field that is no list, or whose length is not R.
+        """
+        for name in ("tokens", *_RESPONSE_ALIGNED):
+            self._make_list(name)
         if self.response_length > len(self.tokens):
             raise SampleError(
                 f"sample {self.index}: `response_length` is {self.response_length} "
@@ -106,6 +112,18 @@ class Sample:
                     f"sample {self.index}: `{name}` has {len(values)} entries "
                     f"but `response_length` is {self.response_length}"
                 )
+
+    def _make_list(self, name: str) -> None:
+        given: Any = getattr(self, name)
+        if isinstance(given, list) or (given is None and name != "tokens"):
+            return
+        listed = getattr(given, "tolist", None)
+        plain: Any = given if listed is None else listed()
+        if not isinstance(plain, list | tuple):
+            raise SampleError(
+                f"sample {self.index}: `{name}` is {given!r:.80}, not a list of numbers"
+            )
+        setattr(self, name, list(cast("Sequence[Any]", plain)))
 
 
 Status = Sample.Status
