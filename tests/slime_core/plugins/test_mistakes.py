@@ -2,6 +2,9 @@
 
 import functools
 import pickle
+import re
+import sys
+from types import ModuleType
 
 import pytest
 from slime_core.errors import DataError, SampleError
@@ -58,6 +61,23 @@ def test_any_other_error_of_a_call_is_told_from_the_users_first_line_on(
     assert "mistakes.py" not in second.replace("test_mistakes.py", "")
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
     assert "`fail` failed" in caplog.text
+
+
+def test_where_an_error_was_raised_is_told_while_other_threads_import(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fullmatch, names = re.fullmatch, iter(range(10**6))
+
+    def imported_meanwhile(*given: str) -> re.Match[str] | None:
+        name = f"imported_meanwhile_{next(names)}"
+        sys.modules[name] = ModuleType(name)
+        return fullmatch(*given)
+
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr(re, "fullmatch", imported_meanwhile)
+    with pytest.raises(ZeroDivisionError) as raised:
+        _ = 1 / 0
+    assert "test_mistakes.py" in told(raised.value)
 
 
 @pytest.mark.parametrize("makers", ["", "--custom-rm-path m.py:f"])

@@ -49,8 +49,13 @@ def _is_users(filename: str) -> bool:
 
 
 def _own_packages() -> list[Path]:
-    """Where slime's packages lie, as far as this process has imported them."""
-    modules = [module for name, module in sys.modules.items() if re.fullmatch(r"slime_\w+", name)]
+    """Where slime's packages lie, as far as this process has imported them.
+
+    Other threads may be importing: ``sys.modules`` is copied before anything else is done.
+    """
+    modules = [
+        module for name, module in [*sys.modules.items()] if re.fullmatch(r"slime_\w+", name)
+    ]
     files = [module.__file__ for module in modules]
     return [Path(file).parent for file in files if file and file.endswith("__init__.py")]
 
