@@ -5,7 +5,8 @@ import pytest
 from slime_core.config.draft import DEFAULT, Draft, Facts
 from slime_rewards import graders
 from slime_rewards.config import COMPARING
-from slime_rewards.rules import labels
+from slime_rewards.rules import labels, rows_with_labels
+from slime_testing.eval_sets import dataset
 
 UNLABELLED = Facts(unlabelled=("--prompt-data p.jsonl", "--eval-config e.jsonl"))
 SETTINGS = {
@@ -78,6 +79,31 @@ def test_an_evaluation_set_is_judged_by_its_own_reward() -> None:
     assert told.startswith("--eval-config e.jsonl: the first prompt has no label")
     assert "its label_key" in told
     assert problems(**fine, eval_datasets=(EvalSet(rm_type="f1", custom_rm_path="m.py:f"),)) == []
+
+
+def compared_by(**changes: Any) -> tuple[str | None, list[str | None]]:
+    """The reward that rows of --prompt-data, and of each evaluation set, need a label for."""
+    draft = Draft()
+    for name, value in {**SETTINGS, **changes}.items():
+        draft.own.put(name, value, DEFAULT)
+    rows_with_labels(draft, Facts())
+    return draft.own.values.get("compared_by"), [x.compared_by for x in draft["eval_datasets"]]
+
+
+def test_rows_need_labels_for_what_compares_them_alone() -> None:
+    sets = (
+        dataset("plain"),
+        dataset("overlap", rm_type="f1"),
+        dataset("followed", rm_type="ifbench"),
+        dataset("scored", custom_rm_path="mine.py:score"),
+        dataset("asked", custom_generate_function_path="mine.py:agent"),
+    )
+    assert compared_by(eval_datasets=sets) == ("math", ["math", "f1", None, None, None])
+    assert compared_by(rm_type="boxed_dapo") == ("boxed_dapo", [])
+    assert compared_by(rm_type="gpqa", eval_datasets=sets[:2]) == (None, [None, "f1"])
+    assert compared_by(num_rollout=0, eval_datasets=sets[:1]) == (None, ["math"])
+    for own in ({"custom_rm_path": "mine.py:score"}, {"loss_type": "sft_loss"}):
+        assert compared_by(**own, eval_datasets=sets[:1]) == (None, [None])
 
 
 def test_those_that_compare_are_those_that_refuse_to_grade_without_a_label() -> None:

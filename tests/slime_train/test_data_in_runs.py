@@ -88,22 +88,38 @@ def test_what_cannot_be_together_is_said_with_the_command_line(model, files):
         resolved(model, *words, "--data-source-path", "nowhere.Source")
 
 
+def start(model, directory, *words):
+    """A run's producer with its prompts read, and no engine yet."""
+    base = ["--hf-checkpoint", model, "--rm-type", "math", "--rollout-batch-size", 1]
+    base += ["--global-batch-size", 1, "--num-rollout", 1, "--rollout-max-response-len", 32]
+    raw = read_sources([str(word) for word in (*base, *words)])
+    return RolloutHost(resolve(raw, gather(raw), also=problems).config, directory)
+
+
 def test_a_prompt_beyond_the_engines_context_ends_the_run_before_there_is_one(model, tmp_path):
     config = json.loads((model / "config.json").read_text())
     length = config["max_position_embeddings"]
     long, short = tmp_path / "long.jsonl", tmp_path / "short.jsonl"
     for path, text in ((long, "1" * (length - 16)), (short, "1+1=")):
         path.write_text(json.dumps({"prompt": text, "label": "2"}) + "\n")
-    base = ["--hf-checkpoint", model, "--rm-type", "math", "--rollout-batch-size", 1]
-    base += ["--global-batch-size", 1, "--num-rollout", 1, "--rollout-max-response-len", 32]
-
-    def start(*words):
-        raw = read_sources([str(word) for word in (*base, *words)])
-        return RolloutHost(resolve(raw, gather(raw), also=problems).config, tmp_path)
-
     told = f"{length - 16} tokens, more than the {length - 32} .* context of {length} leaves beside"
     with pytest.raises(DataError, match=rf"long.jsonl:1: the prompt has {told} a response of 32"):
-        start("--prompt-data", long)
+        start(model, tmp_path, "--prompt-data", long)
     with pytest.raises(DataError, match=r"long.jsonl:1: the prompt has"):
-        start("--prompt-data", short, "--eval-prompt-data", "x", long)
-    start("--prompt-data", long, "--rollout-max-context-len", length).stop()
+        start(model, tmp_path, "--prompt-data", short, "--eval-prompt-data", "x", long)
+    start(model, tmp_path, "--prompt-data", long, "--rollout-max-context-len", length).stop()
+
+
+def test_a_row_without_the_label_that_is_compared_with_ends_the_run_before_it_starts(
+    model, tmp_path
+):
+    labelled, gap = tmp_path / "labelled.jsonl", tmp_path / "gap.jsonl"
+    labelled.write_text('{"prompt": "1+1=", "label": "2"}\n')
+    gap.write_text(labelled.read_text() + '{"prompt": "1+2=", "label": null}\n')
+    told = r"gap.jsonl:2: 'label' is None, and math compares"
+    for words in (["--prompt-data", gap], ["--prompt-data", gap, "--streaming-data"]):
+        with pytest.raises(DataError, match=told):
+            start(model, tmp_path, *words)
+    with pytest.raises(DataError, match=told):
+        start(model, tmp_path, "--prompt-data", labelled, "--eval-prompt-data", "x", gap)
+    start(model, tmp_path, "--prompt-data", gap, "--data-error-policy", "skip").stop()

@@ -122,6 +122,25 @@ def test_nothing_left_is_an_error(load):
         load()
 
 
+def test_a_row_without_the_label_that_its_reward_compares_with_cannot_be_used(load):
+    rows = [
+        {"prompt": "1+1=", "label": "2"},
+        {"prompt": "1+2=", "label": None},
+        {"prompt": "write", "label": None, "metadata": {"rm_type": "ifbench"}},
+        {"prompt": "1+3=", "label": None},
+    ]
+    with pytest.raises(DataError) as error:
+        load(*rows, compared_by="math")
+    assert str(error.value).split("\n  ")[0].startswith("2 of 4 rows")
+    assert (
+        "p.jsonl:2: 'label' is None, and math compares responses with a label that is text or a "
+        "number (first of 2 such rows)"
+    ) in str(error.value)
+    kept = load(*rows, compared_by="math", data_error_policy="skip")
+    assert [prompt.prompt for prompt in kept] == ["1+1=", "write"]
+    assert len(load(*rows)) == 4
+
+
 def test_a_system_prompt_begins_conversations_without_one(load, tmp_path):
     rows = {"prompt": CHAT}, {"prompt": "hi"}, {"prompt": CHAT[1:]}
     (tmp_path / "system.txt").write_text("be brief\n")

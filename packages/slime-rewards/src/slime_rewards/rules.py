@@ -1,9 +1,11 @@
 """What is wrong with the rewards that a command line names, found before anything starts."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
 from slime_core.config.draft import Draft, Facts
+from slime_core.config.eval_sets import EvalDataset
 
 from slime_rewards.config import BOXED, COMPARING, RM_TYPES, unknown_type
 
@@ -40,7 +42,7 @@ def known_types(draft: Draft, facts: Facts) -> None:
 def labels(draft: Draft, facts: Facts) -> None:
     """What compares responses with labels has labels to compare with."""
     for where, key, rm_type in _graded(draft):
-        if where in facts.unlabelled and str(rm_type).removeprefix(BOXED) in COMPARING:
+        if where in facts.unlabelled and _comparing(rm_type):
             default = "" if draft.given("rm_type") or rm_type != draft["rm_type"] else " by default"
             draft.problem(
                 f"{where}: the first prompt has no label that is text or a number, and "
@@ -50,21 +52,48 @@ def labels(draft: Draft, facts: Facts) -> None:
             )
 
 
+def rows_with_labels(draft: Draft, facts: Facts) -> None:
+    """Of rows that are compared with labels, one without is found when the file is read."""
+    if _scored_elsewhere(draft):
+        return
+    if draft["num_rollout"] != 0:
+        draft.own.put("compared_by", _comparing(draft["rm_type"]), "derived: --rm-type")
+    sets = [
+        replace(each, compared_by=_comparing(_of_set(draft, each)))
+        for each in draft["eval_datasets"]
+    ]
+    draft.own.put("eval_datasets", tuple(sets), draft.own.sources["eval_datasets"])
+
+
+def _comparing(rm_type: str | None) -> str | None:
+    """The reward, if it is one that compares responses with labels."""
+    return rm_type if str(rm_type).removeprefix(BOXED) in COMPARING else None
+
+
+def _scored_elsewhere(draft: Draft) -> bool:
+    """Whether no file is scored by this package alone."""
+    offline = draft["debug_train_only"] or draft["loss_type"] in OFFLINE_LOSSES
+    return offline or any(draft[name] for name in _OWN_CODE)
+
+
 def _graded(draft: Draft) -> Iterator[tuple[str, str, str | None]]:
     """(flag and path, flag for its labels, --rm-type) of every file that this package scores."""
-    if draft["debug_train_only"] or draft["loss_type"] in OFFLINE_LOSSES:
-        return
-    if any(draft[name] for name in _OWN_CODE):
+    if _scored_elsewhere(draft):
         return
     if draft["num_rollout"] != 0:
         for path in draft["prompt_data"]:
             yield f"--prompt-data {path}", "--label-key", draft["rm_type"]
     for each in draft["eval_datasets"]:
-        own_code = each.custom_rm_path or each.custom_generate_function_path
-        if not (draft["eval_function_path"] or own_code):
-            rm_type = each.rm_type or each.metadata_overrides.get("rm_type") or draft["rm_type"]
-            yield f"--eval-prompt-data {each.path}", "--eval-label-key", rm_type
-            yield f"--eval-config {each.path}", "its label_key", rm_type
+        rm_type = _of_set(draft, each)
+        yield f"--eval-prompt-data {each.path}", "--eval-label-key", rm_type
+        yield f"--eval-config {each.path}", "its label_key", rm_type
 
 
-RULES = (known_types, labels)
+def _of_set(draft: Draft, each: EvalDataset) -> str | None:
+    """The --rm-type of an evaluation set, unless a user's function scores it."""
+    if draft["eval_function_path"] or each.custom_rm_path or each.custom_generate_function_path:
+        return None
+    return each.rm_type or each.metadata_overrides.get("rm_type") or draft["rm_type"]
+
+
+RULES = (known_types, labels, rows_with_labels)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from slime_core.config.flags import flag, json_object
+from slime_core.config.flags import derived, flag, json_object
 
 LARGEST_SEED = 2**31 - 1
 """NumPy takes seeds from 0 to 2**32 - 1, and each engine and pipeline stage adds its number."""
@@ -26,6 +26,8 @@ class DataConfig:
     label_key: str | None = None
     """Column of the reference answer; where not given, the usual names are tried: label, answer,
     solution, ..."""
+    compared_by: str | None = derived(default=None)
+    """The --rm-type that compares responses with labels, where one does: every row needs one."""
     metadata_key: str = "metadata"
     """Column of a mapping that travels with every sample."""
     tool_key: str = "tools"

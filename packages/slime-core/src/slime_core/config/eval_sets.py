@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from slime_core.config.flags import Flag, flag, flags_of, json_object
+from slime_core.config.flags import Flag, derived, flag, flags_of, json_object
 from slime_core.config.yaml_file import read_value
 
 
@@ -31,6 +31,8 @@ class EvalDataset:
     """Column of the prompt."""
     label_key: str | None
     """Column of the reference answer."""
+    compared_by: str | None = derived(default=None)
+    """The reward that compares responses with labels, where one does: every row needs one."""
     tool_key: str
     """Column of tool definitions."""
     metadata_key: str

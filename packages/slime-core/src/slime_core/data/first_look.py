@@ -7,10 +7,8 @@ from slime_core.config.data import DataConfig
 from slime_core.data.file_slice import parse
 from slime_core.data.loading import look
 from slime_core.data.pairs import pair_rows
-from slime_core.data.prompts import prompt_rows
-from slime_core.data.reading import Prompt
+from slime_core.data.prompts import is_gradable, prompt_rows
 from slime_core.errors import DataError
-from slime_core.scores import is_answer
 
 _NUM_ROWS = 100
 
@@ -44,10 +42,4 @@ def first_look(
         found = look(reader, data, path, num_rows=_NUM_ROWS)
     except DataError as error:
         return FirstLook(str(error))
-    return (
-        FirstLook(gradable=_is_gradable(found[0])) if found else FirstLook(f"{path}: has no rows")
-    )
-
-
-def _is_gradable(prompt: Prompt) -> bool:
-    return is_answer(prompt.label) or "rm_type" in prompt.metadata
+    return FirstLook(gradable=is_gradable(found[0])) if found else FirstLook(f"{path}: has no rows")

@@ -14,6 +14,7 @@ from slime_core.data.columns import (
     prompt_text,
     required,
     says_nothing,
+    shown,
     system_prompt,
     with_system,
 )
@@ -23,6 +24,7 @@ from slime_core.data.prompt_room import PromptRoom
 from slime_core.data.reading import Prompt, find_columns
 from slime_core.data.rows import Row, Source, read_rows
 from slime_core.data.sft import has_answer
+from slime_core.scores import is_answer
 
 __all__ = ["Prompt", "PromptRows", "Tokenizer", "load_prompts", "read_prompts", "read_rows"]
 
@@ -75,7 +77,14 @@ class PromptRows:
             )
         if self.answered:
             check_unicode(label, row.place, repr(columns.label))
-        return Prompt(text, label, metadata_of(row, self.data))
+        prompt = Prompt(text, label, metadata_of(row, self.data))
+        if self.data.compared_by is not None and not is_gradable(prompt):
+            raise RowError(
+                "no_label",
+                f"{row.place}: {columns.label or 'label'!r} is {shown(label)}, and "
+                f"{self.data.compared_by} compares responses with a label that is text or a number",
+            )
+        return prompt
 
     def prepare(self, prompt: Prompt, place: str) -> Prompt:
         """Rendered, and tokenized without special tokens of the tokenizer's own."""
@@ -109,6 +118,11 @@ class PromptRows:
         except (TemplateError, TypeError) as error:  # it asks for what a message lacks, or refuses
             why = f"{place}: the chat template does not take the prompt: {error}"
             raise RowError("malformed", why) from error
+
+
+def is_gradable(prompt: Prompt) -> bool:
+    """Whether it comes with a label, or says by itself which reward scores it."""
+    return is_answer(prompt.label) or "rm_type" in prompt.metadata
 
 
 def prompt_rows(

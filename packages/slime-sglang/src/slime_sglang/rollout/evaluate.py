@@ -24,6 +24,7 @@ _CHECK_S = 1.0
 _COLUMNS = (
     "input_key",
     "label_key",
+    "compared_by",
     "tool_key",
     "metadata_key",
     "apply_chat_template",
