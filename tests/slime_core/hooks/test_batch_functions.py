@@ -54,6 +54,15 @@ def test_a_conversion_says_all_of_a_batch(tmp_path: Path) -> None:
     assert batch.group_ids.tolist() == [0, 0, 0]
 
 
+def test_columns_may_be_tensors(tmp_path: Path) -> None:
+    text = "import torch\n" + CONVERT.replace("[0, 0, 1]", "torch.tensor([0, 0, 1])")
+    text = text.replace("[[1] * s.response_length for s", "[torch.ones(s.response_length) for s")
+    batch = custom_convert(written(tmp_path, text.replace("EXTRA", "")), FLAT)(groups())
+    assert batch.rollout_ids.tolist() == [0, 0, 1]
+    assert batch.rollout_token_counts.tolist() == [5.0, 5.0, 1.0]
+    assert batch.loss_mask.values.tolist() == [1.0] * 6
+
+
 @pytest.mark.parametrize(
     ("extra", "complaint"),
     [
@@ -100,9 +109,11 @@ def test_advantages_returns_and_masks_may_be_changed(tmp_path: Path) -> None:
         ("rollout_data['advantages'].pop()", "must stay one vector per sample"),
         ("del rollout_data['returns']", "'returns'.* must stay one vector per sample"),
         ("rollout_data['loss_masks'][0] = [2, 2]", "can only mask more"),
+        ("rollout_data['advantages'][1] /= 0", "'advantages'.* not finite at tokens"),
+        ("rollout_data['returns'][1] -= float('inf')", "'returns'.* not finite at tokens"),
     ],
 )
-def test_other_shapes_and_other_tokens_are_refused(
+def test_other_shapes_other_tokens_and_infinities_are_refused(
     tmp_path: Path, body: str, complaint: str
 ) -> None:
     given: Any = body

@@ -49,7 +49,7 @@ def custom_convert(spec: str, flat: Flat) -> Convert:
         rollouts = columns.optional("rollout_ids") or list(range(len(pairs)))
         return TrainBatch(
             tokens=Ragged.from_lists(
-                [list(row) for row in columns.required("tokens")], torch.int64
+                [_list(row) for row in columns.required("tokens")], torch.int64
             ),
             response_lengths=torch.tensor(lengths),
             loss_mask=Ragged.from_lists(masks, torch.float32),
@@ -82,7 +82,7 @@ class _Columns:
         """A column, if it is there."""
         if self._data.get(name) is None:
             return None
-        column = list(self._data[name])
+        column = _list(self._data[name])
         if len(column) != self._num_rows:
             raise PluginError(
                 f"plugin {self._spec!r}: {name!r} has {len(column)} entries "
@@ -102,7 +102,7 @@ class _Columns:
         column = self.optional(name)
         if column is None:
             return None
-        rows = [list(row) for row in column]
+        rows = [_list(row) for row in column]
         if [len(row) for row in rows] != list(lengths):
             raise PluginError(
                 f"plugin {self._spec!r}: {name!r} has vectors of {[len(row) for row in rows]} "
@@ -123,8 +123,8 @@ def data_postprocess(spec: str, flat: Flat) -> Postprocess:
     tokens; what means are taken over was settled before, so masking more lowers the loss's weight.
 
     Raises:
-        PluginError: it cannot be loaded; when called: a vector has another length, or a mask has
-            tokens that were masked before.
+        PluginError: it cannot be loaded; when called: a vector has another length or is not finite,
+            or a mask has tokens that were masked before.
     """
     call = bind(load_hook("rollout_data_postprocess_path", spec), flat)
 
@@ -146,6 +146,12 @@ def data_postprocess(spec: str, flat: Flat) -> Postprocess:
             _like(spec, "advantages", data, targets.advantages),
             targets.returns and _like(spec, "returns", data, targets.returns),
         )
+        for name, vector in (("advantages", changed.advantages), ("returns", changed.returns)):
+            if vector is not None and not vector.values[masks.values > 0].isfinite().all():
+                raise PluginError(
+                    f"plugin {spec!r} set rollout_data[{name!r}] to what is not finite at tokens "
+                    "that are trained on"
+                )
         return changed, masks
 
     return postprocess
@@ -160,6 +166,12 @@ def _like(spec: str, name: str, data: Mapping[str, Any], before: Ragged) -> Ragg
             f"{lengths} tokens, but has {[row.numel() for row in rows]}"
         )
     return Ragged.from_tensors(rows) if rows else before
+
+
+def _list(values: Any) -> list[Any]:
+    """Of an array or a tensor the numbers: tensors of one number each are never equal as keys."""
+    listed = getattr(values, "tolist", None)
+    return list(values) if listed is None else listed()
 
 
 def _floats(values: Sequence[Any]) -> Tensor:
