@@ -207,9 +207,11 @@ def _mask(sample: Sample, oldest: int | None) -> list[int]:
     return [flag * recent for flag, recent in zip(mask, fresh(sample, oldest), strict=True)]
 
 
-def token_counts(rollout_ids: Sequence[int], masks: Sequence[Sequence[int]]) -> torch.Tensor:
+def token_counts(
+    rollout_ids: Sequence[int], masks: Sequence[Sequence[float | int]]
+) -> torch.Tensor:
     """For every sample the trained tokens of its whole rollout."""
-    counts: dict[int, int] = {}
+    counts: dict[int, float | int] = {}
     for rollout, mask in zip(rollout_ids, masks, strict=True):
         counts[rollout] = counts.get(rollout, 0) + sum(mask)
     return torch.tensor([counts[rollout] for rollout in rollout_ids], dtype=torch.float32)
