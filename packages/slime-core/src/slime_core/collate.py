@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -234,7 +234,7 @@ def _response_aligned(
     return Ragged.from_lists(filled, torch.float32)
 
 
-def _refuse_infinite(sample: Sample, mask: Sequence[int], name: str, row: Sequence[float]) -> None:
+def _refuse_infinite(sample: Sample, mask: Sequence[int], name: str, row: Sequence[Any]) -> None:
     try:
         if all(map(math.isfinite, row)):
             return
