@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from measuring import machine_name, on_gpu
+from measuring import machine_name, on_gpu, wait
 from record import record
 from slime_megatron.mcore.startup import bootstrap
 from torch import Tensor
@@ -156,12 +156,6 @@ def compare(outs: dict[str, Tensor]) -> None:
     for name, out in others:
         error = float((out.float() - first[1].float()).norm() / first[1].float().norm())
         assert error < 0.02, f"{name} differs from {first[0]} by {error}"
-
-
-def wait() -> None:
-    """Until the device has done all it was told to."""
-    if on_gpu():
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import wait
 from record import record
 from slime_megatron.mcore.startup import bootstrap
 from torch import Tensor
@@ -177,10 +178,10 @@ def times(
     seconds: dict[str, list[float]] = {name: [] for name in possible}
     for turn in range(options.repeats + 1):
         for name, function in possible.items():
-            wait(options.device)
+            wait()
             begin = time.perf_counter()
             step(function, inputs, options)
-            wait(options.device)
+            wait()
             if turn:
                 seconds[name].append(time.perf_counter() - begin)
     return {
@@ -210,12 +211,6 @@ def resident(field: str) -> int:
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     raise LookupError(field)
-
-
-def wait(device: str) -> None:
-    """Until the device has done all it was told to."""
-    if device != "cpu":
-        torch.cuda.synchronize()
 
 
 def clear(device: str) -> None:

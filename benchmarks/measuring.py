@@ -27,6 +27,12 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def wait() -> None:
+    """Until the GPU, where there is one, has done all it was told to."""
+    if on_gpu():
+        torch.cuda.synchronize()
+
+
 def machine_name() -> str:
     """As it stands in the names of result files."""
     count = torch.cuda.device_count()

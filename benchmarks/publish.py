@@ -27,7 +27,7 @@ from unittest.mock import patch
 os.environ.setdefault("NCCL_CUMEM_ENABLE", "0")  # as in the trainer of a run
 
 import torch
-from measuring import MODELS, machine_name, on_gpu, row, server_arguments, turn, write_shape
+from measuring import MODELS, machine_name, on_gpu, row, server_arguments, turn, wait, write_shape
 from record import record
 from slime_core.config.algorithm import PolicyLossConfig
 from slime_core.config.model import ModelConfig
@@ -209,7 +209,7 @@ def published(trainer: TrainerRank, version: int, name: str) -> float:
         with torch.no_grad():
             for parameter in trainer._state.chunks[0].parameters():
                 parameter.view(-1)[version % CHANGED :: CHANGED] += 1e-2
-    settled()
+    wait()
     return float(trainer.publish(version)["perf/update_weights_time"])
 
 
@@ -259,19 +259,13 @@ def timed(work: Callable[[], Any], repeats: int = 5) -> float:
     """Median seconds."""
     times: list[float] = []
     for _ in range(repeats + 1):
-        settled()
+        wait()
         begin = time.perf_counter()
         result = work()
-        settled()
+        wait()
         times.append(time.perf_counter() - begin)
         del result
     return statistics.median(times[1:])
-
-
-def settled() -> None:
-    """Return when the GPU has nothing left to do."""
-    if on_gpu():
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing as mp
+from measuring import wait
 from record import record
 
 PEAK_FLOPS = 989e12
@@ -380,17 +381,14 @@ def step_of_transformers(case: Case, scratch: str, at_once: int) -> dict[str, fl
 
 def timed(step: Callable[[int], object], steps: int) -> dict[str, float]:
     """Median seconds of a step, after one that compiles, and the most device memory."""
-    on_gpu = torch.cuda.is_available()
     times: list[float] = []
     for number in range(steps + 1):
-        if on_gpu:
-            torch.cuda.synchronize()
+        wait()
         begin = time.perf_counter()
         step(number)
-        if on_gpu:
-            torch.cuda.synchronize()
+        wait()
         times.append(time.perf_counter() - begin)
-    memory = float(torch.cuda.max_memory_allocated()) if on_gpu else 0.0
+    memory = float(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0.0
     return {"seconds": statistics.median(times[1:]), "memory": memory}
 
 
