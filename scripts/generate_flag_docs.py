@@ -20,6 +20,7 @@ Written by `scripts/generate_flag_docs.py` from the sections of the configuratio
 Besides these, every flag of Megatron's parser is taken (`slime-train --help-megatron`;
 [what does nothing here](megatron.md)), every flag of SGLang's server with the prefix `--sglang-`
 (`--help-sglang`) and every flag of its router with the prefix `--router-` (`--help-router`).
+`slime-train --help kl coef` finds, in all of them, the flags whose name or help says both words.
 `slime-train ... --dump-config` prints every value of a run and where it comes from. Where no
 default is shown, the value is derived or off.
 
