@@ -200,6 +200,25 @@ def test_both_interfaces_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [trained(s) for s in segments] == [said(script, 0), said(script, 1)]
 
 
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}])
+def test_a_stream_has_an_event_without_a_choice_only_for_who_asks_for_the_usage(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    ends: list[tuple[int, bool]] = []
+
+    async def agent(base_url: str, api_key: str, sample: Sample) -> None:
+        client = openai_client(base_url, api_key)
+        chunks = await client.chat.completions.create(
+            model="any", messages=[USER], stream=True, **options
+        )
+        ends.extend([(len(chunk.choices), chunk.usage is not None) async for chunk in chunks])
+
+    worked(monkeypatch, agent, ["3"])
+    *chunks, last = ends
+    assert set(chunks) == {(1, False)}
+    assert last == ((0, True) if options else (1, False))
+
+
 def test_histories_that_part_become_segments_of_one_rollout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -254,6 +273,19 @@ def raw(status: int, kind: str) -> Callable[[httpx.Response], None]:
             "cannot be read: KeyError: 'text'",
         ),
         ("chat/completions", {"messages": [USER], "response_format": "text"}, "cannot be read"),
+        ("chat/completions", {"messages": [USER], "functions": [{"name": "f"}]}, "send `tools`"),
+        (
+            "chat/completions",
+            {"messages": [USER], "max_tokens": "8"},
+            "at least 1, got '8'",
+        ),
+        ("chat/completions", {"messages": [USER], "stop": [""]}, "text and not empty, got ''"),
+        ("chat/completions", {"messages": [USER], "stop": 5}, "text and not empty, got 5"),
+        (
+            "messages",
+            {"messages": [USER], "stop_sequences": [None]},
+            "not empty, got None",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(
@@ -268,6 +300,62 @@ def test_what_cannot_be_done_is_refused_by_name(
     sample, _, server = worked(monkeypatch, agent, [])
     assert message in sample.response
     assert not server.bodies
+
+
+@pytest.mark.parametrize("path", ["responses", "completions", "models/slime"])
+def test_an_agent_that_speaks_another_interface_is_told_which_there_are(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    async def agent(base_url: str, api_key: str, sample: Sample) -> str:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            reply = await client.post(f"{base_url}/{path}", json={"input": "1+2?"})
+            raw(404, "not_found_error")(reply)
+            await client.post(f"{base_url}/messages", json={"messages": []})
+        return reply.json()["error"]["message"]
+
+    sample, _, _ = worked(monkeypatch, agent, [])
+    assert f"/{path} is not served: there are POST /v1/chat/completions" in sample.response
+
+
+def test_an_agent_that_asks_nothing_is_told_what_to_speak_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def agent(base_url: str, api_key: str, sample: Sample) -> float:
+        return 1.0
+
+    sample, _, _ = worked(monkeypatch, agent, [])
+    assert sample.status is Status.FAILED
+    assert "ended without a request to the model" in sample.metadata["error"]
+
+
+def test_an_agent_that_never_reads_an_answer_is_told_to_look_at_its_time_outs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def agent(base_url: str, api_key: str, sample: Sample) -> None:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            await client.post(f"{base_url}/messages", json={"messages": [USER], "max_tokens": 5})
+
+    def unread(self: Session, turn: Any) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(endpoints, "_said", unread)
+    sample, _, _ = worked(monkeypatch, agent, ["3"])
+    assert sample.status is Status.FAILED
+    assert "each of its 1 requests was refused, or given up" in sample.metadata["error"]
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("-inf")])
+def test_a_reward_that_is_not_finite_costs_the_sample_of_its_agent(
+    monkeypatch: pytest.MonkeyPatch, reward: float
+) -> None:
+    async def agent(base_url: str, api_key: str, sample: Sample) -> float:
+        client = openai_client(base_url, api_key)
+        await client.chat.completions.create(model="any", messages=[USER])
+        return reward
+
+    sample, _, _ = worked(monkeypatch, agent, ["3"])
+    assert (sample.status, sample.reward) == (Status.FAILED, None)
+    assert f"`sample.reward` to {reward}" in sample.metadata["error"]
 
 
 def test_a_session_is_named_by_path_or_key_and_ends_with_its_agent(

@@ -22,6 +22,8 @@ class ChatRequest:
     """Entries of SGLang's sampling_params: length and stop strings."""
     stream: bool = False
     log_probs: bool = False
+    tells_usage: bool = False
+    """Whether a stream ends with an event that has the numbers of tokens and nothing else."""
     model: str = "slime"
 
 
@@ -62,8 +64,20 @@ def limits(max_tokens: Any, stop: Any) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if max_tokens is not None:
         if not isinstance(max_tokens, int) or max_tokens < 1:
-            raise RequestError(f"the most tokens of an answer must be at least 1, got {max_tokens}")
+            raise RequestError(
+                "the most tokens of an answer must be a whole number and at least 1, "
+                f"got {max_tokens!r:.80}"
+            )
         extra["max_new_tokens"] = max_tokens
     if stop:
-        extra["stop"] = [stop] if isinstance(stop, str) else list(stop)
+        extra["stop"] = _strings([stop] if isinstance(stop, str) else stop)
     return extra
+
+
+def _strings(stop: Any) -> list[str]:
+    """Strings that end an answer; an empty one would end it at its first token."""
+    strings = cast("list[Any]", stop) if isinstance(stop, list) else [stop]
+    for string in strings:
+        if not isinstance(string, str) or not string:
+            raise RequestError(f"a stop string must be text and not empty, got {string!r:.80}")
+    return list(strings)

@@ -63,6 +63,7 @@ class Endpoints:
                 counting = _speaking(anthropic_messages, self._count)
                 app.router.add_post(f"{path}/messages/count_tokens", counting)
         app.router.add_get("/health", _healthy)
+        app.router.add_route("*", "/{path:.*}", _nothing_here)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
         host, port = self._settings.host, self._settings.port
@@ -292,6 +293,16 @@ async def _keep_waiting(response: web.StreamResponse, answer: "asyncio.Future[Tu
 def _reachable(host: str) -> str:
     """An address for agents on other machines too, where the server listens on every one."""
     return network_address() if host in ("0.0.0.0", "::") else host
+
+
+async def _nothing_here(request: web.Request) -> web.Response:
+    """What agents are told whose client uses another interface."""
+    message = (
+        f"{request.method} {request.path} is not served: there are POST /v1/chat/completions "
+        "(OpenAI), POST /v1/messages (Anthropic), POST /v1/messages/count_tokens and GET /v1/models"
+    )
+    refused = openai_chat.error(message, "not_found_error")
+    return web.json_response(refused, status=404, headers=_NO_RETRY)
 
 
 async def _healthy(request: web.Request) -> web.Response:

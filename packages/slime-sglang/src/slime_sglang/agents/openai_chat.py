@@ -29,6 +29,8 @@ def read(body: Body) -> ChatRequest:
         raise RequestError("`response_format` is not supported: answers are sampled freely")
     if body.get("top_logprobs"):
         raise RequestError("`top_logprobs` is not supported: `logprobs` gives the sampled tokens'")
+    if body.get("functions"):
+        raise RequestError("`functions` is not supported: send `tools`")
     choice = body.get("tool_choice") or "auto"
     if choice not in ("auto", "none"):
         raise RequestError(f"`tool_choice` must be auto or none, got {choice!r}")
@@ -42,6 +44,7 @@ def read(body: Body) -> ChatRequest:
         extra=limits(longest, body.get("stop")),
         stream=bool(body.get("stream")),
         log_probs=bool(body.get("logprobs")),
+        tells_usage=bool((body.get("stream_options") or {}).get("include_usage")),
         model=str(body.get("model") or "slime"),
     )
 
@@ -86,7 +89,7 @@ def write(said: Said, request: ChatRequest) -> dict[str, Any]:
 
 
 def stream(said: Said, request: ChatRequest) -> Iterator[str]:
-    """The answer as server-sent events."""
+    """The answer as server-sent events; one without a choice only for who asked for it."""
     whole = write(said, request)
     choice = whole["choices"][0]
     message: dict[str, Any] = choice["message"]
@@ -99,7 +102,8 @@ def stream(said: Said, request: ChatRequest) -> Iterator[str]:
         log_probs = choice["logprobs"] if delta.get("content") else None
         part = {"index": 0, "delta": delta, "logprobs": log_probs, "finish_reason": reason}
         yield _event(whole, [part], None)
-    yield _event(whole, [], whole["usage"])
+    if request.tells_usage:
+        yield _event(whole, [], whole["usage"])
     yield "data: [DONE]\n\n"
 
 

@@ -23,7 +23,7 @@ _SHOWN, _SHOWN_OF_ERROR = 65536, 2000
 
 
 class AgentError(RuntimeError):
-    """An agent's command ended with an error."""
+    """An agent's command ended with an error, or an agent did not speak to the model."""
 
 
 async def run_agent(
@@ -60,6 +60,11 @@ async def run_agent(
         endpoints.close(key)
     if session.problem is not None:
         raise session.problem
+    if not (late or session.num_requests):
+        raise AgentError(
+            "the agent ended without a request to the model: it has to use the address and the key "
+            "that it is given (a command: OPENAI_BASE_URL and OPENAI_API_KEY, or ANTHROPIC_...)"
+        )
     segments = session.samples(sample)
     for segment in segments if late else ():
         segment.status = Status.TRUNCATED

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -158,7 +159,7 @@ class Session:
         whose status was left pending are complete, unless they were given up.
 
         Raises:
-            SampleError: it is no sample, or one without tokens.
+            SampleError: it is no sample, or one without tokens or with a reward that is not finite.
         """
         if self.problem is not None:
             raise self.problem
@@ -170,6 +171,7 @@ class Session:
             sample.prompt = plain(sample.prompt) if own else copy.deepcopy(self.prompt)
             sample.response = _text(sample)
             sample.metadata = plain(sample.metadata)
+            _check_reward(sample)
         origin = made[0] if isinstance(made, list) and len(made) == 1 else made
         if isinstance(origin, list) or origin.response_length:
             self._end(origin if isinstance(origin, list) else [origin])
@@ -185,10 +187,7 @@ class Session:
         for sample in samples:
             if sample.status is Status.PENDING:
                 if not sample.response_length:
-                    raise SampleError(
-                        "it returned a sample without tokens: call generate_single, or set tokens, "
-                        "response_length and status"
-                    )
+                    raise SampleError(_without_tokens(self.num_requests))
                 sample.status = Status.COMPLETED
 
     def samples(self, origin: Sample) -> list[Sample]:
@@ -244,6 +243,27 @@ class Session:
             raise AbortedError
         count_cached(self.sample, meta)
         return meta
+
+
+def _check_reward(sample: Sample) -> None:
+    """Let a reward of NaN cost its sample, as one from a reward function does, and not the run."""
+    given: Any = sample.reward
+    if isinstance(given, float) and not math.isfinite(given):
+        sample.reward = None
+        raise SampleError(f"it set `sample.reward` to {given}: rewards are finite")
+
+
+def _without_tokens(num_requests: int) -> str:
+    if num_requests:
+        return (
+            "it returned a sample without tokens: each of "
+            f"its {num_requests} requests was refused, "
+            "or given up before the answer came (what time-outs do its clients have?)"
+        )
+    return (
+        "it returned a sample without tokens: call generate_single, or set tokens, "
+        "response_length and status"
+    )
 
 
 def _text(sample: Sample) -> str:
