@@ -123,11 +123,15 @@ def _norm_of_all(
     _chunk: int, _overflow: Tensor, lists: list[list[Tensor]], _each: bool
 ) -> tuple[Tensor, None]:
     (gradients,) = lists
-    return torch.stack(_lists._foreach_norm(gradients)).norm().view(1), None
+    # In float32 also those in 16 bits: ranks add the squares up, and one without gradients has 0.0.
+    norms = _lists._foreach_norm(gradients, 2, dtype=torch.float32)
+    return torch.stack(norms).norm().view(1), None
 
 
 def _scale_all(_chunk: int, _overflow: Tensor, lists: list[list[Tensor]], scale: float) -> None:
     sources, targets = lists
+    if not targets:  # which Megatron's loop takes, and these do not
+        return
     if sources is not targets:
         _lists._foreach_copy_(targets, sources)
     _lists._foreach_mul_(targets, scale)
