@@ -43,19 +43,18 @@ _HONOURED = """
 account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split
 accumulate_allreduce_grads_in_fp32 adam_beta1 adam_beta2 adam_eps add_bias_linear add_qkv_bias
 align_param_gather apply_wd_to_qk_layernorm attention_backend attention_softmax_in_fp32 bf16
-check_for_large_grads
-check_for_nan_in_loss_and_grad clip_grad clone_scatter_output_in_embedding config_logger_dir
-context_parallel_size ddp_bucket_size ddp_num_buckets
+check_for_large_grads check_for_nan_in_loss_and_grad clip_grad clone_scatter_output_in_embedding
+config_logger_dir context_parallel_size ddp_bucket_size ddp_num_buckets
 ddp_pad_buckets_for_high_nccl_busbw ddp_param_name_patterns_for_fp32_local_accumulation
 ddp_reduce_scatter_with_fp32_accumulation decoder_first_pipeline_num_layers
 decoder_last_pipeline_num_layers decoupled_lr decoupled_min_lr deterministic_mode
 disable_bf16_reduced_precision_matmul distrib_optim_fully_reshardable_mem_efficient
 distribute_saved_activations embedding_init_method_std end_weight_decay exp_avg_dtype
 exp_avg_sq_dtype expert_model_parallel_size expert_tensor_parallel_size ffn_hidden_size fp16
-fp32_residual_connection grad_reduce_in_bf16 gradient_reduce_div_fusion group_query_attention
-hidden_size hysteresis init_method_std init_method_xavier_uniform initial_loss_scale kv_channels
-kv_lora_rank layernorm_epsilon lion_beta1 lion_beta2 loss_scale loss_scale_window lr
-lr_decay_iters lr_decay_samples lr_decay_style lr_warmup_fraction lr_warmup_init lr_warmup_iters
+fp32_residual_connection grad_reduce_in_bf16 group_query_attention hidden_size hysteresis
+init_method_std init_method_xavier_uniform initial_loss_scale kv_channels kv_lora_rank
+layernorm_epsilon lion_beta1 lion_beta2 loss_scale loss_scale_window lr lr_decay_iters
+lr_decay_samples lr_decay_style lr_warmup_fraction lr_warmup_init lr_warmup_iters
 lr_warmup_samples lr_wsd_decay_iters lr_wsd_decay_samples lr_wsd_decay_style main_grads_dtype
 main_params_dtype make_vocab_size_divisible_by max_position_embeddings
 microbatch_group_size_per_vp_stage min_loss_scale min_lr mlp_chunks_for_training
@@ -84,9 +83,8 @@ rotary_interleaved rotary_percent rotary_scaling_factor seed sequence_parallel s
 start_weight_decay swiglu tensor_model_parallel_size untie_embeddings_and_output_weights
 use_checkpoint_opt_param_scheduler use_cpu_initialization use_distributed_optimizer
 use_gloo_process_groups use_precision_aware_optimizer use_rope_scaling
-use_rotary_position_embeddings use_torch_optimizer_for_cpu_offload v_head_dim vocab_size
-weight_decay weight_decay_incr_style yarn_beta_fast yarn_beta_slow
-yarn_original_max_position_embeddings
+use_rotary_position_embeddings v_head_dim vocab_size weight_decay weight_decay_incr_style
+yarn_beta_fast yarn_beta_slow yarn_original_max_position_embeddings
 """
 HONOURED = frozenset(_HONOURED.split())
 """Flags somebody has looked at and found to do what they say; a new one has to be looked at."""
@@ -106,6 +104,28 @@ def fields() -> Iterator[str]:
                 for item in node.body:
                     if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                         yield item.target.id
+
+
+OTHER_CODE = ("extensions", "fsdp", "inference", "ssm", "models/hybrid", "dot_product_attention.py")
+"""Of Megatron's core, for layers and ways to train that are not used here."""
+ALWAYS_SO = {"attention_softmax_in_fp32": "every kernel of attention takes it in float32"}
+"""Honoured without anybody who reads them."""
+PUT_TOGETHER = "muon_"
+"""How names begin that the core puts together where it reads them."""
+
+
+def used_in_core() -> Iterator[str]:
+    """What Megatron's core reads of any object, or names to read it, where it is used here."""
+    core = MEGATRON / "core"
+    for path in core.rglob("*.py"):
+        place = str(path.relative_to(core))
+        if any(other in place for other in OTHER_CODE):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                yield node.attr
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
 
 
 def read_of_args(nodes: Iterable[ast.AST]) -> Iterator[str]:
@@ -145,6 +165,13 @@ def test_no_flag_is_two_of_these():
 def test_an_honoured_flag_is_read_where_a_rank_is_built():
     read = {*fields(), *read_by_megatron(), *read_here(), *CHECKED}
     assert sorted((HONOURED | OTHER_LAYERS) - read) == []
+
+
+def test_an_honoured_flag_that_fills_a_configuration_is_used_by_who_has_it():
+    elsewhere = {*read_by_megatron(), *read_here(), *CHECKED, *ALWAYS_SO}
+    assert set(ALWAYS_SO) <= HONOURED
+    unused = HONOURED - elsewhere - set(used_in_core())
+    assert [dest for dest in sorted(unused) if not dest.startswith(PUT_TOGETHER)] == []
 
 
 def test_exceptions_are_of_flags_they_are_exceptions_to():

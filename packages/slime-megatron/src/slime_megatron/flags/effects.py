@@ -262,6 +262,14 @@ WITHOUT_EFFECT = _by_destination(
             enable_experimental use_layer_wise_param_layout""",
         ),
         (
+            "gradients are added over ranks, by what the whole step counts",
+            "gradient_reduce_div_fusion",
+        ),
+        (
+            "--optimizer-cpu-offload keeps Adam's state in host memory by PyTorch's Adam",
+            "use_torch_optimizer_for_cpu_offload",
+        ),
+        (
             "tokens go to their experts and come back between two computations",
             """overlap_moe_expert_parallel_comm overlap_dispatch_backward_with_experts_wgrad
             ep_overlap_early_attn_memory_release high_priority_a2a_comm_stream""",
