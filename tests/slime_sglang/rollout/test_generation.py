@@ -94,12 +94,20 @@ def test_a_request_that_the_engine_refuses_fails_only_its_sample() -> None:
     assert fine.status is Status.COMPLETED
 
 
-def test_a_prompt_beyond_the_context_is_told_with_the_flag_that_leaves_it_out() -> None:
-    words = "The input (5019 tokens) is longer than the model's context length (2048 tokens)."
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The input (5019 tokens) is longer than the model's context length (2048 tokens).",
+        "Requested token count exceeds the model's maximum context length of 64 tokens.",
+        "Input length (58 tokens) exceeds the maximum allowed length (58 tokens).",
+    ],
+)
+def test_what_is_beyond_the_context_is_told_with_the_flags_that_help(words: str) -> None:
     (refused,) = run(Server(lambda body: (400, {"error": {"message": words}})), make_samples())
     assert refused.status is Status.FAILED
     told = refused.metadata["error"]
     assert words in told
+    assert "--rollout-max-context-len N keeps" in told
     assert told.endswith("--rollout-max-prompt-len N leaves out prompts of more than N tokens")
 
 

@@ -30,7 +30,12 @@ _RETRY_S = 0.5
 _ABORT_S, _ABORTED_S = 10.0, 120.0
 """For one engine to be told, and for requests to end after that."""
 _SHOWN = 1000
-_TOO_LONG = "; --rollout-max-prompt-len N leaves out prompts of more than N tokens"
+_TOO_LONG = (
+    "; --rollout-max-context-len N keeps prompt and response together within N tokens, and "
+    "--rollout-max-prompt-len N leaves out prompts of more than N tokens"
+)
+_SAYS_TOO_LONG = ("longer than the model", "maximum context length", "maximum allowed length")
+"""By one of these SGLang's refusal of a prompt, alone or with its response, is known."""
 _ABORTED_UNREAD = 499
 """What an engine says of a request that a publish aborted before it was scheduled."""
 
@@ -183,7 +188,7 @@ class EngineRequests:
                 continue
             if 400 <= status < 500:
                 sample.status = Status.FAILED
-                advice = _TOO_LONG if "longer than the model" in problem else ""
+                advice = _TOO_LONG if any(word in problem for word in _SAYS_TOO_LONG) else ""
                 sample.metadata["error"] = f"the engine refused the request: {problem}{advice}"
                 return None
             if self._fleet is None or not self._fleet.may_recover(began):
