@@ -57,6 +57,14 @@ def test_rows_before_a_malformed_one_are_graded_and_its_line_is_named():
         assert f"line 2: {message}" in said
 
 
+def test_a_label_that_no_answer_equals_is_an_error_of_its_row():
+    labels = ('{"a": 1}', "NaN", "null", '"4"')
+    rows = "".join(f'{{"response": "4", "label": {label}}}\n' for label in labels)
+    code, answers, _ = grade(rows, "--rm-type", "math")
+    assert code == 0
+    assert [row["outcome"] for row in answers] == ["error", "error", "error", "value"]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

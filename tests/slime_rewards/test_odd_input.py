@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slime_core.types import Sample
+from slime_core.types import Sample, Status
 from slime_rewards import graders
 from slime_rewards.config import RewardConfig
 from slime_rewards.endless import is_endless, measured
@@ -160,13 +160,46 @@ def test_a_label_that_no_answer_equals_is_an_error_and_not_zero(name, label, tol
         value(name, r"</think>Answer: \boxed{12}", label)
 
 
-def scored(sample: Sample, **config: Any) -> Sample:
+def score(samples: list[Sample], **config: Any) -> None:
     rewards = make_reward(RewardConfig(**config), {})
     try:
-        asyncio.run(rewards([sample]))
+        asyncio.run(rewards(samples))
     finally:
         rewards.close()
+
+
+def scored(sample: Sample, **config: Any) -> Sample:
+    score([sample], **config)
     return sample
+
+
+def test_such_a_label_is_no_reward_of_a_run():
+    told = {"gpqa": "a multiple choice needs a label", "code": "no tests in"}
+    samples: list[Sample] = []
+    expected: list[str] = []
+    for name in (*COMPARING, "code"):
+        for label in ({"style": "rule"}, float("nan"), None):
+            metadata = {"rm_type": name}
+            samples.append(make_sample(reward=None, response="4", label=label, metadata=metadata))
+            kind = "a dictionary (of style)" if isinstance(label, dict) else "no label"
+            expected.append(told.get(name, kind))
+    score(samples)
+    assert [sample.reward for sample in samples] == [None] * len(samples)
+    for sample, text in zip(samples, expected, strict=True):
+        assert sample.status is Status.FAILED
+        assert text in sample.metadata["error"]
+
+
+def test_functions_of_users_get_dictionaries_as_text_and_nothing_as_none(tmp_path):
+    path = tmp_path / "rm.py"
+    path.write_text(
+        "def rm(response, label, metadata):\n"
+        "    return {None: 1.0, '{\"a\": 1}': 2.0, ' ': 3.0, '[1]': 4.0, '1.5': 5.0}[label]\n"
+    )
+    labels = [None, float("nan"), {"a": 1}, " ", [1], 1.5]
+    samples = [make_sample(reward=None, label=label) for label in labels]
+    score(samples, custom_rm_path=f"{path}:rm")
+    assert [sample.reward for sample in samples] == [1.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 def test_arrays_in_metadata_reach_graders_as_lists(tmp_path):

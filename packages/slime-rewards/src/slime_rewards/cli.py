@@ -17,7 +17,7 @@ from slime_core.plugins.functions import load_hook
 from slime_rewards import graders
 from slime_rewards.config import BOXED
 from slime_rewards.sandbox import Limits
-from slime_rewards.verdict import Outcome, Question, Verdict, label_text
+from slime_rewards.verdict import Outcome, Question, Verdict, sent_label
 from slime_rewards.workers import Workers
 
 _AHEAD = 1_000
@@ -154,7 +154,7 @@ def _question(line: bytes, grader: str) -> Question:
     return Question(
         grader=own or grader,
         response=response,
-        label=None if label is None else label_text(label),
+        label=sent_label(label),
         metadata=cast("dict[str, Any]", metadata),
     )
 

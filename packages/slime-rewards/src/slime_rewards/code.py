@@ -21,7 +21,7 @@ def grader() -> Grade:
     return functools.partial(_grade, Runner())
 
 
-def grade(response: str, label: str | None, metadata: dict[str, Any]) -> float:
+def grade(response: str, label: object, metadata: dict[str, Any]) -> float:
     """1 where the last Python block of the response passes every test, else 0.
 
     The tests are ``metadata["tests"]``, or the label as JSON or text: a list of
@@ -36,7 +36,7 @@ def grade(response: str, label: str | None, metadata: dict[str, Any]) -> float:
     return _grade(Runner(), response, label, metadata)
 
 
-def _grade(runner: Runner, response: str, label: str | None, metadata: dict[str, Any]) -> float:
+def _grade(runner: Runner, response: str, label: object, metadata: dict[str, Any]) -> float:
     program = extract(response)
     tests, timeout = metadata.get("tests"), metadata.get("timeout")
     asserts, cases = read_tests(label if tests is None else tests)

@@ -33,6 +33,16 @@ def _labelled(grade: Any) -> Grade:
     return labelled
 
 
+def _texted(grade: Any) -> Grade:
+    """A user's function, which is given text, or None where there is no label."""
+
+    def texted(response: str, label: object, metadata: dict[str, Any]) -> Any:
+        given = is_answer(label) or isinstance(label, Mapping | str)
+        return grade(response, label_text(label) if given else None, metadata)
+
+    return texted
+
+
 def _lacking(label: object) -> str:
     if isinstance(label, Mapping):
         keys = ", ".join(map(str, cast("Mapping[Any, Any]", label)))
@@ -102,7 +112,7 @@ def find(name: str) -> Grade:
     """
     unboxed = name.removeprefix(BOXED)
     if unboxed not in _NAMED:
-        return load_hook("custom_rm_path", name)
+        return _texted(load_hook("custom_rm_path", name))
     grade: Grade = code.grader() if unboxed == "code" else _NAMED[unboxed]
     if unboxed == name:
         return grade

@@ -13,6 +13,7 @@ from slime_core.hooks.adapters import custom_reward
 from slime_core.hooks.contracts import RewardFunction
 from slime_core.plugins.forms import is_plain
 from slime_core.plugins.functions import load_hook
+from slime_core.scores import is_answer
 from slime_core.types import Sample
 
 from slime_rewards import graders, math
@@ -24,7 +25,7 @@ from slime_rewards.judge import Judge
 from slime_rewards.remote import Server, remote_payload
 from slime_rewards.sample_rewards import SampleRewards
 from slime_rewards.sandbox import Limits
-from slime_rewards.verdict import Question, RewardValue, Verdict, label_text
+from slime_rewards.verdict import Question, RewardValue, Verdict, label_text, sent_label
 from slime_rewards.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ class SelectedScores:
         question = Question(
             grader=grader,
             response=sample.response,
-            label=None if sample.label is None else label_text(sample.label),
+            label=sent_label(sample.label),
             metadata=_plain(sample.metadata),
         )
         return await self._workers.ask(question)
@@ -194,7 +195,7 @@ def _boxed(sample: Sample) -> Sample:
 
 def _settled(sample: Sample, *, boxed: bool) -> float | None:
     """A math reward that needs no algebra."""
-    if sample.label is None:
+    if not is_answer(sample.label):
         return None
     response = (last_boxed(sample.response) or "") if boxed else sample.response
     return math.settle(response, label_text(sample.label))

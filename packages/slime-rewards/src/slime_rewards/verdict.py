@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Any, cast
 
 RewardValue = float | dict[str, Any]
+Label = str | float | dict[str, Any] | None
+"""Text, or what no answer can equal: a dictionary, NaN, nothing."""
 Grade = Callable[[str, str, dict[str, Any]], Any]
 """(response, label, metadata) -> a number, or a dictionary with numbers."""
 
@@ -36,8 +38,17 @@ class Question:
 
     grader: str
     response: str
-    label: str | None = None
+    label: Label = None
     metadata: dict[str, Any]
+
+
+def sent_label(label: object) -> Label:
+    """A label as it can be sent to a process: text, or what a grader that compares refuses."""
+    if label is None or (isinstance(label, float) and math.isnan(label)):
+        return label
+    if isinstance(label, dict):
+        return json.loads(json.dumps(label, default=str, skipkeys=True))
+    return label_text(label)
 
 
 def label_text(label: object) -> str:
