@@ -3,6 +3,8 @@ from types import SimpleNamespace
 import pytest
 from slime_core.errors import DataError
 from slime_core.processes.heartbeat import WorkerError
+from slime_sglang import client
+from slime_sglang.fleet.health import HealthSpec
 from slime_train.runtime import rollouts
 from slime_train.runtime.rollouts import RolloutProcess
 
@@ -49,6 +51,13 @@ def test_a_lost_rollout_worker_is_noticed_while_its_engines_are_asked(monkeypatc
     made._on_wait, made._remote = lost, SimpleNamespace(beside=lambda *args: args)
     with pytest.raises(WorkerError, match="does not answer"):
         made.fleet("status")
+
+
+def test_an_engine_that_keeps_its_memory_is_blamed_before_the_worker_that_asks_for_it():
+    check_under_way = HealthSpec().timeout_s
+    flush = client._ATTEMPTS * client._ADMIN_S
+    release_and_resume = 2 * client._ADMIN_S
+    assert rollouts._FLEET_S > check_under_way + flush + release_and_resume
 
 
 def test_a_worker_that_cannot_get_ready_is_noticed_while_the_trainer_is_waited_for():

@@ -19,8 +19,8 @@ from slime_train.run_config import RunConfig
 from slime_train.runtime.cluster import Pending, Remote, gather, share
 from slime_train.runtime.placement import Place
 
-_FLEET_S = 120.0
-"""For what engines are asked; their router may have to be waited for."""
+_FLEET_S = 600.0
+"""For what engines are asked; what they, or their router, do not answer ends before it, by name."""
 _CALLS_AT_ONCE = 64  # of a launcher: one for each engine, and what is asked of them meanwhile
 
 
