@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ import pytest
 from slime_core.config.data import DataConfig
 from slime_core.config.rollout import RolloutConfig, SamplingConfig
 from slime_core.data.prompt_room import PromptRoom
+from slime_sglang.answers.engine_requests import SAYS_TOO_LONG
 from slime_sglang.config import SGLangConfig
 from slime_sglang.context_length import PromptRooms, engine_context, model_context
 from slime_testing.eval_sets import dataset
@@ -55,6 +58,31 @@ def test_a_models_context_is_what_sglang_makes_of_its_config(
     read = theirs.get_config(str(tmp_path), trust_remote_code=False)
     assert theirs.get_context_length(theirs.get_hf_text_config(read)) == length
     assert model_context(config) == length
+
+
+def source_of(module: str) -> str:
+    """What SGLang's wheel holds, without loading it."""
+    (package,) = importlib.util.find_spec("sglang").submodule_search_locations
+    return (Path(package) / "srt" / "managers" / module).read_text()
+
+
+def test_a_prompt_is_refused_where_sglangs_scheduler_refuses_it() -> None:
+    worker = source_of("tp_worker.py")
+    (of_context,) = set(re.findall(r"self\.model_config\.context_len - (\d+),", worker))
+    (of_input,) = re.findall(r"max_req_len - (\d+),", worker)
+    first_refused = 4096 - int(of_context) - int(of_input)
+    assert "if len(req.origin_input_ids) >= max_req_input_len:" in source_of("utils.py")
+    rooms = PromptRooms.of(MODEL, SGLangConfig(), RolloutConfig())
+    room = rooms.of_training(SamplingConfig(rollout_max_response_len=1), DataConfig())
+    assert room is not None
+    assert room.longest == first_refused - 1
+
+
+def test_refusals_for_length_are_known_by_sglangs_own_words() -> None:
+    said = source_of("tokenizer_manager.py") + source_of("utils.py")
+    joined = re.sub(r'"\n +f"', "", said)  # a text that goes on in the next line
+    for words in SAYS_TOO_LONG:
+        assert words in joined
 
 
 def test_a_config_without_a_length_and_engines_with_one_of_their_own() -> None:

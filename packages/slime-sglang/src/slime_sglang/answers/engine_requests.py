@@ -34,7 +34,7 @@ _TOO_LONG = (
     "; --rollout-max-context-len N keeps prompt and response together within N tokens, and "
     "--rollout-max-prompt-len N leaves out prompts of more than N tokens"
 )
-_SAYS_TOO_LONG = ("longer than the model", "maximum context length", "maximum allowed length")
+SAYS_TOO_LONG = ("longer than the model", "maximum context length", "maximum allowed length")
 """By one of these SGLang's refusal of a prompt, alone or with its response, is known."""
 _ABORTED_UNREAD = 499
 """What an engine says of a request that a publish aborted before it was scheduled."""
@@ -188,7 +188,7 @@ class EngineRequests:
                 continue
             if 400 <= status < 500:
                 sample.status = Status.FAILED
-                advice = _TOO_LONG if any(word in problem for word in _SAYS_TOO_LONG) else ""
+                advice = _TOO_LONG if any(word in problem for word in SAYS_TOO_LONG) else ""
                 sample.metadata["error"] = f"the engine refused the request: {problem}{advice}"
                 return None
             if self._fleet is None or not self._fleet.may_recover(began):
