@@ -62,17 +62,15 @@ def watched():
 
 def test_a_part_that_ends_is_noticed_at_once_and_started_again(watched):
     part = Part()
-    watch, events = watched(part, spec=HealthSpec(interval_s=60, timeout_s=60))
-    begin = time.monotonic()
+    watch, events = watched(part, spec=HealthSpec(interval_s=600, timeout_s=600))
     part.exit_code = 137
-    assert wait_for(lambda: part.num_starts == 1, 5)
-    assert time.monotonic() - begin < 1.0
+    assert wait_for(lambda: part.num_starts == 1, 60)
     (lost,) = events.named("lost")
     assert (lost["kind"], lost["name"], lost["how"], lost["pid_lost"]) == (
         *("engine", "engine_0", "exit", 100),
     )
-    assert lost["seconds"] < 1.0
-    assert wait_for(lambda: events.named("process")[-1]["pid"] == 101, 5)
+    assert lost["seconds"] < 60
+    assert wait_for(lambda: events.named("process")[-1]["pid"] == 101, 60)
     assert watch.num_losses == 1
 
 
@@ -81,24 +79,24 @@ def test_a_part_that_does_not_answer_is_noticed_after_an_interval(watched):
     _, events = watched(part)
     assert not wait_for(lambda: part.num_starts > 0, 0.6)
     part.alive = False
-    assert wait_for(lambda: part.num_starts == 1, 5)
+    assert wait_for(lambda: part.num_starts == 1, 60)
     assert events.named("lost")[0]["how"] == "hang"
 
 
 def test_an_end_is_noticed_at_once_while_the_part_is_not_asked_yet(watched):
     part = Part()
     part.alive = False
-    watched(part, spec=HealthSpec(interval_s=0.1, timeout_s=0.1, first_wait_s=60))
+    watched(part, spec=HealthSpec(interval_s=0.1, timeout_s=0.1, first_wait_s=600))
     assert not wait_for(lambda: part.num_starts > 0, 0.5)
     part.exit_code = 137
-    assert wait_for(lambda: part.num_starts == 1, 1)
+    assert wait_for(lambda: part.num_starts == 1, 60)
 
 
 def test_a_part_that_answers_but_does_not_work_is_replaced_once(watched):
     part = Part()
     watch, events = watched(part)
     watch.accuse(part, "did not load weights")
-    assert wait_for(lambda: part.num_starts == 1, 5)
+    assert wait_for(lambda: part.num_starts == 1, 60)
     assert events.named("lost")[0]["how"] == "hang"
     watch.recovered(part)
     assert not wait_for(lambda: part.num_starts > 1, 0.5)
@@ -108,8 +106,8 @@ def test_an_engine_has_recovered_when_it_serves_and_a_router_when_it_is_up(watch
     engine, router = Part(), Part("router", serves_at_once=True)
     watch, events = watched(engine, router)
     engine.exit_code = router.exit_code = 1
-    assert wait_for(lambda: engine.num_starts == router.num_starts == 1, 5)
-    assert wait_for(lambda: [e["name"] for e in events.named("recovered")] == ["router"], 5)
+    assert wait_for(lambda: engine.num_starts == router.num_starts == 1, 60)
+    assert wait_for(lambda: [e["name"] for e in events.named("recovered")] == ["router"], 60)
     assert watch.may_recover(time.monotonic() - 1000)
     watch.recovered(engine)
     assert [e["name"] for e in events.named("recovered")] == ["router", "engine_0"]
@@ -120,7 +118,7 @@ def test_repeated_losses_end_in_one_diagnosis(watched):
     part = Part(broken_starts=10)
     watch, events = watched(part)
     part.exit_code = 137
-    assert wait_for(lambda: watch.problem is not None, 10)
+    assert wait_for(lambda: watch.problem is not None, 60)
     assert part.num_starts == SPEC.max_restarts
     assert "engine_0 was lost 3 times" in watch.problem
     assert "--max-engine-restarts 2" in watch.problem
@@ -136,24 +134,36 @@ def test_progress_forgives(watched):
     watch, _ = watched(part)
     for number in range(1, 6):
         part.exit_code = 1
-        assert wait_for(lambda n=number: part.num_starts == n, 5)
+        assert wait_for(lambda n=number: part.num_starts == n, 60)
         watch.recovered(part)
         watch.progress()
     assert watch.problem is None
 
 
 def test_failures_are_excused_while_something_is_down_or_a_hang_may_be_unnoticed(watched):
-    watch, _ = watched(Part())
+    spec = HealthSpec(interval_s=8, timeout_s=8)
+    watch, _ = watched(Part(), spec=spec)
     now = time.monotonic()
     assert watch.may_recover(now)
-    assert not watch.may_recover(now - SPEC.notice_s - 1.0)
+    assert not watch.may_recover(now - spec.notice_s - 1.0)
 
 
 def test_nothing_is_started_after_the_end(watched):
-    part = Part()
-    watch, _ = watched(part)
-    watch.end()
-    part.exit_code = 0
+    class Ending(Part):
+        """Ends with the run, just when it is looked at."""
+
+        @property
+        def exit_code(self):
+            watch.end()
+            return 0
+
+        @exit_code.setter
+        def exit_code(self, value):
+            pass
+
+    part = Ending()
+    watch = Watch([part], SPEC, events := Events())
+    watch.start()
     watch.join()
-    assert part.num_starts == 0
-    assert not [t for t in threading.enumerate() if t.name == part.name]
+    assert (part.num_starts, events.named("lost")) == (0, [])
+    assert not [t for t in threading.enumerate() if t.name == f"watch {part.name}"]

@@ -186,7 +186,8 @@ class Watch:
         try:
             self._announce(part)
             while (loss := self._wait_for_loss(part)) is not None:
-                if not self._replace(part, loss):
+                # Parts are ended once nothing is restarted any more: no loss then.
+                if self._stopping.is_set() or not self._replace(part, loss):
                     return
                 self._announce(part)
         except Exception as error:
