@@ -538,7 +538,7 @@ def test_a_stream_that_nobody_reads_any_more_ends_its_request(
     async def agent(base_url: str, api_key: str, sample: Sample) -> float:
         body = {"model": "any", "messages": [USER], "stream": True}
         headers = {"Authorization": f"Bearer {api_key}"}
-        async with httpx.AsyncClient(timeout=0.2) as client:
+        async with httpx.AsyncClient(timeout=httpx.Timeout(60, read=0.2)) as client:
             with pytest.raises(httpx.ReadTimeout):
                 await client.post(f"{base_url}/chat/completions", json=body, headers=headers)
         async with asyncio.timeout(30):

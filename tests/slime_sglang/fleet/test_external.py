@@ -114,14 +114,14 @@ def lost(engine: external.ExternalEngine) -> EngineError | None:
 def test_silence_is_noticed_after_some_time(
     engine: FakeEngine, found: external.ExternalEngine
 ) -> None:
-    assert wait_for(lambda: sum(path == "/health" for path, _ in engine.calls) > 3, 10)
+    assert wait_for(lambda: sum(path == "/health" for path, _ in engine.calls) > 3, 60)
     assert lost(found) is None
     engine.replies["/health"] = [(503, {})]
-    assert wait_for(lambda: lost(found) is not None, 10)
+    assert wait_for(lambda: lost(found) is not None, 60)
     said = rf"-addrs {engine.url}: the engine left \d+ health checks in a row unanswered"
     assert re.search(said, str(lost(found)))
     engine.replies["/health"] = [(200, {})]
-    assert wait_for(lambda: lost(found) is None, 10)
+    assert wait_for(lambda: lost(found) is None, 60)
 
 
 def test_silence_ends_a_run_too_that_starts_its_own_lost_processes_again(
@@ -137,7 +137,7 @@ def test_silence_ends_a_run_too_that_starts_its_own_lost_processes_again(
     engines.check_alive()
     engine.replies["/health"] = [(503, {})]
     (part,) = engines._parts
-    assert wait_for(lambda: lost(part.engine) is not None, 10)
+    assert wait_for(lambda: lost(part.engine) is not None, 60)
     with pytest.raises(EngineError, match="health checks in a row unanswered"):
         engines.check_alive()
     engines.stop()
@@ -146,22 +146,23 @@ def test_silence_ends_a_run_too_that_starts_its_own_lost_processes_again(
 def test_an_engine_that_hangs_holds_up_nobody_who_asks_for_it(
     engine: FakeEngine, found: external.ExternalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slime_sglang.client._PROBE_S", 0.5)
+    monkeypatch.setattr("slime_sglang.client._PROBE_S", 3.0)
+    monkeypatch.setattr(external, "_CHECKS", 1)
     engine.silent_about = "/health"
     longest, error, began = 0.0, None, time.monotonic()
-    while error is None and time.monotonic() - began < 10:
+    while error is None and time.monotonic() - began < 60:
         asked = time.monotonic()
         error = lost(found)
         longest = max(longest, time.monotonic() - asked)
         time.sleep(0.02)
-    assert longest < 0.3, "waited for an answer"
+    assert longest < 2.0, "waited for an answer"
     assert engine.url in str(error)
 
 
 def test_nobody_asks_an_engine_that_is_not_needed_any_more(
     engine: FakeEngine, found: external.ExternalEngine
 ) -> None:
-    assert wait_for(lambda: ("/health", {}) in engine.calls, 10)
+    assert wait_for(lambda: ("/health", {}) in engine.calls, 60)
     found.stop()
     asked = len(engine.calls)
     time.sleep(0.1)

@@ -118,9 +118,9 @@ def test_a_new_router_is_not_kept_waiting_by_an_engine_that_turns_out_to_be_lost
             assert not wait_for(restart.done, 0.5), "nobody has noticed yet"
             addition = threads.submit(routing.add, second)
             routing.remove(lost)
-            restart.result(10)
-            addition.result(10)
-        assert time.monotonic() - began < 30
+            restart.result(30)
+            addition.result(30)
+        assert time.monotonic() - began < 60
         assert routing.serving == (first, second)
         assert router.members.healthy() == {first, second}
 
@@ -263,9 +263,9 @@ def test_a_router_that_says_a_byte_now_and_then_does_not_answer_in_time():
     class Dripping(Handler):
         def do_GET(self):
             self.send_response(200)
-            self.send_header("content-length", "100")
+            self.send_header("content-length", "10000")
             self.end_headers()
-            for _ in range(100):
+            for _ in range(10000):
                 self.wfile.write(b".")
                 self.wfile.flush()
                 if self.server.ended.wait(0.05):
@@ -275,11 +275,11 @@ def test_a_router_that_says_a_byte_now_and_then_does_not_answer_in_time():
     with serving(Dripping, ended=ended) as url:
         members, began = Members(url), time.monotonic()
         assert not members.answers(0.3)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 60, "of 500 s that all bytes take"
         engine = EnginePart.__new__(EnginePart)  # without a process
         engine.engine = SimpleNamespace(url=url)
         assert not engine._says("/health_generate", 0.3)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 120
         ended.set()
         members.close()
 

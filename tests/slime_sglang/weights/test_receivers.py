@@ -202,7 +202,7 @@ def test_an_engine_lost_while_the_group_forms_is_noticed_and_nobody_waits_for_it
 def test_engines_that_do_not_join_a_group_in_time_are_named(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slime_sglang.weights.collective._LEAVE_S", 0.2)
+    monkeypatch.setattr("slime_sglang.weights.collective._LEAVE_S", 2.0)
     engine.silent_about = "/init_weights_update_group"
     with serving() as other:
         targets = [EngineTarget(engine.url), EngineTarget(other.url)]
