@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from slime_core.config.data import DataConfig
+from slime_core.config.evaluation import EvalConfig
 from slime_core.config.rollout import RolloutConfig, SamplingConfig
 from slime_core.data.prompt_room import PromptRoom
 from slime_sglang.answers.engine_requests import SAYS_TOO_LONG
@@ -72,7 +73,7 @@ def test_a_prompt_is_refused_where_sglangs_scheduler_refuses_it() -> None:
     (of_input,) = re.findall(r"max_req_len - (\d+),", worker)
     first_refused = 4096 - int(of_context) - int(of_input)
     assert "if len(req.origin_input_ids) >= max_req_input_len:" in source_of("utils.py")
-    rooms = PromptRooms.of(MODEL, SGLangConfig(), RolloutConfig())
+    rooms = PromptRooms.of(MODEL, SGLangConfig(), RolloutConfig(), EvalConfig())
     room = rooms.of_training(SamplingConfig(rollout_max_response_len=1), DataConfig())
     assert room is not None
     assert room.longest == first_refused - 1
@@ -104,7 +105,7 @@ def test_a_config_without_a_length_and_engines_with_one_of_their_own() -> None:
 def test_a_prompt_has_what_the_response_leaves_it(
     sampling: dict[str, int], longest: int, why: str
 ) -> None:
-    rooms = PromptRooms.of(MODEL, SGLangConfig(), RolloutConfig())
+    rooms = PromptRooms.of(MODEL, SGLangConfig(), RolloutConfig(), EvalConfig())
     room = rooms.of_training(SamplingConfig(**sampling), DataConfig())
     assert isinstance(room, PromptRoom)
     assert room.longest == longest
@@ -124,15 +125,19 @@ def test_a_prompt_has_what_the_response_leaves_it(
 )
 def test_nothing_is_known_of_prompts_that_somebody_else_may_change(config: dict[str, Any]) -> None:
     of = {"hf_config": MODEL, "engines": SGLangConfig(), "rollout": RolloutConfig(), **config}
+    of.setdefault("evaluation", EvalConfig())
     data = of.pop("data", DataConfig())
     assert PromptRooms.of(**of).of_training(SamplingConfig(), data) is None
 
 
 def test_an_evaluation_set_has_a_response_and_a_generate_function_of_its_own() -> None:
-    rooms = PromptRooms.of(MODEL, SGLangConfig(), RolloutConfig())
+    rooms = PromptRooms.of(MODEL, SGLangConfig(), RolloutConfig(), EvalConfig())
     each = dataset("hard", max_response_len=96)
     room = rooms.of_evaluation(each)
     assert room is not None
     assert room.longest == 4000
     own = replace(each, custom_generate_function_path="my.py:ask")
     assert rooms.of_evaluation(own) is None
+    answers = EvalConfig(eval_function_path="my.py:evaluate")
+    rooms = PromptRooms.of(MODEL, SGLangConfig(), RolloutConfig(), answers)
+    assert rooms.of_evaluation(each) is None

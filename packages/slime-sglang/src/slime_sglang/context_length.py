@@ -6,6 +6,7 @@ from typing import Any
 
 from slime_core.config.data import DataConfig
 from slime_core.config.eval_sets import EvalDataset
+from slime_core.config.evaluation import EvalConfig
 from slime_core.config.rollout import RolloutConfig, SamplingConfig
 from slime_core.data.prompt_room import PromptRoom
 
@@ -62,14 +63,20 @@ class PromptRooms:
 
     context: int | None
     rollout: RolloutConfig
+    evaluation: EvalConfig
 
     @classmethod
     def of(
-        cls, hf_config: Mapping[str, Any], engines: SGLangConfig, rollout: RolloutConfig
+        cls,
+        hf_config: Mapping[str, Any],
+        engines: SGLangConfig,
+        rollout: RolloutConfig,
+        evaluation: EvalConfig,
     ) -> "PromptRooms":
         """Those of the engines that the run is going to start."""
         unknown = rollout.rollout_external_engine_addrs or engines.server.get("allow_auto_truncate")
-        return cls(None if unknown else engine_context(hf_config, engines.server), rollout)
+        context = None if unknown else engine_context(hf_config, engines.server)
+        return cls(context, rollout, evaluation)
 
     def of_training(self, sampling: SamplingConfig, data: DataConfig) -> PromptRoom | None:
         """For --prompt-data."""
@@ -80,7 +87,8 @@ class PromptRooms:
 
     def of_evaluation(self, dataset: EvalDataset) -> PromptRoom | None:
         """For one set."""
-        own = self.rollout.custom_generate_function_path or dataset.custom_generate_function_path
+        asks = self.rollout.custom_generate_function_path or dataset.custom_generate_function_path
+        own = asks or self.evaluation.eval_function_path
         return None if own else self._room(Sampling.of_evaluation(dataset))
 
     def _room(self, sampling: Sampling) -> PromptRoom | None:

@@ -53,12 +53,12 @@ class EngineProducer:
         self._config = config
         self._tokenizer = tokenizer
         self.progress: Progress | None = None
-        rooms = PromptRooms.of(config.hf_config, config.sglang, config.rollout)
+        hf, rollout, evaluation = config.hf_config, config.rollout, config.evaluation
+        rooms = PromptRooms.of(hf, config.sglang, rollout, evaluation)
         self._stream = _stream(config, tokenizer, rooms)
-        sets = [(each, rooms.of_evaluation(each)) for each in config.evaluation.eval_datasets]
+        sets = [(each, rooms.of_evaluation(each)) for each in evaluation.eval_datasets]
         self._sets = [EvalSet.read(each, config.data, tokenizer, room) for each, room in sets]
         self._reward = make_reward(config.reward, config.flat)
-        rollout = config.rollout
         process = rollout.rollout_all_samples_process_path
         self._keep = _optional(hooks.dynamic_filter, rollout.dynamic_sampling_filter_path, config)
         self._filter = _optional(hooks.sample_filter, rollout.rollout_sample_filter_path, config)
