@@ -1,7 +1,7 @@
 import signal
 
 import pytest
-from slime_testing.runs import Run, metrics, run, series, wait_for, write_sums
+from slime_testing.runs import Hold, Run, metrics, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -32,32 +32,33 @@ def test_a_killed_run_continues_as_if_it_had_not_been_however_it_was_started(inp
     assert list(expected) == [0, 1, 2, 3, 4, 5]
     assert expected[5] < expected[0]
 
-    process = Run(*command(inputs, killed))
-    log = killed / "out" / "metrics.jsonl"
-    assert wait_for(
-        lambda: log.exists() and len(series(killed / "out", "train/loss")) >= 3, seconds=300
-    )
+    hold = Hold(tmp_path / "hold", 3)
+    process = Run(*command(inputs, killed), *hold.training)
+    assert wait_for(lambda: hold.is_at(3), seconds=300)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert max(series(killed / "out", "train/loss")) < 5, "it was not killed in the middle"
+    assert list(series(killed / "out", "train/loss")) == [0, 1, 2]
 
-    output = run(*command(inputs, killed))
+    hold.end(3)
+    output = run(*command(inputs, killed), *hold.training)
     assert "continuing from" in output
     assert series(killed / "out", "train/loss") == expected
     assert series(killed / "out", "train/grad_norm") == series(whole / "out", "train/grad_norm")
     assert sorted(p.name for p in (killed / "save").glob(".iter_*")) == []
 
     # flags for the start count once; the directory is one run's; exports come before commits
-    started = tmp_path / "started"
+    started, hold = tmp_path / "started", Hold(tmp_path / "another hold", 4)
     more = ["--load", whole / "save", "--ckpt-step", 2, "--finetune", "--no-load-rng"]
     more += ["--async-save", "--save-interval", 2, "--save-hf", started / "hf-{rollout_id}"]
+    more += hold.training
     process = Run(*command(inputs, started), *more)
-    assert wait_for((started / "save" / "iter_0000001").is_dir, seconds=300)
-    process.send_signal(signal.SIGSTOP)  # or it may end while the other one starts
+    assert wait_for(lambda: hold.is_at(4), seconds=300)
+    assert (started / "save" / "iter_0000001").is_dir(), "committed before the next is written"
     refused = run(*command(inputs, started), *more, expect=1)
     assert f"another run that has not ended: pid {process.pid}" in " ".join(refused.split())
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    hold.end(4)
     output = " ".join(run(*command(inputs, started), *more).split())
     assert "iter_0000002 (--load)" not in output
     assert "--finetune, --no-load-rng, --ckpt-step counted when the run began" in output

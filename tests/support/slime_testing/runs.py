@@ -23,6 +23,61 @@ def write_sums(path: Path, count: int, seed: int = 0) -> Path:
     return path
 
 
+HOLDING = """
+import asyncio
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def is_held(number):
+    if number not in {iterations}:
+        return False
+    (HERE / f"at-{{number}}").touch()
+    return not (HERE / f"go-{{number}}").exists()
+
+
+def training(args, rollout_id, step_id, model, optimizer, opt_param_scheduler):
+    while is_held(rollout_id):
+        time.sleep(0.05)
+
+
+async def generating(args, sample, *, rollout_id=None, evaluation=False):
+    while not evaluation and is_held(rollout_id):
+        await asyncio.sleep(0.05)
+"""
+
+
+class Hold:
+    """Iterations that do not end before they may, so that what a test does cannot come too late."""
+
+    def __init__(self, directory: Path, *iterations: int) -> None:
+        """``directory`` is for nothing else."""
+        directory.mkdir(parents=True)
+        self._directory = directory
+        self._file = directory / "hold.py"
+        self._file.write_text(HOLDING.format(iterations=iterations))
+
+    @property
+    def training(self) -> list[str]:
+        """Flags: every rank waits before the first step of the iterations."""
+        return ["--custom-megatron-before-train-step-hook-path", f"{self._file}:training"]
+
+    @property
+    def generating(self) -> list[str]:
+        """Flags: samples that are whole wait before they are scored."""
+        return ["--rollout-sample-hook-path", f"{self._file}:generating"]
+
+    def is_at(self, iteration: int) -> bool:
+        """Whether anybody waits there, or has waited."""
+        return (self._directory / f"at-{iteration}").exists()
+
+    def end(self, iteration: int) -> None:
+        """Let it go on, now and whenever it comes again."""
+        (self._directory / f"go-{iteration}").touch()
+
+
 class Run(subprocess.Popen):
     """The command in a process of its own, its output collected; descendants carry ``mark``."""
 
