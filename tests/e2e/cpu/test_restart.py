@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from slime_core.processes.events import FILE_NAME, read_events
-from slime_testing.runs import Run, carriers, run, series, wait_for, write_sums
+from slime_testing.runs import Hold, Run, carriers, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -45,12 +45,6 @@ def weights(directory):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def trains(path, iteration):
-    """Whether the loop has begun to train on an iteration; the last event of this kind counts."""
-    told = [e["iteration"] for e in read_events(path) if e.get("begin") and e["name"] == "train"]
-    return told[-1:] == [iteration]
-
-
 def signal_rank(path, signum):
     """To the latest process that was rank 1 of the trainer."""
     victims = [
@@ -65,11 +59,14 @@ def test_a_rank_that_ends_and_one_that_hangs_are_replaced_and_nothing_changes(in
     whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
     run(*command(inputs, whole))
 
-    process, path = Run(*command(inputs, disturbed)), disturbed / "out" / FILE_NAME
-    assert wait_for(lambda: trains(path, 1), seconds=START_S)
+    hold, path = Hold(tmp_path / "hold", 1, 3), disturbed / "out" / FILE_NAME
+    process = Run(*command(inputs, disturbed), *hold.training)
+    assert wait_for(lambda: hold.is_at(1), seconds=START_S)
     signal_rank(path, signal.SIGKILL)
-    assert wait_for(lambda: recovered(path) and trains(path, 3), seconds=START_S)
+    hold.end(1)
+    assert wait_for(lambda: hold.is_at(3), seconds=START_S)
     signal_rank(path, signal.SIGSTOP)
+    hold.end(3)
     output, _ = process.communicate(timeout=2 * START_S)
     assert process.returncode == 0, output
     assert wait_for(lambda: not carriers(process.mark), 30), carriers(process.mark)
