@@ -8,6 +8,8 @@ from slime_megatron.rules.host_memory import (
     Parameters,
     host_memory,
     host_memory_of_both,
+    kept_bytes,
+    kept_policies,
     num_parameters,
     offloaded_bytes,
 )
@@ -42,6 +44,12 @@ def make_draft(**changes: Any) -> Draft:
         "offload_host_memory_gib": None,
         "advantage_estimator": "grpo",
         "compute_advantages_and_returns": True,
+        "loss_type": "policy_loss",
+        "use_kl_loss": False,
+        "kl_coef": 0.0,
+        "use_opd": False,
+        "opd_type": None,
+        "keep_old_actor": False,
     }
     megatron = {
         "tensor_model_parallel_size": 1,
@@ -138,6 +146,47 @@ def test_an_actor_and_its_critic_share_the_memory_of_a_machine():
     text = host_memory_of_both(actor, critic, little, little)
     assert text is not None
     assert "parameters of actor and critic" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "each"),
+    [
+        ({}, 0),
+        ({"use_kl_loss": True}, 8 * 2 * (1 + 1)),  # its own as well, while the reference is in
+        ({"kl_coef": 0.1, "keep_old_actor": True, "tensor_model_parallel_size": 2}, 4 * 2 * 3),
+        ({"use_opd": True, "opd_type": "megatron", "precision": "fp32"}, 8 * 4 * 2),
+        ({"use_opd": True, "opd_type": "sglang"}, 0),
+        ({"loss_type": "dpo_loss"}, 8 * 2 * 2),
+        ({"loss_type": "sft_loss", "use_kl_loss": True}, 0),
+    ],
+)
+def test_weights_of_other_policies_are_counted_too(changes: dict[str, Any], each: int):
+    draft = make_draft(**changes)
+    assert kept_bytes(draft, Parameters(1000)) == 1000 * each
+    needed = NUMBER * each + offloaded_bytes(draft, Parameters(NUMBER))
+    host_memory(draft, Facts(hf_config=QWEN3, host_bytes=needed))
+    assert not draft.problems
+    host_memory(draft, Facts(hf_config=QWEN3, host_bytes=needed - 1))
+    (text,) = draft.problems
+    assert all(f"weights of {name}" in text for name in kept_policies(draft)[:1])
+
+
+@pytest.mark.parametrize("policies", [0, 1, 3])
+def test_they_are_those_that_the_objective_asks(policies: int):
+    from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
+    from slime_core.config.off_policy import OffPolicyConfig
+    from slime_core.config.reference import DistillationConfig
+    from slime_megatron.iteration.objective import Objective
+
+    objective = Objective(
+        advantage=AdvantageConfig(),
+        policy_loss=PolicyLossConfig(use_kl_loss=policies > 0),
+        off_policy=OffPolicyConfig(keep_old_actor=policies > 1),
+        distillation=DistillationConfig(use_opd=policies > 1, opd_type="megatron"),
+    )
+    flags = {"use_kl_loss": policies > 0, "keep_old_actor": policies > 1, "use_opd": policies > 1}
+    draft = make_draft(**flags, opd_type="megatron")
+    assert len(kept_policies(draft)) == len(objective.kept_policies) == policies
 
 
 def test_too_little_host_memory_is_said_before_the_start_with_flags_and_numbers():
