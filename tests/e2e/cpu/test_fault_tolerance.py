@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from slime_core.data.dump import read_dump
 from slime_core.processes.events import read_events
 from slime_core.types import samples_of
-from slime_testing.runs import TIMEOUT_S, Run, carriers, run, wait_for, write_sums
+from slime_testing.runs import TIMEOUT_S, Hold, Run, carriers, run, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -27,7 +26,7 @@ FAULTS = {
     2: ("engine_0", signal.SIGSTOP),
     3: ("router", signal.SIGKILL),
 }
-"""In which iteration's generation, whom, with what."""
+"""In which iteration's generation, whom, with what: when the first response is there."""
 
 
 def words(root: Path, out: Path) -> list[object]:
@@ -61,17 +60,20 @@ def undisturbed(inputs) -> Path:
 def disturbed(inputs) -> tuple[Path, list[int]]:
     """Where it wrote, and whom it lost."""
     out, victims = inputs / "disturbed", []
+    hold = Hold(inputs / "hold", *FAULTS)
     process = Run(
-        *words(inputs, out), "--use-fault-tolerance",
+        *words(inputs, out), *hold.generating, "--use-fault-tolerance",
         "--rollout-health-check-interval", INTERVAL_S,
         "--rollout-health-check-timeout", TIMEOUT_ANSWER_S,
     )  # fmt: skip
     try:
         for iteration, (name, number) in FAULTS.items():
-            assert wait_for(lambda i=iteration: generates(process, out, i), 300), told(process)
-            time.sleep(0.4)  # requests run
+            assert wait_for(lambda i=iteration: ended(process) or hold.is_at(i), 300), told(process)
+            assert not ended(process), told(process)
             victims.append(pid_of(out, name))
             os.kill(victims[-1], number)
+            assert wait_for(lambda: ended(process) or is_lost(out, victims[-1]), 300), told(process)
+            hold.end(iteration)
         output, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
@@ -81,11 +83,13 @@ def disturbed(inputs) -> tuple[Path, list[int]]:
     return out, victims
 
 
-def generates(process: Run, out: Path, iteration: int) -> bool:
-    begun = {"event": "phase", "name": "generate", "iteration": iteration, "begin": True}
-    return process.poll() is not None or any(
-        begun.items() <= event.items() for event in read_events(out / "events.jsonl")
-    )
+def ended(process: Run) -> bool:
+    return process.poll() is not None
+
+
+def is_lost(out: Path, pid: int) -> bool:
+    events = read_events(out / "events.jsonl")
+    return any((event["event"], event.get("pid_lost")) == ("lost", pid) for event in events)
 
 
 def told(process: Run) -> str:
