@@ -534,4 +534,10 @@ def test_a_reference_without_weights_and_dumps_that_were_not_written_are_told(tm
     line = f"--load-debug-rollout-data {tmp_path}/d-{{rollout_id}}.pt"
     assert "there is no such file" in problems(line)
     (tmp_path / "d-0.pt").touch()
-    config(line)
+    config(f"{line} --num-rollout 1")
+    assert "no file of iteration 1, and the run has iterations 0 to 2" in problems(
+        f"{line} --num-rollout 3"
+    )
+    config(f"{line} --num-rollout 3 --load {tmp_path}")  # it may have been trained on before
+    (tmp_path / "d-2.pt").touch()
+    config(f"{line} --num-rollout 3 --start-rollout-id 2 --load {tmp_path}")

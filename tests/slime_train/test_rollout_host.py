@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from slime_core.data.dump import read_dump, write_dump
 from slime_core.errors import ConfigError, ConfigErrors, DataError, SampleError
+from slime_core.hooks.rollout_functions import EvalResult
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
 from slime_testing.tiny import make_qwen3
@@ -20,7 +22,8 @@ def model(tmp_path_factory):
 
 
 def resolved(model, *words):
-    base = ["--hf-checkpoint", model, "--num-rollout", 4, *words]
+    length = () if "--num-rollout" in words else ("--num-rollout", 4)
+    base = ["--hf-checkpoint", model, *length, *words]
     raw = read_sources([str(word) for word in base])
     return resolve(raw, gather(raw)).config
 
@@ -85,11 +88,13 @@ def replayed(model, tmp_path, versions, *words, iterations=(0,), baseline=None):
         for g in range(2)
     ]  # fmt: skip
     template = str(tmp_path / "{rollout_id}.pt")
+    written = {*iterations, *(int(file.stem) for file in tmp_path.glob("*.pt"))}
     for iteration in iterations:
         write_dump(template, iteration, groups)
     config = resolved(
         model, "--load-debug-rollout-data", template, "--rollout-batch-size", 2,
-        "--n-samples-per-prompt", 2, *words,
+        "--n-samples-per-prompt", 2, "--start-rollout-id", min(written),
+        "--num-rollout", max(written) + 1, *words,
     )  # fmt: skip
     return RolloutHost(config, tmp_path), template
 
@@ -104,6 +109,30 @@ def test_a_replay_trains_on_the_dump_and_not_on_what_a_checkpoint_had_finished(m
     again, _ = replayed(model, tmp_path, [0, 0], "--global-batch-size", 2, iterations=())
     again.start(tmp_path / "saved")
     assert again.generate(1)[1]["rollout/num_samples"] == 2
+
+
+def test_what_a_rank_trains_on_is_plain_data(model, tmp_path):
+    host, _ = replayed(model, tmp_path, [0, 0])
+    (payload,), _ = host.generate(0)
+    torch.save(payload.plain(), tmp_path / "train.pt")
+    read = torch.load(tmp_path / "train.pt", weights_only=True)
+    assert [tokens.tolist() for tokens in read["batch"]["tokens"]] == [
+        sample.tokens for group in read_dump(str(tmp_path / "{rollout_id}.pt"), 0)
+        for sample in group.samples
+    ]  # fmt: skip
+    assert read["batch"]["raw_rewards"].tolist() == [0, 1, 0, 1]
+    assert read["batch"]["teacher_log_probs"] is None
+    assert read["steps"][0]["counts"]["num_samples"] == 4
+
+
+def test_answers_of_an_evaluation_are_dumped_beside_those_of_rollouts(model, tmp_path, monkeypatch):
+    template = tmp_path / "out" / "{rollout_id}.pt"
+    host, _ = replayed(model, tmp_path, [0, 0], "--save-debug-rollout-data", template)
+    found = EvalResult({"sums": {"samples": [make_sample(2, index=5)]}}, {"eval/sums": 1.0})
+    monkeypatch.setattr(host._producer, "evaluate", lambda version: found)
+    assert host.evaluate(3) == {"eval/sums": 1.0}
+    read = torch.load(tmp_path / "out" / "eval_3.pt", weights_only=True)
+    assert [sample["index"] for sample in read["sets"]["sums"]] == [5]
 
 
 def test_tokens_of_another_vocabulary_are_not_sent_to_the_trainer(model, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from slime_core.data.dump import read_dump, write_dump
+from slime_core.data.dump import read_dump, write_dump, write_evaluation
 from slime_core.errors import DataError
 from slime_core.types import SampleGroup
 from slime_testing import make_sample
@@ -31,6 +31,17 @@ def test_a_dump_holds_numpys_values_as_pythons(tmp_path):
     assert read.rollout_log_probs == [-0.5, -0.25]
     assert read.seen.tolist() == [1]
     assert type(group.samples[0].metadata["votes"]) is np.ndarray  # the run's own stays as it was
+
+
+def test_the_samples_of_an_evaluation_lie_beside_the_dumps_of_rollouts(tmp_path):
+    template = str(tmp_path / "d" / "{rollout_id:03}.pt")
+    (sample,) = group_of(reward=np.float64(0.5)).samples
+    write_evaluation(template, 4, {"aime": {"samples": [sample], "rewards": [0.5]}, "own": {}})
+    read = torch.load(tmp_path / "d" / "eval_004.pt", weights_only=True)
+    assert read["rollout_id"] == 4
+    assert read["sets"]["own"] == []
+    assert [(s["index"], s["reward"]) for s in read["sets"]["aime"]] == [(7, 0.5)]
+    assert [each.name for each in (tmp_path / "d").iterdir()] == ["eval_004.pt"]
 
 
 def test_a_dump_that_is_not_there_is_named_with_its_flag(tmp_path):

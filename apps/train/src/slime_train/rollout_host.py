@@ -8,7 +8,7 @@ from typing import Any
 from slime_core.batch import TrainBatch
 from slime_core.collate import age_metrics, collate
 from slime_core.config.algorithm import OFFLINE_LOSSES, PAIR_LOSSES
-from slime_core.data.dump import write_dump
+from slime_core.data.dump import write_dump, write_evaluation
 from slime_core.data.finished import FinishedRollouts
 from slime_core.hooks.too_few_rollouts import require_a_step
 from slime_core.interfaces import Metrics
@@ -121,6 +121,8 @@ class RolloutHost:
         """Scores of the evaluation sets."""
         with self._clock.spending("evaluate"):
             found, log = self._producer.evaluate(version), self._functions.log_evaluation
+        if (template := self._config.debug.save_debug_rollout_data) is not None and found.data:
+            write_evaluation(template, version, found.data, self._makers)
         if log is not None and log(version, found.data, dict(found.metrics)):
             return {}
         return found.metrics

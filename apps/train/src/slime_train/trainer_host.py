@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
+from slime_core.data.dump import write_whole
 from slime_core.interfaces import Metrics
 from slime_core.processes.this_machine import meeting_place
 from slime_core.residency import Holding
@@ -50,8 +50,7 @@ class TrainerHost:
         template = self._config.debug.save_debug_train_data
         if template is not None and self._role == "actor":
             path = Path(template.format(rollout_id=iteration, rank=self._rank))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(payload, path)
+            write_whole(path, {"rollout_id": iteration, "rank": self._rank, **payload.plain()})
         return self._trainer.train(iteration, payload, given)
 
     def values(self, payload: RankPayload) -> SampleVectors:

@@ -1,7 +1,8 @@
-"""Dumps of an iteration's samples: written by one run, trained on by another.
+"""Dumps of samples: an iteration's are trained on by another run, an evaluation's are looked at.
 
 A file holds ``{"rollout_id": iteration, "groups": [{"group_index", "samples", "baseline"}]}``,
-every sample as a dictionary of its attributes.
+every sample as a dictionary of its attributes; that of an evaluation
+``{"rollout_id": iterations done, "sets": {name: [sample]}}``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from slime_core.data.plain_data import plain_copy
-from slime_core.data.plain_samples import group_from_plain, plain_group
+from slime_core.data.plain_samples import group_from_plain, plain_group, plain_sample
 from slime_core.errors import DataError
 from slime_core.types import SampleGroup
 
@@ -29,10 +30,32 @@ def write_dump(
         DataError: a sample holds an object that cannot be read back; nothing was written.
     """
     path = Path(template.format(rollout_id=iteration))
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = plain_copy([plain_group(group) for group in groups], f"{path}: groups", makers)
+    write_whole(path, {"rollout_id": iteration, "groups": rows})
+
+
+def write_evaluation(
+    template: str, iteration: int, data: Mapping[str, Mapping[str, Any]], makers: str = ""
+) -> None:
+    """Write the samples of every set beside the rollouts' dumps, as ``eval_`` and their name.
+
+    ``data``: set -> its ``samples``, which a user's own evaluation may leave out.
+
+    Raises:
+        DataError: a sample holds an object that cannot be read back; nothing was written.
+    """
+    path = Path(template.format(rollout_id=iteration))
+    path = path.with_name(f"eval_{path.name}")
+    sets = {name: [*map(plain_sample, of.get("samples", ()))] for name, of in data.items()}
+    sets = plain_copy(sets, f"{path}: sets", makers)
+    write_whole(path, {"rollout_id": iteration, "sets": sets})
+
+
+def write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` for ``torch.load``; the file is complete or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    torch.save({"rollout_id": iteration, "groups": rows}, partial)
+    torch.save(content, partial)
     partial.replace(path)
 
 

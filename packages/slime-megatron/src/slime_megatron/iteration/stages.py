@@ -4,7 +4,8 @@ Plain vectors and the verbs of ``Passes``; which ranks and which kernels is not 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import torch
 from slime_core.batch import Ragged, TrainBatch
@@ -49,9 +50,21 @@ class RankPayload:
             return Ragged(torch.zeros(0), torch.zeros(0, dtype=torch.long))
         return Ragged.from_tensors([vectors[row] for row in self.rows])
 
+    def plain(self) -> dict[str, Any]:
+        """Its fields by name, without classes of slime's: a vector for each row in a list."""
+        return _plain(self)
+
     def named(self, vectors: Ragged) -> dict[int, Tensor]:
         """By the rows of the whole batch."""
         return dict(zip(self.rows, vectors.split(), strict=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Ragged):
+        return [vector.clone() for vector in value.split()]
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def train_iteration(

@@ -154,12 +154,29 @@ def replayed_files(draft: Draft, facts: Facts) -> None:
             )
         return
     names = Path(re.sub(r"\{rollout_id.*?\}", "*", template))
-    if any(Path(names.anchor).glob(str(names.relative_to(names.anchor)))):
+    if not any(Path(names.anchor).glob(str(names.relative_to(names.anchor)))):
+        draft.problem(
+            f"--load-debug-rollout-data {template}: there is no such file; "
+            "--save-debug-rollout-data of an earlier run writes them"
+        )
         return
-    draft.problem(
-        f"--load-debug-rollout-data {template}: there is no such file; --save-debug-rollout-data "
-        "of an earlier run writes them"
-    )
+    begin, end = draft["start_rollout_id"], draft["num_rollout"]
+    if end is None or (begin is None and draft["load"] is not None):  # a checkpoint says where
+        return
+    missing = next((i for i in range(begin or 0, end) if not _is_dumped(template, i)), None)
+    if missing is not None:
+        draft.problem(
+            f"--load-debug-rollout-data {template}: there is no file of iteration {missing}, and "
+            f"the run has iterations {begin or 0} to {end - 1}: give another --num-rollout or "
+            "--start-rollout-id"
+        )
+
+
+def _is_dumped(template: str, iteration: int) -> bool:
+    try:
+        return Path(template.format(rollout_id=iteration)).is_file()
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+        return True  # what is wrong with the template is told by itself
 
 
 def transport(draft: Draft, facts: Facts) -> None:
