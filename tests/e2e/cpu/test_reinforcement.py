@@ -98,7 +98,7 @@ def killed(inputs, reward, tmp_path_factory):
     out = directory / "out"
     assert wait_for((out / "metrics.jsonl").exists, 300)
     last = ("train/loss", "perf/offload_s", "perf/resume_s")
-    assert wait_for(lambda: all(1 in series(out, name) for name in last), 100)
+    assert wait_for(lambda: all(1 in series(out, name) for name in last), 300)
     mark, found = process.mark, carriers(process.mark)
     process.send_signal(signal.SIGKILL)
     process.communicate()

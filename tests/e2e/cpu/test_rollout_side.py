@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 from slime_core.processes.events import read_events
-from slime_testing.runs import TIMEOUT_S, Run, run, series, wait_for, write_sums
+from slime_testing.runs import TIMEOUT_S, Hold, Run, run, series, wait_for, write_sums
 from slime_testing.tiny import make_qwen3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -50,16 +50,20 @@ def test_remax_learns_from_what_is_better_than_the_greedy_answer(inputs, tmp_pat
 
 @pytest.fixture(scope="module")
 def distilled(inputs, tmp_path_factory):
-    """A run from an engine with its teacher, which is killed in the first generation."""
+    """A run from an engine with its teacher, which is killed before it has judged anything."""
     root = tmp_path_factory.mktemp("distilled")
+    hold = Hold(root / "hold", 0)
     teacher = make_qwen3(root / "teacher", seed=5)
     process = Run(
         *command(inputs, root, "--use-opd", "--opd-type", "sglang"),
         *("--opd-teacher-load", teacher, "--n-samples-per-prompt", 2, "--use-fault-tolerance"),
+        *hold.generating,
     )
-    assert wait_for(lambda: told(root, "phase", name="generate"), 500)
+    assert wait_for(lambda: hold.is_at(0), 500)
     (up,) = told(root, "process", name="teacher_engine_0")
     os.kill(up["pid"], signal.SIGKILL)
+    assert wait_for(lambda: told(root, "lost", pid_lost=up["pid"]), 60)
+    hold.end(0)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     return root, up["pid"]
