@@ -155,11 +155,12 @@ def fits(function: Callable[..., Tensor], inputs: Any, options: argparse.Namespa
 def compare(inputs: Any, options: argparse.Namespace) -> None:
     """Both agree, or there is nothing to time.
 
-    Products of other shapes add in another order, and a logit in bfloat16 may round the other way.
+    Products of other shapes add in another order, and a logit in bfloat16 may round the other way;
+    a sum over the vocabulary in float32 rounds by some 1e-5.
     """
     found, grads = step(chunked, inputs, options)
     wanted, expected = step(naive, inputs, options)
-    most, mean = (1e-4, 1e-5) if inputs[0].dtype == torch.float32 else (0.3, 0.01)
+    most, mean = (1e-4, 5e-5) if inputs[0].dtype == torch.float32 else (0.3, 0.01)
     difference = (found - wanted).abs()
     assert float(difference.max()) < most, f"scores differ by {float(difference.max())}"
     assert float(difference.mean()) < mean, (
