@@ -1,6 +1,6 @@
 import dataclasses
 import re
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from slime_core.batch import Ragged
 from slime_core.collate import collate
 from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
 from slime_core.config.off_policy import OffPolicyConfig
+from slime_core.config.reference import DistillationConfig
 from slime_core.losses.aggregate import LossOutput
 from slime_core.losses.functions import LossFunctions, custom_importance
 from slime_core.reduce import LocalReduce
@@ -71,6 +72,43 @@ def test_user_functions_decide_advantages_and_weights(tmp_path):
     assert report.steps[0].metrics["loss"] == pytest.approx(-30.0)
     assert report.rollout["advantages"] == pytest.approx(3.0)
     assert vectors.advantages.values.tolist() == [3.0] * 6
+
+
+class Policies(Constant):
+    """The trained policy as above; the reference and the teacher give every token less."""
+
+    def __init__(self):
+        self.asked = ""
+
+    @contextmanager
+    def using(self, policy):
+        self.asked = policy
+        yield
+        self.asked = ""
+
+    def scores(self, microbatches, entropy=Entropy.NONE):
+        values, entropies = super().scores(microbatches, entropy)
+        log_prob = {"": -1.0, "ref": -2.0, "teacher": -4.0}[self.asked]
+        return Ragged(torch.full_like(values.values, log_prob), values.lengths), entropies
+
+
+@pytest.mark.parametrize("from_engines", [False, True])
+def test_divergences_that_lower_advantages_are_reported(from_engines):
+    advantage = AdvantageConfig(advantage_estimator="reinforce_plus_plus", kl_coef=0.5)
+    objective = Objective(
+        advantage=advantage,
+        policy_loss=PolicyLossConfig(kl_loss_type="k2"),
+        off_policy=OffPolicyConfig(use_rollout_logprobs=from_engines),
+        distillation=DistillationConfig(use_opd=True, opd_type="megatron"),
+    )
+    samples = [make_sample(n, rollout_id=n, rollout_log_probs=[-3.0] * n) for n in (2, 4)]
+    samples[1].loss_mask = [1, 0, 0, 1]
+    batch = collate([SampleGroup(0, tuple(samples))], reward_key=None, advantage=advantage)
+    payload = RankPayload(batch, (RankStep(((0, 1),), StepCounts(2, 2, 4.0)),))
+    report, _ = train_iteration(Policies(), payload, objective)
+    # log-probabilities: policy -1 (or the engines' -3), reference -2, teacher -4
+    assert report.rollout["kl"] == pytest.approx(0.5)  # half of 1 squared, either way
+    assert report.rollout["opd_reverse_kl"] == pytest.approx(1.0 if from_engines else 3.0)
 
 
 def test_the_page_lists_what_a_custom_loss_is_given():

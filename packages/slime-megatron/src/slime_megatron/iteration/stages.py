@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from slime_core.batch import Ragged, TrainBatch
 from slime_core.losses.aggregate import step_divisor
+from slime_core.losses.kl import approx_kl
 from slime_core.schedule.plan import RankStep, StepPlan
 from torch import Tensor
 
@@ -89,7 +90,8 @@ def train_iteration(
         with report.timed("actor_train"):
             _steps(passes, inputs, vectors, objective, report)
     if passes.last_stage:
-        _report_batch(passes, inputs, vectors, report)
+        divergences = _divergences(vectors, objective)
+        _report_batch(passes, inputs, vectors, divergences, report)
     return report, vectors
 
 
@@ -143,10 +145,16 @@ def _steps(
         report.steps.append(passes.step(items, size, objective.step_entropy, logits=logits))
 
 
-def _report_batch(passes: Passes, inputs: IterationInput, vectors: Vectors, report: Report) -> None:
+def _report_batch(
+    passes: Passes,
+    inputs: IterationInput,
+    vectors: Vectors,
+    divergences: Mapping[str, Ragged],
+    report: Report,
+) -> None:
     """Report means over the whole batch, and its tokens; all data-parallel ranks together."""
     batch = inputs.batch
-    summed = _summed_rollout_means(batch, vectors)
+    summed = _summed_rollout_means(batch, vectors, divergences)
     counted = [
         batch.rewards.double().sum(),
         torch.tensor(float(batch.num_samples)).double(),
@@ -161,7 +169,23 @@ def _report_batch(passes: Passes, inputs: IterationInput, vectors: Vectors, repo
     _add_log_probs_of_the_first_step(report)
 
 
-def _summed_rollout_means(batch: TrainBatch, vectors: Vectors) -> dict[str, Tensor]:
+def _divergences(vectors: Vectors, objective: Objective) -> dict[str, Ragged]:
+    """Of every response token, what advantages were lowered by for each unit of its coefficient."""
+    from_engines = objective.off_policy.use_rollout_logprobs
+    policy = vectors.rollout_log_probs if from_engines else vectors.old_log_probs
+    reference, teacher = vectors.ref_log_probs, vectors.teacher_log_probs
+    found: dict[str, Ragged] = {}
+    if policy is not None and reference is not None and objective.advantage.kl_coef:
+        kl = approx_kl(policy.values, reference.values, objective.policy_loss.kl_loss_type)
+        found["kl"] = Ragged(kl, policy.lengths)
+    if policy is not None and teacher is not None and objective.distillation.use_opd:
+        found["opd_reverse_kl"] = Ragged(policy.values - teacher.values, policy.lengths)
+    return found
+
+
+def _summed_rollout_means(
+    batch: TrainBatch, vectors: Vectors, divergences: Mapping[str, Ragged]
+) -> dict[str, Tensor]:
     """What the stages found: the mean over each rollout's trained tokens, summed over rollouts.
 
     A rollout's samples may be on several ranks: this is their part of its mean.
@@ -180,6 +204,7 @@ def _summed_rollout_means(batch: TrainBatch, vectors: Vectors) -> dict[str, Tens
         "advantages": vectors.advantages,
         "returns": vectors.returns,
         "entropy": vectors.entropy,
+        **divergences,
     }
     return {
         name: (torch.where(trained, vector.values.double(), 0.0) * weights).sum()
