@@ -10,7 +10,7 @@ import pytest
 from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
 from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.schedule.layout import ParallelLayout
-from slime_testing.layout_case import OVERLAPPING, STATIC, Case
+from slime_testing.layout_case import FEW, OVERLAPPING, STATIC, Case
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
 
@@ -74,12 +74,15 @@ ALONE = {
 }
 TWO_STEPS = replace(STATIC, global_batch_size=4)
 ALONE["two steps"] = Case(ONE, batch=TWO_STEPS)
+ALONE["few"] = Case(ONE, batch=FEW, few=True)
 DIVIDED = {
     "tp2 two steps": Case(TP2, batch=TWO_STEPS, flags=SP),
     "pp2 two steps": Case(PP2, batch=TWO_STEPS),
     "cp2 two steps": Case(CP2, batch=TWO_STEPS),
     "dp4": Case(DP4, flags=DISTRIBUTED),
-    "dp4 with ranks that have nothing": Case(DP4, batch=replace(STATIC, micro_batch_size=10)),
+    "dp4 few": Case(DP4, batch=FEW, flags=OVERLAPPING, few=True),
+    "pp2 interleaved few": Case(replace(PP2, vpp=2), batch=FEW, flags=INTERLEAVED, few=True),
+    "cp2 few": Case(CP2, batch=FEW, few=True),
     "dp4 gspo": Case(DP4, "gspo"),
     "dp4 overlapping": Case(DP4, flags=OVERLAPPING),
     "dp4 overlapping two steps": Case(DP4, batch=TWO_STEPS, flags=OVERLAPPING),
@@ -131,7 +134,7 @@ def step_on_rank(
     found: dict[str, dict[str, float]] = {}
     for name, case in cases.items():
         pairs = case.objective in ("dpo", "rm")
-        batch = make_batch(pairs=pairs)
+        batch = make_batch(1 if case.few else 8, pairs=pairs)
         given = make_given(batch) if case.objective == "critic" else {}
         sections = {"batch": case.batch, **OBJECTIVES[case.objective]}
         config = make_config(Path(directories[case.tied]), *case.argv, **sections)
@@ -174,6 +177,8 @@ def steps(directories: dict[bool, str]) -> dict[str, dict[str, float]]:
 def reference(case: Case) -> str:
     if case.batch == TWO_STEPS:
         return "two steps"
+    if case.few:
+        return "few"
     return "tied" if case.tied else case.objective
 
 

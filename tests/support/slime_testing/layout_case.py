@@ -9,6 +9,8 @@ STATIC = BatchConfig(
     global_batch_size=8, micro_batch_size=2, data_pad_size_multiplier=1, log_probs_chunk_size=16
 )
 
+FEW = BatchConfig(global_batch_size=2, micro_batch_size=2, data_pad_size_multiplier=1)
+
 OVERLAPPING = (
     "--use-distributed-optimizer",
     "--overlap-grad-reduce",
@@ -25,6 +27,8 @@ class Case:
     batch: BatchConfig = STATIC
     flags: tuple[str, ...] = ()
     tied: bool = False
+    few: bool = False
+    """Three samples, so that some of four ranks have none."""
 
     @property
     def argv(self) -> tuple[str, ...]:
