@@ -134,9 +134,17 @@ def test_a_config_written_by_transformers_says_the_same(model_type):
         ("glm4_moe", {"n_routed_experts": None}, "lacks n_routed_experts"),
         ("glm4_moe", {"n_group": 2, "num_experts_per_tok": 3}, "3 experts per token among 1 of 2"),
         ("glm4_moe", {"scoring_func": "softmax"}, "only sigmoid"),
+        ("glm4_moe", {"num_experts_per_tok": 1}, "num_experts_per_tok = 1 and norm_topk_prob"),
+        ("qwen3_moe", {"num_experts_per_tok": 1}, "num_experts_per_tok = 1 and norm_topk_prob"),
     ],
 )
 def test_experts_that_cannot_be_built_are_refused(model_type, changes, message):
     config = family_config(model_type, **changes)
     with pytest.raises(CheckpointError, match=message):
         families.find(config).megatron_args(config)
+
+
+def test_one_expert_for_each_token_may_count_for_its_probability():
+    config = family_config("qwen3_moe", num_experts_per_tok=1, norm_topk_prob=False)
+    arguments = families.find(config).megatron_args(config)
+    assert (arguments["moe_router_topk"], arguments["moe_router_pre_softmax"]) == (1, True)

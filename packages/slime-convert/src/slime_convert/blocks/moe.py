@@ -112,6 +112,7 @@ def sigmoid_arguments(config: HfConfig) -> dict[str, Any]:
     refuse(config, "scoring_func", allowed=("sigmoid", None), reason="only sigmoid is implemented")
     refuse(config, "topk_method", allowed=("noaux_tc", None), reason="only noaux_tc is implemented")
     refuse(config, "moe_layer_freq", allowed=(1, None), reason="only 1 is implemented")
+    _refuse_one_normalized(config)
     dense, layers = config["first_k_dense_replace"], config["num_hidden_layers"]
     shared = sigmoid_dims(config)["shared_ffn"]
     return (
@@ -157,6 +158,8 @@ def softmax_arguments(config: HfConfig, num_experts: int, pattern: list[bool]) -
     """
     require_sizes(config, "num_experts_per_tok", "moe_intermediate_size")
     require(config, "norm_topk_prob")  # implementations disagree about its default
+    if config["norm_topk_prob"]:
+        _refuse_one_normalized(config)
     return experts_arguments(
         num_experts=num_experts,
         topk=config["num_experts_per_tok"],
@@ -166,6 +169,15 @@ def softmax_arguments(config: HfConfig, num_experts: int, pattern: list[bool]) -
         "moe_router_score_function": "softmax",
         "moe_router_pre_softmax": not config["norm_topk_prob"],
     }
+
+
+def _refuse_one_normalized(config: HfConfig) -> None:
+    """Megatron does not divide the score of a single expert by itself, which would give 1."""
+    if config["num_experts_per_tok"] == 1:
+        raise CheckpointError(
+            "config.json says num_experts_per_tok = 1 and norm_topk_prob = True: every expert "
+            "would count for 1; only two experts per token and more are implemented"
+        )
 
 
 def experts_arguments(
