@@ -61,6 +61,8 @@ def test_ranks_that_divide_the_attention_are_published_to(
         ({"pp_size": 2}, "pp_size 2"),
         ({"dp_size": 4}, "dp_size 4"),
         ({"max_ep_size": 8}, "max_ep_size 8"),
+        ({"tokenizer_worker_num": 2}, "tokenizer_worker_num 2"),
+        ({"skip_tokenizer_init": True}, "skip_tokenizer_init True"),
         ({"disaggregation_mode": "prefill"}, "disaggregation_mode prefill"),
     ],
 )

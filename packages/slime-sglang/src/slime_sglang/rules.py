@@ -19,6 +19,25 @@ APART: Mapping[str, Any] = MappingProxyType(
 """Settings with which SGLang tells each data-parallel rank by itself what all have to do at once,
 and the values that have it tell all of them together."""
 
+ONE_VOICE: Mapping[str, Any] = MappingProxyType(
+    {"tokenizer_worker_num": 1, "skip_tokenizer_init": False}
+)
+"""Settings with which not every answer has its text, or the version of the weights that wrote it,
+and the values with which it has."""
+
+_TEXT = "answers would come without their text, which rewards read"
+_OF_ONE = "only one of the processes would hear of a pause, or which weights are the newest"
+_HTTP = "the run speaks to its engines by plain HTTP, without a key"
+_UNHEARD: Mapping[str, str] = MappingProxyType(
+    {
+        "skip_tokenizer_init": _TEXT,
+        "tokenizer_worker_num": _OF_ONE,
+        **dict.fromkeys(("api_key", "admin_api_key", "ssl_keyfile", "ssl_certfile"), _HTTP),
+        **dict.fromkeys(("grpc_mode", "smg_grpc_mode"), _HTTP),
+    }
+)
+"""Settings with which the run and an engine of its own would not understand each other, and why."""
+
 
 def router_timeout(draft: Draft, facts: Facts) -> None:
     """The router waits as long as slime says."""
@@ -99,6 +118,14 @@ def one_word_for_all(draft: Draft, facts: Facts) -> None:
             )
 
 
+def understood(draft: Draft, facts: Facts) -> None:
+    """The run hears engines, and every part of an engine hears the run."""
+    values = draft.server.values
+    for name, reason in _UNHEARD.items():
+        if values.get(name, ONE_VOICE.get(name)) not in (ONE_VOICE.get(name), None, False):
+            draft.problem(f"--sglang-{name.replace('_', '-')}: {reason}: leave it out")
+
+
 def shared_memory(draft: Draft, facts: Facts) -> None:
     """A colocated engine leaves the trainer what it holds meanwhile: most of the GPU, or little."""
     if not draft["colocate"] or draft["device"] != "cuda":
@@ -157,6 +184,7 @@ RULES = (
     external_engines,
     own_gpus,
     one_word_for_all,
+    understood,
     shared_memory,
     weights_that_stay,
     context_length,

@@ -11,7 +11,7 @@ from typing import Any
 from slime_core.errors import EngineError
 
 from slime_sglang.client import EngineClient
-from slime_sglang.rules import APART
+from slime_sglang.rules import APART, ONE_VOICE
 from slime_sglang.server.plugin import MARK
 from slime_sglang.weights.session import EngineTarget
 
@@ -165,7 +165,7 @@ def unusable(info: Mapping[str, Any]) -> str | None:
             "the engine runs without slime's plugin, which verifies weights: install slime-sglang "
             "where it runs, leave `slime` in SGLANG_PLUGINS if that is set, and start it again"
         )
-    wanted: dict[str, Any] = {"pp_size": 1, "disaggregation_mode": "null", **APART}
+    wanted: dict[str, Any] = {"pp_size": 1, "disaggregation_mode": "null", **APART, **ONE_VOICE}
     if not info.get("enable_dp_attention"):  # else they are its tensor-parallel ranks
         wanted["dp_size"] = 1
     for name, value in wanted.items():
