@@ -277,6 +277,24 @@ def test_an_engine_that_keeps_its_memory_is_ended_where_it_is_started_again(
     assert greedy.engine.killed  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_an_engine_that_took_the_place_of_one_that_kept_its_memory_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ends(Started):
+        def hold(self, what: str) -> None:
+            part.engine = another  # this one was lost, and is started again
+            raise EngineError("connection reset by peer")
+
+    monkeypatch.setattr("slime_sglang.fleet.parts.Engine", Ends)
+    spec = FleetSpec(model_path=tmp_path, device="cpu", log_dir=tmp_path, sglang=SGLangConfig())
+    engines: Any = Engines(spec)
+    part: Any = EnginePart(spec.engine(0), 1.0)
+    kept, another = part.engine, Ends(part.spec, part._launch)
+    engines._parts, engines._watch = [part], object()
+    engines.hold("everything")
+    assert (kept.killed, another.killed) == (True, False)
+
+
 def test_each_step_of_the_start_is_recorded_when_it_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from slime_sglang.fleet.router import Members, Router
 from slime_sglang.fleet.routing import Routing
 from slime_sglang.fleet.spec import FleetSpec
 from slime_sglang.fleet.starting import Start, join_router
+from slime_sglang.server.launch import Engine
 from slime_sglang.server.launcher import NO_LAUNCHERS, Launchers
 from slime_sglang.weights.session import EngineTarget, FleetStatus
 
@@ -204,11 +205,11 @@ class Engines:
         up = [part for part in parts if part.is_up]
         with ThreadPoolExecutor(max(1, len(up))) as pool:
             found = list(pool.map(functools.partial(_held, what), up))
-        for part, error in zip(up, found, strict=True):
+        for engine, error in found:
             if error is not None and self._watch is None:
                 raise error
             if error is not None:
-                part.engine.kill()
+                engine.kill()
         for part in parts:
             part.lends = what != "everything"
             if what != "nothing":
@@ -233,15 +234,17 @@ class Engines:
             self._routing.close()
 
 
-def _held(what: Holding, part: EnginePart) -> EngineError | None:
+def _held(what: Holding, part: EnginePart) -> tuple[Engine, EngineError | None]:
+    """Which engine was told, as one that is lost may be replaced meanwhile, and what was wrong."""
+    engine = part.engine
     try:
         if part.lends:
             part.finish_check()
-        part.engine.hold(what)
+        engine.hold(what)
     except EngineError as error:
         logger.warning("%s does not hold %s: %s", part.name, what, error)
-        return error
-    return None
+        return engine, error
+    return engine, None
 
 
 def _stop(part: Router | EnginePart | ExternalPart) -> None:
