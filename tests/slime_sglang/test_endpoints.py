@@ -73,7 +73,8 @@ def worked(
             while _OPENED:
                 await _OPENED.pop().close()
 
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "localhost")
     monkeypatch.setattr(sys.modules[__name__], "_generate", generate, raising=False)
     tokenizer, left = MergingTokenizer(family), iter(texts)
     script = Script(tokenizer, lambda asked: [*map(ord, next(left)), tokenizer.eos_token_id])
@@ -300,6 +301,27 @@ def test_what_cannot_be_done_is_refused_by_name(
     sample, _, server = worked(monkeypatch, agent, [])
     assert message in sample.response
     assert not server.bodies
+
+
+@pytest.mark.parametrize("interface", ["openai", "anthropic", "command"])
+def test_agents_reach_the_model_past_a_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, interface: str
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+
+        async def agent(base_url: str, api_key: str, sample: Sample) -> None:
+            if interface == "openai":
+                client = openai_client(base_url, api_key)
+                await client.chat.completions.create(model="any", messages=[USER])
+            else:
+                other = anthropic_client(base_url, api_key)
+                await other.messages.create(model="any", messages=[USER], max_tokens=5)
+
+        command = [sys.executable, "-c", COMMAND, "0"]
+        sample, script, _ = worked(monkeypatch, command if interface == "command" else agent, ["3"])
+    assert trained(sample) == said(script)
 
 
 @pytest.mark.parametrize("path", ["responses", "completions", "models/slime"])
@@ -652,8 +674,7 @@ request = urllib.request.Request(
     json.dumps(body).encode(),
     {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]},
 )
-opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-answer = json.load(opener.open(request))
+answer = json.load(urllib.request.urlopen(request))
 print(answer["choices"][0]["message"]["content"], task["label"])
 sys.exit(int(sys.argv[1]))
 """

@@ -71,6 +71,19 @@ def router(engines, tmp_path):
     router.stop()
 
 
+def test_engines_are_reached_past_a_proxy_of_the_environment(engines, tmp_path, monkeypatch):
+    with PortLease(1) as nobody:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{nobody.ports[0]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        router = Router(RouterSpec(worker_urls=engines[:1], log_dir=tmp_path))
+        try:
+            router.wait_ready(30)
+            assert answered_by(router) == engines[0]
+        finally:
+            router.stop()
+
+
 def answered_by(router):
     reply = httpx.post(f"{router.url}/generate", json={"text": "?"}, timeout=30, trust_env=False)
     return f"http://127.0.0.1:{reply.json()['text']}"

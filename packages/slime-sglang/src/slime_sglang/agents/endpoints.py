@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from uuid import uuid4
 from aiohttp import web
 from slime_core.data.template_certificate import TemplateDriftError
 from slime_core.errors import ConfigError, EngineError, SlimeError
+from slime_core.processes.proxies import reach_directly
 from slime_core.processes.this_machine import network_address
 
 from slime_sglang.agents import anthropic_messages, openai_chat
@@ -75,6 +77,7 @@ class Endpoints:
             ) from error
         port = self._runner.addresses[0][1]
         self.url = f"http://{_reachable(host)}:{port}"
+        reach_directly(_reachable(host), os.environ)  # by agents here, and commands they start
 
     async def stop(self) -> None:
         """Stop listening."""

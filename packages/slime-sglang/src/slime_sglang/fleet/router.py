@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 from slime_core.errors import EngineError
+from slime_core.processes.proxies import without_proxies
 
 from slime_sglang.fleet.asking import status_of
 from slime_sglang.processes.command_line import to_words
@@ -122,7 +123,7 @@ class Router:
             name="router",
             argv=command_line(self.spec, port=port, metrics_port=metrics_port),
             log_path=self.spec.log_dir / "router.log",
-            env=dict(os.environ),
+            env=without_proxies(os.environ),
         )
 
     def start_again(self, wanted: Callable[[], Sequence[str]], deadline_s: float = 60.0) -> None:
