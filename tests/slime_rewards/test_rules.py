@@ -5,7 +5,7 @@ import pytest
 from slime_core.config.draft import DEFAULT, Draft, Facts
 from slime_rewards import graders
 from slime_rewards.config import COMPARING
-from slime_rewards.rules import labels, rows_with_labels
+from slime_rewards.rules import labels, rows_with_labels, whole_groups
 from slime_testing.eval_sets import dataset
 
 UNLABELLED = Facts(unlabelled=("--prompt-data p.jsonl", "--eval-config e.jsonl"))
@@ -117,3 +117,24 @@ def test_those_that_compare_are_those_that_refuse_to_grade_without_a_label() -> 
         except Exception:
             continue
     assert refusing == set(COMPARING)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"group_rm": True}, True),
+        ({"group_rm": True, "custom_rm_path": "rm.py"}, False),
+        ({"group_rm": True, "rollout_function_path": "rollout.py"}, False),
+        ({"group_rm": False}, False),
+    ],
+)
+def test_scoring_groups_at_once_is_for_functions_of_ones_own(
+    changes: dict[str, Any], told: bool
+) -> None:
+    draft = Draft()
+    for name, value in {**SETTINGS, **changes}.items():
+        draft.own.put(name, value, DEFAULT)
+    whole_groups(draft, Facts())
+    assert draft.problems == []
+    assert len(draft.notices) == int(told)
+    assert all("--group-rm has no effect with --rm-type math" in text for text in draft.notices)

@@ -96,4 +96,14 @@ def _of_set(draft: Draft, each: EvalDataset) -> str | None:
     return each.rm_type or each.metadata_overrides.get("rm_type") or draft["rm_type"]
 
 
-RULES = (known_types, labels, rows_with_labels)
+def whole_groups(draft: Draft, facts: Facts) -> None:
+    """Only functions of the user's score the responses of a prompt together."""
+    own = draft["custom_rm_path"] or draft["rollout_function_path"]
+    if draft["group_rm"] and not own:
+        draft.notice(
+            f"--group-rm has no effect with --rm-type {draft['rm_type']}, which scores each "
+            "response alone: it is for a function given as --custom-rm-path"
+        )
+
+
+RULES = (known_types, labels, rows_with_labels, whole_groups)
