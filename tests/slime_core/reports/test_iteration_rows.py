@@ -21,6 +21,12 @@ def test_of_several_sets_the_row_has_the_mean_and_the_line_says_so():
     assert cells(table.lines(1, {"train/loss": 1.0})[-1])["accuracy"] == "0.500"
 
 
+def test_answers_that_failed_are_told_beside_the_mean_of_the_others():
+    told = {"eval/a": 1.0, "eval/a/failed_ratio": 0.5, "eval/b": 0.5, "eval/b/failed_ratio": 0.0}
+    (line,) = Table().lines(1, told)
+    assert "iteration: a 1.000 (failed_ratio 0.500), b 0.500, mean 0.750" in line
+
+
 def test_a_set_may_have_a_hyphen_or_a_slash_in_its_name():
     told = {
         "eval/aime-2024": 0.5,

@@ -118,14 +118,18 @@ class Table:
             lines.append(step_of_start("first weights published", metrics[_PUBLISHED]))
         if found := evaluations(metrics):
             self._numbers["accuracy"] = statistics.fmean(found.values())
-            lines.append(self._evaluated(step, found))
+            lines.append(self._evaluated(step, found, metrics))
         if _TRAINED in metrics:
             lines += self._row(step)
         return lines
 
-    def _evaluated(self, step: int, found: Mapping[str, float]) -> str:
+    def _evaluated(self, step: int, found: Mapping[str, float], metrics: Metrics) -> str:
         when = f"after {step} iterations" if step > 1 else "after 1 iteration"
-        told = [f"{name} {value:.3f}" for name, value in found.items()]
+        failed = {name: metrics.get(f"eval/{name}/failed_ratio") for name in found}
+        told = [
+            f"{name} {value:.3f}" + (f" (failed_ratio {failed[name]:.3f})" if failed[name] else "")
+            for name, value in found.items()
+        ]
         if len(found) > 1:
             told.append(f"mean {self._numbers['accuracy']:.3f}")
         return f"evaluation {when if step else 'before training'}: {', '.join(told)}"
