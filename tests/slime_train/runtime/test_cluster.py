@@ -11,7 +11,7 @@ import pytest
 from ray._private import services
 from slime_core.errors import DataError, EngineError, SlimeError
 from slime_core.plugins.mistakes import MistakeError
-from slime_core.processes.heartbeat import Watch
+from slime_core.processes.heartbeat import ProcessLost, Watch
 from slime_train.runtime.cluster import Remote, WorkerError, cluster, gather, share
 
 
@@ -26,6 +26,9 @@ class Worker:
 
     def fail(self):
         raise EngineError("engine 0 answered 500")
+
+    def wait_in_vain(self):
+        raise RuntimeError("[unbound_buffer.cc:84] Timed out waiting 600000ms for recv operation")
 
     def stumble(self):
         raise KeyError("lable")
@@ -101,6 +104,13 @@ def test_a_worker_that_cannot_be_made_says_why_and_is_not_a_loss(worker, tmp_pat
 def test_other_errors_of_a_call_are_told_with_the_line_that_raised_them(worker):
     with pytest.raises(MistakeError, match=r"^KeyError: 'lable'\n.*line"):
         worker.call("stumble").result(60)
+
+
+def test_a_worker_that_waited_in_vain_for_another_has_all_of_them_looked_at(worker, tmp_path):
+    lost = pytest.raises(ProcessLost, match="Timed out waiting")
+    with lost as caught, Watch(tmp_path, 60.0).blaming():
+        worker.call("wait_in_vain").result(60)
+    assert (caught.value.name, caught.value.how) == ("worker 0", "hang")
 
 
 def test_a_dead_worker_is_named(worker):

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 _FETCH_S = 600.0
+_IN_VAIN = "Timed out waiting"  # as gloo says of another rank, which may be any of them
 _OWN = "local"  # without it Ray joins whatever was started on this machine
 _STARTS, _START_S = 2, 300.0
 """How often a Ray of our own is tried to be started, and how long it may take to find itself."""
@@ -158,7 +159,8 @@ class Pending:
             if isinstance(error.cause, SlimeError):
                 raise error.cause from error
             message = f"{name} failed during `{self._method}`: {error}"
-            raise WorkerError(message, name) from error  # of a device, a connection
+            how = "hang" if _IN_VAIN in message else "exit"  # of a device, a connection
+            raise WorkerError(message, name, how) from error
         except RayActorError as error:
             raise WorkerError(f"{name} died during `{self._method}`: {error}", name) from error
 
