@@ -526,6 +526,16 @@ def test_a_set_whose_reward_would_not_be_asked_is_refused():
     assert config("--eval-config sets.yaml", eval_file=file).evaluation.eval_datasets[0].rm_type
 
 
+def test_names_of_dumps_are_taken_as_they_are(tmp_path):
+    with pytest.raises(ConfigErrors) as caught:
+        resolve(read_sources([*BASE.split(), "--load-debug-rollout-data", ""]), Facts())
+    assert "there is no such file" in "\n".join(caught.value.problems)
+    marked = tmp_path / "run[1]**"
+    marked.mkdir()
+    (marked / "d-0.pt").touch()
+    config(f"--load-debug-rollout-data {marked}/d-{{rollout_id}}.pt --num-rollout 1")
+
+
 def test_a_reference_without_weights_and_dumps_that_were_not_written_are_told(tmp_path):
     assert "neither a Hugging Face directory" in problems(f"--ref-load {tmp_path}")
     assert "where --ref-load is left out" in problems(f"--ref-load {tmp_path}/none")

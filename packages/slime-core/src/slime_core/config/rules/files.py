@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from glob import escape
 from pathlib import Path
 
 from slime_core.config.algorithm import OFFLINE_LOSSES
@@ -143,6 +144,13 @@ def _holds_weights(directory: str | Path) -> bool:
     return any((Path(directory) / name).is_file() for name in ("config.json", TRACKER))
 
 
+def _dumps(template: str) -> Iterator[Path]:
+    """The files that a template of dumps stands for."""
+    names = Path("*".join(map(escape, re.split(r"\{rollout_id.*?\}", template))))
+    root = names.anchor
+    return Path(root).glob(str(names.relative_to(root))) if names.parts else iter(())
+
+
 def replayed_files(draft: Draft, facts: Facts) -> None:
     """What is trained on again was written."""
     template = draft["load_debug_rollout_data"]
@@ -153,8 +161,7 @@ def replayed_files(draft: Draft, facts: Facts) -> None:
                 "takes a part"
             )
         return
-    names = Path(re.sub(r"\{rollout_id.*?\}", "*", template))
-    if not any(Path(names.anchor).glob(str(names.relative_to(names.anchor)))):
+    if not any(_dumps(template)):
         draft.problem(
             f"--load-debug-rollout-data {template}: there is no such file; "
             "--save-debug-rollout-data of an earlier run writes them"
