@@ -121,6 +121,15 @@ def test_a_directory_without_weights_says_what_was_looked_for(tmp_path):
     refused(tmp_path, "holds pickled weights")
 
 
+@pytest.mark.parametrize("beside_weights", [False, True])
+def test_an_adapter_is_not_left_out_without_a_word(tmp_path, beside_weights):
+    if beside_weights:
+        make_qwen3(tmp_path)
+    save_file({"q_proj.lora_A.weight": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    refused(tmp_path, r"holds an adapter \(adapter_config\.json\).*merge_and_unload")
+
+
 def test_shards_without_an_index_are_refused(tmp_path):
     made, _ = make_sharded(tmp_path)
     (made / "model.safetensors.index.json").unlink()

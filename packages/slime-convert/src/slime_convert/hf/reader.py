@@ -18,6 +18,8 @@ from slime_convert.streaming.memory import POOL
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+"""Beside weights, too, transformers would add what it describes to them."""
 
 
 class HfReader(Checkpoint):
@@ -147,6 +149,12 @@ def listed_tensors(directory: Path) -> dict[str, Path] | None:
 
 def _locate(directory: Path) -> dict[str, Path]:
     """Return which file holds each tensor."""
+    if (directory / ADAPTER).is_file():
+        raise CheckpointError(
+            f"{directory} holds an adapter ({ADAPTER}), which is not read: merge it into its "
+            "base model (PEFT: merge_and_unload, then save_pretrained), or take it out of the "
+            "directory to go without it"
+        )
     files = listed_tensors(directory)
     if files is None:
         raise CheckpointError(_nothing_found(directory))
