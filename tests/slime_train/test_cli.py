@@ -146,6 +146,26 @@ def test_a_model_without_weights_can_be_configured_and_not_run(line, tmp_path, c
     assert "holds no *.safetensors" in capsys.readouterr().err
 
 
+def test_a_model_that_was_not_downloaded_to_its_end_is_refused_before_the_start(
+    line, tmp_path, capsys
+):
+    model = tmp_path / "model"
+    (model / "model.safetensors").rename(model / "model-1.safetensors")
+    weight_map = {
+        "a": "model-1.safetensors",
+        "b": "model-2.safetensors",
+        "c": "model-3.safetensors",
+    }
+    index = model / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert main(line) == 2
+    told = capsys.readouterr().err
+    assert "lacks 2 of the 3 files that model.safetensors.index.json names (model-2.safe" in told
+    (model / "adapter_config.json").write_text("{}")
+    assert main(line) == 2
+    assert "holds an adapter (adapter_config.json), which is not read" in capsys.readouterr().err
+
+
 def test_missing_files_are_named(line, tmp_path, capsys):
     words = [*line, "--hf-checkpoint", str(tmp_path), "--prompt-data", "/none.jsonl"]
     words += ["--eval-prompt-data", "aime", "/gone.jsonl"]

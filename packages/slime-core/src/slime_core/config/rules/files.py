@@ -1,5 +1,6 @@
 """Checkpoints, weight transport, logs."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from glob import escape
@@ -10,6 +11,8 @@ from slime_core.config.draft import Draft, Facts
 from slime_core.config.rules import templates
 from slime_core.config.rules.cluster import engines_needed, starts_engines, trainer_needed
 from slime_core.files.staging import RELEASE, TRACKER
+
+_INDEX = "model.safetensors.index.json"
 
 
 def checkpoints(draft: Draft, facts: Facts) -> None:
@@ -111,11 +114,36 @@ def model_files(draft: Draft, facts: Facts) -> None:
     invented = draft.server.values.get("load_format") == "dummy"
     if draft["dump_config"] or invented or not (directory / "config.json").is_file():
         return
-    if not any(directory.glob("*.safetensors")):
-        draft.problem(
-            f"--hf-checkpoint {directory} holds no *.safetensors, and engines and trainer read "
-            "their weights from those: download the whole model"
+    if (why := _unreadable(directory)) is not None:
+        draft.problem(f"--hf-checkpoint {directory} {why}")
+
+
+def _unreadable(directory: Path) -> str | None:
+    """Why engines and trainer cannot read their weights there, as far as names of files tell."""
+    if (directory / "adapter_config.json").is_file():
+        return (
+            "holds an adapter (adapter_config.json), which is not read: merge it into its base "
+            "model, or take it out of the directory to go without it"
         )
+    if not any(directory.glob("*.safetensors")):
+        return (
+            "holds no *.safetensors, and engines and trainer read their weights from those: "
+            "download the whole model"
+        )
+    if (directory / "model.safetensors").is_file():
+        return None
+    try:
+        index = json.loads((directory / _INDEX).read_text(encoding="utf-8"))
+        names = sorted({str(name) for name in index["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # whoever reads it says what is wrong with it
+    absent = [name for name in names if not (directory / name).is_file()]
+    if not absent:
+        return None
+    return (
+        f"lacks {len(absent)} of the {len(names)} files that {_INDEX} names ({absent[0]}): "
+        "download the whole model"
+    )
 
 
 def other_policies(draft: Draft, facts: Facts) -> None:
