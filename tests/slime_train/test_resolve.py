@@ -526,6 +526,13 @@ def test_a_set_whose_reward_would_not_be_asked_is_refused():
     assert config("--eval-config sets.yaml", eval_file=file).evaluation.eval_datasets[0].rm_type
 
 
+@pytest.mark.parametrize("flag", ["--save", "--save-hf", "--load", "--dump-details"])
+def test_an_empty_name_of_a_directory_is_refused(flag):
+    with pytest.raises(ConfigErrors) as caught:
+        resolve(read_sources([*BASE.split(), flag, ""]), facts())
+    assert any(f"{flag} is given an empty name" in text for text in caught.value.problems)
+
+
 def test_names_of_dumps_are_taken_as_they_are(tmp_path):
     with pytest.raises(ConfigErrors) as caught:
         resolve(read_sources([*BASE.split(), "--load-debug-rollout-data", ""]), Facts())

@@ -15,6 +15,23 @@ from slime_core.files.staging import RELEASE, TRACKER
 _INDEX = "model.safetensors.index.json"
 
 
+_PLACES = (
+    *("load", "save", "save_hf", "opd_teacher_load"),
+    *("dump_details", "save_debug_rollout_data", "save_debug_train_data"),
+    "update_weight_disk_dir",
+)
+
+
+def named_places(draft: Draft, facts: Facts) -> None:
+    """No name would be the directory in which the command was given."""
+    for name in _PLACES:
+        if draft.given(name) and draft[name] == "":
+            draft.problem(
+                f"{_flag(name)} is given an empty name, such as that of a variable which is not "
+                "set: give a directory, or leave it out"
+            )
+
+
 def checkpoints(draft: Draft, facts: Facts) -> None:
     """Saving needs a place, loading needs something there."""
     for name in ("async_save", "no_save_optim"):
@@ -304,6 +321,7 @@ def output(draft: Draft, facts: Facts) -> None:
 
 
 RULES = (
+    named_places,
     checkpoints,
     converted,
     retention,
