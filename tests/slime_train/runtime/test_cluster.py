@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import ray
 from ray._private import services
 from slime_core.errors import DataError, EngineError, SlimeError
 from slime_core.plugins.mistakes import MistakeError
@@ -116,6 +117,18 @@ def test_a_worker_that_waited_in_vain_for_another_has_all_of_them_looked_at(work
 def test_a_dead_worker_is_named(worker):
     with pytest.raises(WorkerError, match="worker 0 died during `die`"):
         worker.call("die").result(60)
+
+
+def test_a_worker_that_ray_ends_for_want_of_memory_is_lost_in_one_line(worker, monkeypatch):
+    pending = worker.call("greet", "x")
+
+    def get(ref, timeout):
+        raise ray.exceptions.OutOfMemoryError("1 worker(s) were killed: 22 GB used\nObject store:")
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(WorkerError) as lost:
+        pending.result(60)
+    assert str(lost.value) == "worker 0 died during `greet`: 1 worker(s) were killed: 22 GB used"
 
 
 def test_a_late_worker_is_named_and_can_be_peeked_at_meanwhile(worker):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import ray
+import ray.exceptions
 from ray._private import parameter, services, utils
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from slime_core.errors import SlimeError
@@ -161,8 +161,9 @@ class Pending:
             message = f"{name} failed during `{self._method}`: {error}"
             how = "hang" if _IN_VAIN in message else "exit"  # of a device, a connection
             raise WorkerError(message, name, how) from error
-        except RayActorError as error:
-            raise WorkerError(f"{name} died during `{self._method}`: {error}", name) from error
+        except (RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            why = str(error) if isinstance(error, RayActorError) else str(error).split("\n")[0]
+            raise WorkerError(f"{name} died during `{self._method}`: {why}", name) from error
 
 
 def gather(
