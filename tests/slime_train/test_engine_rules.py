@@ -25,17 +25,19 @@ def test_ranks_that_would_hear_of_new_weights_one_by_one_are_refused(flag: str) 
 @pytest.mark.parametrize(
     ("flag", "why"),
     [
-        ("skip-tokenizer-init", "without their text"),
-        ("tokenizer-worker-num 2", "only one of the processes would hear of a pause"),
-        ("api-key secret", "by plain HTTP, without a key"),
-        ("ssl-certfile cert.pem", "by plain HTTP"),
-        ("smg-grpc-mode", "by plain HTTP"),
+        ("--sglang-skip-tokenizer-init", "without their text"),
+        ("--sglang-tokenizer-worker-num 2", "only one of the processes would hear of a pause"),
+        ("--sglang-api-key secret", "by plain HTTP, without a key"),
+        ("--sglang-ssl-certfile cert.pem", "by plain HTTP"),
+        ("--sglang-smg-grpc-mode", "by plain HTTP"),
+        ("--router-api-key secret", "by plain HTTP, without a key"),
+        ("--router-tls-cert-path cert.pem", "by plain HTTP"),
     ],
 )
 def test_engines_that_the_run_would_not_understand_are_refused(flag: str, why: str) -> None:
     facts = Facts(megatron_args=ARCHITECTURE)
-    with pytest.raises(ConfigErrors, match=f"--sglang-{flag.split()[0]}: .*{why}.*: leave it out"):
-        resolve(read_sources(f"{BASE} --sglang-{flag}".split()), facts)
+    with pytest.raises(ConfigErrors, match=f"{flag.split()[0]}: .*{why}.*: leave it out"):
+        resolve(read_sources(f"{BASE} {flag}".split()), facts)
     resolve(read_sources(f"{BASE} --sglang-tokenizer-worker-num 1".split()), facts)
 
 

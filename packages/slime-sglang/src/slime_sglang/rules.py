@@ -27,7 +27,7 @@ and the values with which it has."""
 
 _TEXT = "answers would come without their text, which rewards read"
 _OF_ONE = "only one of the processes would hear of a pause, or which weights are the newest"
-_HTTP = "the run speaks to its engines by plain HTTP, without a key"
+_HTTP = "the run speaks to engines and router by plain HTTP, without a key"
 _UNHEARD: Mapping[str, str] = MappingProxyType(
     {
         "skip_tokenizer_init": _TEXT,
@@ -37,6 +37,8 @@ _UNHEARD: Mapping[str, str] = MappingProxyType(
     }
 )
 """Settings with which the run and an engine of its own would not understand each other, and why."""
+_LOCKED = ("api_key", "tls_cert_path", "tls_key_path")
+"""Those with which the run's own router would not answer it."""
 
 
 def router_timeout(draft: Draft, facts: Facts) -> None:
@@ -124,6 +126,9 @@ def understood(draft: Draft, facts: Facts) -> None:
     for name, reason in _UNHEARD.items():
         if values.get(name, ONE_VOICE.get(name)) not in (ONE_VOICE.get(name), None, False):
             draft.problem(f"--sglang-{name.replace('_', '-')}: {reason}: leave it out")
+    for name in _LOCKED:
+        if draft.router.values.get(name) is not None and draft["sglang_router_ip"] is None:
+            draft.problem(f"--router-{name.replace('_', '-')}: {_HTTP}: leave it out")
 
 
 def shared_memory(draft: Draft, facts: Facts) -> None:
