@@ -1,8 +1,10 @@
 import pickle
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from slime_core.errors import ConfigError, EngineError, WeightSyncError
 from slime_sglang.client import EngineClient
 from slime_sglang.weights.collective import CollectiveReceiver
 from slime_sglang.weights.disk import DiskReceiver, DiskSpec
-from slime_sglang.weights.session import EngineTarget, PublishSession
+from slime_sglang.weights.session import EngineTarget, PublishSession, UnderWay
 from slime_sglang.weights.tensor import TensorReceiver
 from slime_testing.engine_http import FakeEngine, serving
 from slime_testing.runs import wait_for
@@ -168,6 +170,26 @@ def test_an_engine_that_refuses_to_join_a_group_is_an_error_and_not_a_hang(
     with pytest.raises(WeightSyncError, match=r"did not join|failed|answered 400"):
         receiver.begin(1)
     receiver.close()
+
+
+def test_a_buckets_memory_is_given_back_as_soon_as_engines_have_loaded_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Lent:
+        flat, receipt = SimpleNamespace(is_cuda=True), "all of it"
+
+    settled: dict[str, Any] = dict.fromkeys(
+        ("settle_pause", "collect", "check_receipts"), lambda *_: None
+    )
+    receiver = TensorReceiver.__new__(TensorReceiver)
+    receiver._session = SimpleNamespace(**settled)  # pyright: ignore[reportAttributeAccessIssue]
+    bucket = Lent()
+    held, collected = weakref.ref(bucket), list[bool]()
+    receiver._under_way = UnderWay(bucket, ())  # pyright: ignore[reportArgumentType]
+    del bucket
+    monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: collected.append(held() is None))
+    receiver._settle()
+    assert collected == [True]
 
 
 def test_an_engine_lost_while_the_group_forms_is_noticed_and_nobody_waits_for_it(

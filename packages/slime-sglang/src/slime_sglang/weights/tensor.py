@@ -75,7 +75,9 @@ class TensorReceiver:
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way.settle(self._session)
-            if under_way.bucket.flat.is_cuda:
+            on_gpu = under_way.bucket.flat.is_cuda
+            del under_way  # what is still held is not collected
+            if on_gpu:
                 torch.cuda.ipc_collect()
 
 
