@@ -198,6 +198,20 @@ def test_a_class_of_its_own_needs_no_files_and_keeps_its_own_state(plugin, tmp_p
     resumed.close()
 
 
+def test_samples_that_a_class_numbers_anew_in_each_group_are_executions_of_their_own():
+    class Mine:
+        def get_samples(self, num_samples):
+            return [[Sample(index=i) for i in range(2)] for _ in range(num_samples)]
+
+        def add_samples(self, samples):
+            pass
+
+    groups = UserSource(Mine(), "Mine").take(2)
+    samples = [sample for group in groups for sample in group.samples]
+    assert [sample.index for sample in samples] == [0, 1, 0, 1]
+    assert len({sample.rollout_id for sample in samples}) == 4
+
+
 def test_a_class_is_not_asked_to_save_before_it_has_given_out_anything(plugin, tmp_path):
     source = user_source(plugin(GENERATED), {"folder": str(tmp_path), "prompt_stream": None}, None)
     state = source.state_dict()

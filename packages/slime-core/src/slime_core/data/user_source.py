@@ -153,8 +153,9 @@ class UserSource:
             sample.group_index = index
             number = _FIRST_NUMBER + self._num_made
             self._num_made += 1
+            # A class may number its samples anew in each group: executions are the whole run's.
+            sample.rollout_id = number if sample.rollout_id is None else sample.rollout_id
             sample.index = number if sample.index is None else sample.index
-            sample.rollout_id = sample.index if sample.rollout_id is None else sample.rollout_id
         return SampleGroup(index, tuple(samples))
 
 
