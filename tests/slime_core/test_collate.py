@@ -76,6 +76,16 @@ def test_rollouts_numbered_anew_in_every_group_are_refused():
         collate(groups, reward_key=None, advantage=AdvantageConfig())
 
 
+def test_different_prompts_under_one_number_are_refused_and_pieces_of_a_group_are_not():
+    first, second = make_sample(reward=1.0), make_sample(reward=0.0)
+    pieces = [SampleGroup(4, (first,)), SampleGroup(4, (second,))]
+    config = AdvantageConfig(normalize_grpo_std=False)
+    assert collate(pieces, reward_key=None, advantage=config).rewards.tolist() == [0.5, -0.5]
+    second.prompt = "3+3="
+    with pytest.raises(SampleError, match="two groups have the `group_index` 4 and different pro"):
+        collate(pieces, reward_key=None, advantage=config)
+
+
 def test_a_missing_field_names_the_sample():
     with pytest.raises(SampleError, match="sample 7 has no `rollout_log_probs`"):
         freeze(make_sample(), make_sample(index=7, rollout_log_probs=None))

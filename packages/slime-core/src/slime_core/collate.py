@@ -45,6 +45,7 @@ def collate(  # noqa: PLR0913 -- three independent choices about the same sample
         raise SampleError("there are no samples to collate")
     for sample in samples:
         _check(sample)
+    _check_prompts(groups)
     _check_rollouts(groups)
     if post_process is None:
         raw, rewards = _rewards(groups, advantage, reward_key, shaping, max_response_len)
@@ -144,6 +145,20 @@ def _check(sample: Sample) -> None:
             f"sample {sample.index}: `loss_mask` has the entry {odd}: give 1 for tokens that are "
             "trained on and 0 for others (a token cannot weigh more, or less, than another)"
         )
+
+
+def _check_prompts(groups: Sequence[SampleGroup]) -> None:
+    """A group may come in pieces; answers to different prompts are not compared."""
+    prompts: dict[int, object] = {}
+    for group in groups:
+        if group.samples and prompts.setdefault(group.group_index, group.samples[0].prompt) != (
+            group.samples[0].prompt
+        ):
+            raise SampleError(
+                f"two groups have the `group_index` {group.group_index} and different prompts: it "
+                "is the number of one prompt, whose answers are compared with each other. Leave it "
+                "None, or number prompts through the whole run"
+            )
 
 
 def _check_rollouts(groups: Sequence[SampleGroup]) -> None:
