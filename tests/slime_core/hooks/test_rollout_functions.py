@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from slime_core.data.prompts import Prompt
 from slime_core.data.stream import PromptStream
@@ -60,6 +61,12 @@ def test_the_same_function_evaluates(tmp_path: Path) -> None:
     data, metrics = eval_function(written(tmp_path, UPSTREAM), FLAT)(7, stream())
     assert eval_metrics(data) == {"eval/sums": 0.5, "eval/sums-truncated_ratio": 0.5}
     assert metrics == {"eval/extra": 3.0}
+
+
+def test_rewards_of_an_evaluation_may_be_arrays() -> None:
+    row = {"rewards": np.array([0.0, 1.0]), "truncated": np.array([True, False])}
+    assert eval_metrics({"s": row}) == {"eval/s": 0.5, "eval/s-truncated_ratio": 0.5}
+    assert eval_metrics({"s": {"rewards": [], "truncated": []}}) == {"eval/s": 0.0}
 
 
 def test_segments_of_one_execution_become_samples_of_its_group(tmp_path: Path) -> None:

@@ -119,8 +119,9 @@ def eval_metrics(data: Mapping[str, Mapping[str, Any]]) -> Metrics:
     for name, row in data.items():
         rewards = [float(reward) for reward in row["rewards"]]
         found[f"eval/{name}"] = fmean(rewards) if rewards else 0.0
-        if row.get("truncated"):
-            found[f"eval/{name}-truncated_ratio"] = fmean(map(float, row["truncated"]))
+        truncated = row.get("truncated")
+        if truncated is not None and len(truncated):
+            found[f"eval/{name}-truncated_ratio"] = fmean(map(float, truncated))
     return found
 
 
