@@ -114,6 +114,8 @@ def test_messages_get_the_reward_models_own_template(model):
     text = scored_text(sample, tokenizer)
     assert text.index("user") < text.index("is it?") < text.index("assistant") < text.index("yes")
     assert scored_text(sample, None) == "is it?\n\nyes"
+    ended = answered("yes<|im_end|>", sample.prompt)
+    assert scored_text(ended, tokenizer) == text  # whose template ends the turn itself
     assert as_text([{"role": "system", "content": "s"}, *sample.prompt]) == (
         "system: s\n\nuser: is it?"
     )

@@ -49,6 +49,11 @@ def test_rewards_come_in_the_order_of_the_rows(tmp_path):
     assert answers[0]["seconds"] >= 0.3
 
 
+def test_rows_of_a_dump_are_graded_as_in_the_run():
+    row = json.dumps({"response": "Paris<|im_end|>", "label": "paris"})
+    assert grade(row, "--rm-type", "exact_match")[1][0]["reward"] == 1.0
+
+
 def test_rows_before_a_malformed_one_are_graded_and_its_line_is_named():
     good = json.dumps({"response": "4", "label": 4})
     for bad, message in [("{", "Expecting property name"), ("[1]", "a row is an object")]:

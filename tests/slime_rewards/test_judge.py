@@ -45,6 +45,12 @@ def test_the_last_score_is_a_share_of_the_highest():
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("default", 0.0, 512)
 
 
+def test_the_token_that_ends_a_response_does_not_end_the_question():
+    [(_, body)] = judged(chat("score 10"), sample(response="two <|im_end|>\n"))
+    assert "two" in body["messages"][0]["content"]
+    assert "<|im_end|>" not in body["messages"][0]["content"]
+
+
 def test_the_runs_own_engines_judge_by_default():
     made = sample(prompt=[{"role": "user", "content": "1+1?"}])
     [(path, _)] = judged(chat("score 10"), made, own_router=True)

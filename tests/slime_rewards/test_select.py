@@ -48,6 +48,28 @@ def test_math_is_the_default_and_says_so(caplog):
     assert "no --rm-type" in caplog.text
 
 
+@pytest.mark.parametrize("end", ["", "<|im_end|>", "<|eot_id|>\n", "<|im_end|><|endoftext|>"])
+def test_the_token_that_ends_a_turn_is_no_part_of_the_answer(plugin, end):
+    spec = plugin("def rm(response, label, metadata):\n    return float(response == label)\n")
+    answers = {
+        "exact_match": answered(f"Paris{end}", "Paris"),
+        "f1": answered(f"Paris is in France{end}", "Paris is in France"),
+        "dapo": answered(f"Answer: 34{end}", "34"),
+        "math": answered(f"34{end}", "34"),
+    }
+    for rm_type, sample in answers.items():
+        sample.metadata["rm_type"] = rm_type
+    *numbers, dapo = score(*(answers[name] for name in ("exact_match", "f1", "math", "dapo")))
+    assert (numbers, dapo["score"]) == ([1.0, 1.0, 1.0], 1.0)
+    assert score(answered(f"Paris{end}", "Paris"), custom_rm_path=f"{spec}:rm") == [1.0]
+    assert all(sample.response.endswith(end) for sample in answers.values())
+
+
+def test_a_token_in_the_middle_of_an_answer_stays_a_part_of_it():
+    wrong = answered("Par<|im_end|>is", "Paris")
+    assert score(wrong, rm_type="exact_match") == [0.0]
+
+
 def test_a_box_can_be_asked_for():
     assert score(answered(r"a cat \boxed{dog}", "dog"), rm_type="boxed_f1") == [1.0]
     assert score(answered("dog", "dog"), rm_type="boxed_f1") == [0.0]

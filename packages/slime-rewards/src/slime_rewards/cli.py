@@ -17,6 +17,7 @@ from slime_core.plugins.functions import load_hook
 from slime_rewards import graders
 from slime_rewards.config import BOXED
 from slime_rewards.sandbox import Limits
+from slime_rewards.turn_end import without_end
 from slime_rewards.verdict import Outcome, Question, Verdict, sent_label
 from slime_rewards.workers import Workers
 
@@ -153,7 +154,7 @@ def _question(line: bytes, grader: str) -> Question:
         _check(own, "metadata rm_type")
     return Question(
         grader=own or grader,
-        response=response,
+        response=without_end(response),
         label=sent_label(label),
         metadata=cast("dict[str, Any]", metadata),
     )

@@ -4,6 +4,8 @@ from typing import Any
 
 from slime_core.types import Sample
 
+from slime_rewards.turn_end import without_end
+
 
 def as_text(prompt: str | list[dict[str, Any]]) -> str:
     """A prompt for readers; roles are named where there is more than one message."""
@@ -34,7 +36,7 @@ def _text(sample: Sample, tokenizer: Any | None) -> str:
         return sample.prompt + sample.response
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         return f"{as_text(sample.prompt)}\n\n{sample.response}"
-    messages = [*sample.prompt, {"role": "assistant", "content": sample.response}]
+    messages = [*sample.prompt, {"role": "assistant", "content": without_end(sample.response)}]
     return tokenizer.apply_chat_template(messages, tokenize=False)
 
 

@@ -10,6 +10,7 @@ from slime_core.types import Sample
 from slime_rewards.config import RewardConfig
 from slime_rewards.conversations import as_text
 from slime_rewards.remote import Server
+from slime_rewards.turn_end import without_end
 
 PROMPT = """\
 Judge an answer. Think briefly, then end with one line "Score: N", where N is a number from 0
@@ -68,7 +69,8 @@ class Judge:
     def _ask(self, sample: Sample) -> str:
         """The question about one response; braces in it stay as they are."""
         label = "" if sample.label is None else str(sample.label)
-        fields = {"prompt": as_text(sample.prompt), "response": sample.response, "label": label}
+        response = without_end(sample.response)
+        fields = {"prompt": as_text(sample.prompt), "response": response, "label": label}
         return _FIELD.sub(lambda found: fields[found[1]], self._prompt)
 
     def _read(self, answer: Any) -> float:

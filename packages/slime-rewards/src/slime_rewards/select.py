@@ -25,6 +25,7 @@ from slime_rewards.judge import Judge
 from slime_rewards.remote import Server, remote_payload
 from slime_rewards.sample_rewards import SampleRewards
 from slime_rewards.sandbox import Limits
+from slime_rewards.turn_end import without_end
 from slime_rewards.verdict import Question, RewardValue, Verdict, label_text, sent_label
 from slime_rewards.workers import Workers
 
@@ -149,7 +150,7 @@ class SelectedScores:
         """What a worker process says."""
         question = Question(
             grader=grader,
-            response=sample.response,
+            response=without_end(sample.response),
             label=sent_label(sample.label),
             metadata=_plain(sample.metadata),
         )
