@@ -20,10 +20,15 @@ def read(path, data=None, **keys):
     return list(read_pairs(data or DataConfig(), PreferenceConfig(**keys), sources=[path]))
 
 
-def completed(prompts, *, tokenizer=None, apply_chat_template=False, count=1):
+def completed(prompts, *, tokenizer=None, apply_chat_template=False, count=1, scored=False):
     stream = PromptStream(prompts, 2, shuffle=False, seed=0)
     return [
-        complete_pair(group, tokenizer or CharTokenizer(), apply_chat_template=apply_chat_template)
+        complete_pair(
+            group,
+            tokenizer or CharTokenizer(),
+            apply_chat_template=apply_chat_template,
+            scored=scored,
+        )
         for group in stream.take(count)
     ]
 
@@ -53,6 +58,35 @@ def test_text_becomes_two_answered_samples_of_one_rollout(tmp_path):
     assert {s.status for s in group.samples} == {Status.COMPLETED}
     for sample in group.samples:
         sample.validate()
+
+
+@pytest.mark.parametrize(
+    ("behind", "read_to_learn", "read_to_score"),
+    [("#\n", "yes#", "yes#\n"), ("", "yes#", "yes")],
+)
+def test_a_reward_model_reads_what_the_template_renders_to_its_end(
+    tmp_path, behind, read_to_learn, read_to_score
+):
+    """There transformers takes the score of the same messages."""
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}BEHIND{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    ).replace("BEHIND", behind)
+    tokenizer = CharTokenizer(template)
+    prompts = read(write(tmp_path / "p.jsonl", {"prompt": "q", "chosen": "yes", "rejected": "n"}))
+    read_by = {
+        scored: completed(prompts, tokenizer=tokenizer, apply_chat_template=True, scored=scored)[
+            0
+        ].samples[0]
+        for scored in (False, True)
+    }
+    asked = f"<user>q{behind}<assistant>"
+    assert text(read_by[False]) == asked + read_to_learn
+    assert text(read_by[True]) == asked + read_to_score
+    assert trained(read_by[True]) == read_to_score.rstrip()
+    messages = [said("user", "q"), said("assistant", "yes")]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert read_by[True].tokens == tokenizer.encode(rendered, add_special_tokens=False)
 
 
 def test_rollouts_are_as_many_as_pairs_over_epochs(tmp_path):

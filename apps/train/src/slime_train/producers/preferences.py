@@ -19,6 +19,7 @@ def preferences(config: RunConfig, tokenizer: Tokenizer) -> Recorded:
             tokenizer,
             apply_chat_template=data.apply_chat_template,
             template_kwargs=data.apply_chat_template_kwargs,
+            scored=config.policy_loss.loss_type == "rm_loss",
         )
 
     stream = open_stream(pair_rows(data, config.preference), data, 2)

@@ -29,8 +29,11 @@ def mask_conversation(
     tools: Sequence[Any] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
     last_only: bool = False,
+    as_rendered: bool = False,
 ) -> MaskedTokens:
     """Tokens of ``messages``, with the assistant's turns marked, or only a turn that ends them.
+
+    They end with the last turn, or with ``as_rendered`` where the template's text ends.
 
     A turn is what the model would have to write: from the end of the generation prompt through
     the token that ends the turn, which is added where the template leaves the last turn open. Text
@@ -68,11 +71,12 @@ def mask_conversation(
             ids = tokenizer.encode(piece, add_special_tokens=False) if piece else []
             tokens += ids
             mask += [flag] * len(ids)
-        if not closed and tokenizer.eos_token_id is not None:
+        if not (closed or as_rendered) and tokenizer.eos_token_id is not None:
             tokens.append(tokenizer.eos_token_id)
             mask.append(trained)
         end = stop
-    return MaskedTokens(tokens, mask)
+    behind = tokenizer.encode(text[end:], add_special_tokens=False) if as_rendered else []
+    return MaskedTokens(tokens + behind, mask + [0] * len(behind))
 
 
 def is_trained(message: Message) -> bool:

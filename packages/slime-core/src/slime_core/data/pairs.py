@@ -91,19 +91,22 @@ def complete_pair(
     *,
     apply_chat_template: bool,
     template_kwargs: Mapping[str, Any] | None = None,
+    scored: bool = False,
 ) -> SampleGroup:
     """The two pending samples of a row, answered: first the chosen response, then the rejected.
 
     Rewards are 1 and 0. Both have the rollout id of their group: a step counts pairs, and a
     microbatch never parts them. A prompt of text is followed by the response and the end-of-turn
-    token, unless a chat template is to be applied or the row holds messages.
+    token, unless a chat template is to be applied or the row holds messages. ``scored``: a reward
+    model reads them, and its score is at the last token of what the template renders.
     """
     chosen, rejected = group.samples
     pair: Pair = chosen.label
     sides = ((chosen, pair.chosen, 1.0), (rejected, pair.rejected, 0.0))
     for (sample, response, reward), key in zip(sides, pair.keys, strict=True):
         try:
-            masked = _masked(sample, response, tokenizer, apply_chat_template, template_kwargs)
+            plain = None if apply_chat_template else _plain(sample, response, tokenizer)
+            masked = plain or _templated(sample, response, tokenizer, template_kwargs, scored)
         except DataError as error:
             raise DataError(f"{pair.place}, key {key!r}: {error}") from error
         _fill(sample, masked, tokenizer, f"{pair.place}, key {key!r}")
@@ -112,27 +115,33 @@ def complete_pair(
     return group
 
 
-def _masked(
+def _plain(sample: Sample, response: Text, tokenizer: Tokenizer) -> MaskedTokens | None:
+    """A prompt of text, the response and the end-of-turn token; None where one holds messages."""
+    prompt = sample.prompt
+    if not (isinstance(prompt, str) and isinstance(response, str)):
+        return None
+    asked = tokenizer.encode(prompt, add_special_tokens=False)
+    answer = tokenizer.encode(response, add_special_tokens=False)
+    if tokenizer.eos_token_id is not None:
+        answer.append(tokenizer.eos_token_id)
+    return MaskedTokens([*asked, *answer], [0] * len(asked) + [1] * len(answer))
+
+
+def _templated(
     sample: Sample,
     response: Text,
     tokenizer: Tokenizer,
-    apply_chat_template: bool,
     template_kwargs: Mapping[str, Any] | None,
+    scored: bool,
 ) -> MaskedTokens:
-    prompt = sample.prompt
-    if isinstance(prompt, str) and isinstance(response, str) and not apply_chat_template:
-        asked = tokenizer.encode(prompt, add_special_tokens=False)
-        answer = tokenizer.encode(response, add_special_tokens=False)
-        if tokenizer.eos_token_id is not None:
-            answer.append(tokenizer.eos_token_id)
-        return MaskedTokens([*asked, *answer], [0] * len(asked) + [1] * len(answer))
     turn = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
     return mask_conversation(
-        [*conversation(prompt), *turn],
+        [*conversation(sample.prompt), *turn],
         tokenizer,
         tools=sample.metadata.get("tools"),
         template_kwargs=template_kwargs,
         last_only=True,
+        as_rendered=scored,
     )
 
 
