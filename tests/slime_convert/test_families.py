@@ -140,3 +140,15 @@ def test_a_value_that_should_be_an_object_is_named(tmp_path, key, value):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", key: value}))
     with pytest.raises(CheckpointError, match=f"says {key} = .*: an object is needed"):
         families.read_config(tmp_path)
+
+
+def test_a_scored_model_does_not_pad_with_the_token_that_ends_its_texts():
+    """Transformers would take the score at the token before it."""
+    config = {"architectures": ["Qwen3ForCausalLM"], "eos_token_id": 7}
+    assert families.classifier_config(config) == {
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "id2label": {"0": "LABEL_0"},
+        "label2id": {"LABEL_0": 0},
+    }
+    assert "pad_token_id" not in families.classifier_config({**config, "pad_token_id": 8})
+    assert families.classifier_config({**config, "pad_token_id": 7})["pad_token_id"] is None

@@ -33,10 +33,18 @@ def scored(family: Family) -> Family:
 
 
 def classifier_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json of a scored model says differently from that of the language model."""
+    """What config.json of a scored model says differently from that of the language model.
+
+    None removes a key. Transformers takes the score at the last token that is no padding, which
+    with the end of a text for padding is the token before that end.
+    """
     names = hf_config.get("architectures") or []
-    return {
+    padding = hf_config.get("pad_token_id")
+    changes: dict[str, Any] = {
         "architectures": [n.replace("ForCausalLM", "ForSequenceClassification") for n in names],
         "id2label": {"0": "LABEL_0"},
         "label2id": {"LABEL_0": 0},
     }
+    if padding is not None and padding == hf_config.get("eos_token_id"):
+        changes["pad_token_id"] = None
+    return changes
