@@ -80,6 +80,20 @@ def test_pass_rates_are_means_over_groups():
     assert pass_rates(samples) == {"pass@1": 0.25, "pass@2": 0.5}
 
 
+def test_the_segments_of_one_execution_count_once():
+    segments = [make_sample(reward=1.0, group_index=0, rollout_id=0) for _ in range(4)]
+    others = [make_sample(reward=r, group_index=0, rollout_id=1) for r in (1.0, 0.0)]
+    alone = make_sample(reward=0.0, group_index=1, rollout_id=2)
+    again = make_sample(reward=0.0, group_index=1, rollout_id=3)
+    samples = [*segments, *others, alone, again]
+    found = sample_metrics(samples)
+    assert found["raw_reward"] == pytest.approx((1.0 + 0.5 + 0.0 + 0.0) / 4)
+    assert found["zero_std/count_0.0"] == 1.0
+    assert "zero_std/count_1.0" not in found
+    # of the first group one of two executions is right as a whole, of the second none
+    assert pass_rates(samples) == {"pass@1": 0.25, "pass@2": 0.5}
+
+
 def test_repetition_needs_length():
     assert not is_repetitive("aaaa")
     assert not is_repetitive("".join(map(str, range(3000))))

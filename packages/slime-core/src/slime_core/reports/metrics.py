@@ -29,16 +29,18 @@ def summarize(values: Sequence[float]) -> dict[str, float]:
 def sample_metrics(samples: Sequence[Sample], *, reward_key: str | None = None) -> dict[str, float]:
     """What a rollout or an evaluation reports about its samples, without a prefix.
 
-    raw_reward                     mean over the samples that have one
+    raw_reward                     mean over the executions that have one
     response_len/{mean,...}        trained tokens of a response
     truncated_ratio, failed_ratio  share of samples cut off by a length limit, or broken
     repetition_frac                share of responses that repeat themselves
-    zero_std/count_{reward}        groups all of whose samples got that reward
+    zero_std/count_{reward}        groups all of whose executions got that reward
+
+    The segments of one execution share a ``rollout_id``; their mean is its reward.
     """
     if not samples:
         return {}
     lengths = [float(sample.effective_response_length) for sample in samples]
-    rewards = _scored(samples, reward_key)
+    rewards = _of_executions(_scored(samples, reward_key))
     metrics = _prefixed("response_len/", summarize(lengths))
     metrics["truncated_ratio"] = _share(sample.status is Status.TRUNCATED for sample in samples)
     metrics["failed_ratio"] = _share(sample.status is Status.FAILED for sample in samples)
@@ -108,12 +110,12 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 def pass_rates(samples: Sequence[Sample], *, reward_key: str | None = None) -> dict[str, float]:
     """``pass@{k}`` for the powers of two up to the smallest group; correct means reward 1.
 
-    A sample without a reward is not correct.
+    An execution is correct if all its segments are. A sample without a reward is not.
     """
     groups: dict[int | None, list[bool]] = {}
-    for sample in samples:
-        correct = reward_value(sample, reward_key) == 1
-        groups.setdefault(sample.group_index, []).append(correct)
+    for segments in _executions(samples):
+        correct = all(reward_value(sample, reward_key) == 1 for sample in segments)
+        groups.setdefault(segments[0].group_index, []).append(correct)
     smallest = min((len(group) for group in groups.values()), default=0)
     powers = [1 << exponent for exponent in range(smallest.bit_length())]
     return {
@@ -159,6 +161,25 @@ def merge(parts: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, float]:
 def _scored(samples: Sequence[Sample], reward_key: str | None) -> list[tuple[Sample, float]]:
     pairs = [(sample, reward_value(sample, reward_key)) for sample in samples]
     return [(sample, value) for sample, value in pairs if value is not None]
+
+
+def _of_executions(scored: Sequence[tuple[Sample, float]]) -> list[tuple[Sample, float]]:
+    """The first sample of every execution, with the mean reward of all."""
+    value_of = {id(sample): value for sample, value in scored}
+    return [
+        (segments[0], statistics.fmean(value_of[id(sample)] for sample in segments))
+        for segments in _executions([sample for sample, _ in scored])
+    ]
+
+
+def _executions(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Samples that share a group and a ``rollout_id`` together; without one each for itself."""
+    found: dict[object, list[Sample]] = {}
+    for sample in samples:
+        alone = sample.rollout_id is None
+        key = id(sample) if alone else (sample.group_index, sample.rollout_id)
+        found.setdefault(key, []).append(sample)
+    return [*found.values()]
 
 
 def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
