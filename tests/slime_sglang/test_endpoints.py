@@ -348,6 +348,7 @@ def test_an_agent_that_asks_nothing_is_told_what_to_speak_to(
     sample, _, _ = worked(monkeypatch, agent, [])
     assert sample.status is Status.FAILED
     assert "ended without a request to the model" in sample.metadata["error"]
+    assert sample.reward is None
 
 
 def test_an_agent_that_never_reads_an_answer_is_told_to_look_at_its_time_outs(
@@ -570,7 +571,7 @@ def test_a_stream_that_nobody_reads_any_more_ends_its_request(
 
     monkeypatch.setattr(Endpoints, "_ask", slow)
     sample, *_ = worked(monkeypatch, agent, [])
-    assert (sample.reward, ended) == (1.0, ["the request"])
+    assert (sample.status, ended) == (Status.FAILED, ["the request"])  # nothing was answered
 
 
 def leaving(body: dict[str, Any], base_url: str, api_key: str) -> socket.socket:

@@ -176,6 +176,7 @@ class Generation:
                 raise session.problem from error
             logger.exception("%s failed for sample %s", path, sample.index)
             sample.prompt, sample.status = session.prompt, Status.FAILED
+            sample.reward = None  # what it set before it failed is of no answer
             sample.metadata["error"] = f"{path}: {type(error).__name__}: {error}"
             sample.metadata[WHERE] = where(error)
             return sample
