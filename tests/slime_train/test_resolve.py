@@ -280,6 +280,14 @@ def test_checkpoints_between_two_publishes_are_noted_as_they_do_not_resume_exact
     assert "multiple" not in " ".join(resolved(f"{line} 4").notices)
 
 
+def test_evaluations_between_two_publishes_are_noted_as_of_older_weights():
+    line = "--eval-prompt-data a p.jsonl --update-weights-interval 2"
+    note = "--eval-interval 3 is no multiple of --update-weights-interval 2"
+    assert note in " ".join(resolved(f"{line} --eval-interval 3").notices)
+    for other in ("--eval-interval 4", "--num-rollout 5"):
+        assert "multiple" not in " ".join(resolved(f"{line} {other}").notices)
+
+
 def test_a_save_interval_without_a_directory_is_noted_and_dropped():
     r = resolved("--save-interval 100")
     assert r.config.checkpoint.save_interval is None

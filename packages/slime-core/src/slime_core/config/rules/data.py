@@ -238,6 +238,7 @@ def evaluation(draft: Draft, facts: Facts) -> None:
             "give --eval-prompt-data NAME PATH; evaluation is off"
         )
         draft.derive("eval_interval", None, "no --eval-prompt-data")
+    _old_weights_scored(draft)
     if not _evaluates(draft) and (idle := [name for name in _OF_EVALUATION if draft.given(name)]):
         draft.notice(
             f"{spelled(*idle)} without effect: there is nothing to evaluate on without "
@@ -245,6 +246,16 @@ def evaluation(draft: Draft, facts: Facts) -> None:
         )
     if draft["num_rollout"] == 0 and not _evaluates(draft):
         draft.problem("--num-rollout 0 only evaluates: give --eval-prompt-data NAME PATH")
+
+
+def _old_weights_scored(draft: Draft) -> None:
+    """Engines evaluate what they serve; after the last iteration that is what was trained."""
+    every, evaluates = draft["update_weights_interval"], draft["eval_interval"]
+    if draft.given("eval_interval") and evaluates is not None and evaluates % every:
+        draft.notice(
+            f"--eval-interval {evaluates} is no multiple of --update-weights-interval {every}: an "
+            "evaluation between two publishes scores the weights of the one before it"
+        )
 
 
 def prompt_length(draft: Draft, facts: Facts) -> None:
