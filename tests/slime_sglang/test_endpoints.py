@@ -220,6 +220,35 @@ def test_a_stream_has_an_event_without_a_choice_only_for_who_asks_for_the_usage(
     assert last == ((0, True) if options else (1, False))
 
 
+@pytest.mark.parametrize("interface", ["openai", "anthropic"])
+def test_an_agent_that_wants_no_calls_is_given_text_and_may_go_on(
+    monkeypatch: pytest.MonkeyPatch, interface: str
+) -> None:
+    tool: Any = {"name": "add", "input_schema": ADD["function"]["parameters"]}
+
+    async def agent(base_url: str, api_key: str, sample: Sample) -> None:
+        messages: list[Any] = [dict(USER)]
+        for _ in range(2):
+            if interface == "openai":
+                client = openai_client(base_url, api_key)
+                answer = await client.chat.completions.create(
+                    model="any", messages=messages, tools=[ADD], tool_choice="none"
+                )
+                message, reason = answer.choices[0].message, answer.choices[0].finish_reason
+                assert (message.content, message.tool_calls, reason) == (CALL, None, "stop")
+            else:
+                other = anthropic_client(base_url, api_key)
+                whole = await other.messages.create(
+                    model="any", messages=messages, tools=[tool], tool_choice={"type": "none"},
+                    max_tokens=100,
+                )  # fmt: skip
+                assert [(b.type, b.text) for b in whole.content] == [("text", CALL)]
+            messages += [{"role": "assistant", "content": CALL}, dict(USER)]
+
+    sample, script, _ = worked(monkeypatch, agent, [CALL, CALL])
+    assert trained(sample) == said(script)
+
+
 def test_histories_that_part_become_segments_of_one_rollout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -31,6 +31,7 @@ def read(body: Body) -> ChatRequest:
     return ChatRequest(
         messages=messages,
         tools=tools or None,
+        may_call=choice != "none",
         extra=limits(body.get("max_tokens"), body.get("stop_sequences")),
         stream=bool(body.get("stream")),
         model=str(body.get("model") or "slime"),

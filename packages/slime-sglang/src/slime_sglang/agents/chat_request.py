@@ -18,6 +18,8 @@ class ChatRequest:
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
     """In the form of the OpenAI interface."""
+    may_call: bool = True
+    """Whether calls are looked for in the answer; otherwise it is text, whatever it looks like."""
     extra: dict[str, Any] = field(default_factory=dict[str, Any])
     """Entries of SGLang's sampling_params: length and stop strings."""
     stream: bool = False

@@ -137,7 +137,9 @@ class Endpoints:
         if most is not None and session.num_requests >= most:
             raise TooManyTurnsError(f"the conversation has had its {most} turns (--max-turns)")
         with _refusing():
-            return await session.reply(chat.messages, chat.tools, extra=chat.extra)
+            return await session.reply(
+                chat.messages, chat.tools, extra=chat.extra, may_call=chat.may_call
+            )
 
     async def _count(self, request: web.Request, session: Session, api: Any) -> web.StreamResponse:
         chat = _read(api, {**await _json(request), "max_tokens": 1})

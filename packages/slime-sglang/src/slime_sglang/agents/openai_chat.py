@@ -41,6 +41,7 @@ def read(body: Body) -> ChatRequest:
     return ChatRequest(
         messages=messages,
         tools=list(sequence_of(body, "tools")) or None,
+        may_call=choice != "none",
         extra=limits(longest, body.get("stop")),
         stream=bool(body.get("stream")),
         log_probs=bool(body.get("logprobs")),

@@ -80,10 +80,13 @@ class Session:
         tools: Tools = None,
         sampling: Sampling | None = None,
         extra: Mapping[str, Any] | None = None,
+        *,
+        may_call: bool = True,
     ) -> Turn:
         """Let the model go on from ``prompt``: continue the history it repeats, or begin anew.
 
-        ``extra`` are entries of SGLang's sampling_params that replace the run's.
+        ``extra`` are entries of SGLang's sampling_params that replace the run's. Without
+        ``may_call`` what looks like a call of a tool stays text.
 
         Raises:
             AbortedError: the rollout ends without this sample.
@@ -106,7 +109,8 @@ class Session:
         meta = await self._meta(body)
         said = heard(meta, self._backend.tokenizer, num_prompt_tokens=len(so_far.tokens))
         num_calls = self._trajectories.num_calls
-        said = await taken_apart(said, self._backend.settings, tools, num_calls=num_calls)
+        offered = tools if may_call else None
+        said = await taken_apart(said, self._backend.settings, offered, num_calls=num_calls)
         place = 0 if isinstance(prompt, str) else len(prompt)
         kept = prompt if isinstance(prompt, str) else tuple(plain(dict(m)) for m in prompt)
         turn = Turn(_with_answer(log, meta), said, parent, place, kept)
