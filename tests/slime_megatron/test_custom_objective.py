@@ -111,13 +111,11 @@ def test_divergences_that_lower_advantages_are_reported(from_engines):
     assert report.rollout["opd_reverse_kl"] == pytest.approx(1.0 if from_engines else 3.0)
 
 
-def test_the_page_lists_what_a_custom_loss_is_given():
-    page = (Path(__file__).parents[2] / "docs" / "customize.md").read_text()
-    section = page.partition("### What `batch` of a custom loss holds\n")[2].partition("\n##")[0]
+def given_to_a_custom_loss(off_policy, vectors):
+    """``batch`` of a custom loss for two samples."""
     samples = (make_sample(2, rollout_id=0), make_sample(4, rollout_id=1))
     batch = collate([SampleGroup(0, samples)], reward_key=None, advantage=AdvantageConfig())
     (packed,) = pack_steps(batch, (RankStep(((0, 1),), StepCounts(2, 2, 6.0)),), PackLayout())
-    every = {field.name: batch.loss_mask for field in dataclasses.fields(Vectors)}
     given = []
 
     def loss(batch, logits, tokens):
@@ -128,13 +126,33 @@ def test_the_page_lists_what_a_custom_loss_is_given():
         objective=Objective(
             advantage=AdvantageConfig(),
             policy_loss=PolicyLossConfig(loss_type="custom_loss"),
-            off_policy=OffPolicyConfig(),
+            off_policy=off_policy,
             custom_loss=loss,
         ),
         context=LocalReduce(),
         batch=batch,
         rows=(0, 1),
         microbatch=packed[0],
-        vectors=cut(Vectors(**every).per_sample(), (0, 1), packed[0]),
+        vectors=cut(vectors(batch.loss_mask).per_sample(), (0, 1), packed[0]),
     )(torch.zeros(1, 11, 3))
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(given[0])
+    return given[0]
+
+
+def every_vector(mask):
+    return Vectors(**{field.name: mask for field in dataclasses.fields(Vectors)})
+
+
+def test_the_page_lists_what_a_custom_loss_is_given():
+    page = (Path(__file__).parents[2] / "docs" / "customize.md").read_text()
+    section = page.partition("### What `batch` of a custom loss holds\n")[2].partition("\n##")[0]
+    given = given_to_a_custom_loss(OffPolicyConfig(), every_vector)
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(given)
+
+
+def test_the_engines_can_stand_for_the_old_policy_of_a_custom_loss():
+    def of_engines(mask):
+        drawn = Ragged(torch.arange(6.0), mask.lengths)
+        return Vectors(mask=mask, denominators=mask, rollout_log_probs=drawn)
+
+    given = given_to_a_custom_loss(OffPolicyConfig(use_rollout_logprobs=True), of_engines)
+    assert [x.tolist() for x in given["log_probs"]] == [[0, 1], [2, 3, 4, 5]]

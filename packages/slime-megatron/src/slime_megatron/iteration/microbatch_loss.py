@@ -68,6 +68,7 @@ def cut(
 
 
 Vectors = dict[str, Tensor]
+_OLD, _OF_ENGINES = "old_log_probs", "rollout_log_probs"
 
 
 def _policy(
@@ -78,11 +79,11 @@ def _policy(
     inputs = LossInputs(
         tokens=tokens,
         log_probs=log_probs,
-        old_log_probs=vectors.get("old_log_probs", log_probs.detach()),
+        old_log_probs=vectors.get(_OLD, log_probs.detach()),
         advantages=vectors["advantages"],
         entropy=None if objective.step_entropy is Entropy.NONE else entropy,
         ref_log_probs=vectors.get("ref_log_probs"),
-        rollout_log_probs=vectors.get("rollout_log_probs"),
+        rollout_log_probs=vectors.get(_OF_ENGINES),
         behaviour_log_probs=vectors.get("behaviour_log_probs"),
     )
     output = policy_loss(
@@ -146,8 +147,9 @@ def _custom(
     assert case.objective.custom_loss is not None, "checked before the start"
     rows, batch = list(case.rows), case.batch
     counts: list[int] = torch.bincount(tokens.sample, minlength=len(rows)).tolist()
-    listed = {**vectors, "loss_masks": tokens.mask}
-    listed["log_probs"] = listed.pop("old_log_probs", torch.zeros_like(tokens.mask))
+    old = _OF_ENGINES if case.objective.off_policy.use_rollout_logprobs else _OLD
+    listed = {name: x for name, x in vectors.items() if name != _OLD}
+    listed |= {"log_probs": vectors[old], "loss_masks": tokens.mask}
     data: dict[str, Any] = {
         "unconcat_tokens": list(batch.tokens.select(rows).split()),
         "total_lengths": batch.tokens.lengths[rows].tolist(),

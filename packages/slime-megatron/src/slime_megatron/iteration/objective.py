@@ -97,8 +97,11 @@ class Objective:
             return False
         if self.policy_loss.use_rollout_entropy:
             return True
-        if self.off_policy.use_rollout_logprobs or self.clips_against_old_actor:
+        if self.clips_against_old_actor:
             return False
+        compared = self.off_policy.use_rs or self.off_policy.get_mismatch_metrics
+        if self.off_policy.use_rollout_logprobs and not compared:
+            return False  # the engines' are the old policy's
         before = (
             self.advantage.kl_coef != 0,
             self.custom_advantages is not None,
