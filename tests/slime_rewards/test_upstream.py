@@ -65,4 +65,4 @@ def test_every_name_is_found_and_others_are_paths():
     for name in graders.NAMES:
         assert callable(graders.find(name))
         assert callable(graders.find(f"boxed_{name}"))
-    assert graders.find("slime_rewards.f1.grade")("a", "a") == 0.0
+    assert graders.find("slime_rewards.gpqa.grade")("the answer is B", "B", {}) == 1.0
