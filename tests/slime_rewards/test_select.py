@@ -11,6 +11,7 @@ from slime_rewards import graders, remote
 from slime_rewards.config import RM_TYPES, RewardConfig
 from slime_rewards.policy import GradingError
 from slime_rewards.select import make_reward
+from slime_rewards.workers import Workers
 from slime_testing import make_sample
 
 
@@ -63,6 +64,12 @@ def test_the_token_that_ends_a_turn_is_no_part_of_the_answer(plugin, end):
     assert (numbers, dapo["score"]) == ([1.0, 1.0, 1.0], 1.0)
     assert score(answered(f"Paris{end}", "Paris"), custom_rm_path=f"{spec}:rm") == [1.0]
     assert all(sample.response.endswith(end) for sample in answers.values())
+
+
+def test_a_number_before_the_token_that_ends_a_turn_needs_no_worker(monkeypatch):
+    monkeypatch.delattr(Workers, "ask")
+    numbers = [answered("34<|im_end|>", label) for label in ("34.0", "35")]
+    assert score(*numbers, rm_type="math") == [1.0, 0.0]
 
 
 def test_a_token_in_the_middle_of_an_answer_stays_a_part_of_it():

@@ -198,8 +198,9 @@ def _settled(sample: Sample, *, boxed: bool) -> float | None:
     """A math reward that needs no algebra."""
     if not is_answer(sample.label):
         return None
-    response = (last_boxed(sample.response) or "") if boxed else sample.response
-    return math.settle(response, label_text(sample.label))
+    response = without_end(sample.response)
+    answer = (last_boxed(response) or "") if boxed else response
+    return math.settle(answer, label_text(sample.label))
 
 
 def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
