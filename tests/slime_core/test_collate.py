@@ -1,7 +1,9 @@
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slime_core.collate import age_metrics, collate, fresh, num_stale_tokens
@@ -154,10 +156,19 @@ def test_log_probs_that_are_not_finite_are_refused_where_they_are_trained_on(nam
     run([1, 0])
 
 
-def test_log_probs_that_are_no_numbers_are_named():
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "None"),
+        ([-1.0], r"\[-1.0\]"),
+        (np.zeros(2), r"array\(\[0., 0.\]\)"),
+        (torch.zeros(2), r"tensor\(\[0., 0.\]\)"),
+    ],
+)
+def test_log_probs_that_are_no_numbers_are_named(value, shown):
     sample: Any = make_sample(2)
-    sample.rollout_log_probs = [None, -1.0]
-    with pytest.raises(SampleError, match="`rollout_log_probs` holds None: give one number"):
+    sample.rollout_log_probs = [-1.0, value]
+    with pytest.raises(SampleError, match=f"`rollout_log_probs` holds {shown}: give one number"):
         freeze(sample)
 
 

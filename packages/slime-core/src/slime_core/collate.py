@@ -16,6 +16,8 @@ from slime_core.types import Sample, SampleGroup, Status
 
 PostProcess = Callable[[Sequence[Sample]], tuple[Sequence[float], Sequence[float]]]
 """Samples -> (raw rewards, rewards to learn from)."""
+_NO_NUMBER = (TypeError, ValueError, OverflowError)
+"""What is raised by a value that is no number; by an array of several, a tensor, a huge integer."""
 
 
 def collate(  # noqa: PLR0913 -- three independent choices about the same samples
@@ -249,12 +251,20 @@ def _response_aligned(
     return Ragged.from_lists(filled, torch.float32)
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        math.isfinite(value)
+    except _NO_NUMBER:
+        return False
+    return True
+
+
 def _refuse_infinite(sample: Sample, mask: Sequence[int], name: str, row: Sequence[Any]) -> None:
     try:
         if all(map(math.isfinite, row)):
             return
-    except TypeError:
-        other = next(value for value in row if not hasattr(value, "__float__"))
+    except _NO_NUMBER:
+        other = next(value for value in row if not _is_number(value))
         raise SampleError(
             f"sample {sample.index}: `{name}` holds {other!r:.80}: give one number per token"
         ) from None
