@@ -15,6 +15,7 @@ import torch
 from slime_core.data.plain_data import plain_copy
 from slime_core.data.plain_samples import group_from_plain, plain_group, plain_sample
 from slime_core.errors import DataError
+from slime_core.files.durable import sync
 from slime_core.types import SampleGroup
 
 
@@ -52,11 +53,13 @@ def write_evaluation(
 
 
 def write_whole(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` for ``torch.load``; the file is complete or not there."""
+    """Write ``content`` for ``torch.load``; complete or not there, after a crash as well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     torch.save(content, partial)
+    sync(partial)
     partial.replace(path)
+    sync(path.parent)
 
 
 def read_dump(template: str, iteration: int) -> list[SampleGroup]:
