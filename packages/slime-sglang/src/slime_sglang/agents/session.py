@@ -260,9 +260,8 @@ def _check_reward(sample: Sample) -> None:
 def _without_tokens(num_requests: int) -> str:
     if num_requests:
         return (
-            "it returned a sample without tokens: each of "
-            f"its {num_requests} requests was refused, "
-            "or given up before the answer came (what time-outs do its clients have?)"
+            f"it returned a sample without tokens: each of its {num_requests} requests was "
+            "refused, or given up before the answer came (what time-outs do its clients have?)"
         )
     return (
         "it returned a sample without tokens: call generate_single, or set tokens, "

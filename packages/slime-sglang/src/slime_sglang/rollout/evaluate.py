@@ -50,12 +50,14 @@ class EvalSet:
     ) -> "EvalSet":
         """The prompts of its file, by its own columns."""
         columns = replace(data, **{name: getattr(dataset, name) for name in _COLUMNS})
-        limit = dataset.max_prompt_len
-        paths = [dataset.path]
-        return cls(
-            dataset,
-            load_prompts(columns, tokenizer, sources=paths, max_prompt_len=limit, room=room),
+        prompts = load_prompts(
+            columns,
+            tokenizer,
+            sources=[dataset.path],
+            max_prompt_len=dataset.max_prompt_len,
+            room=room,
         )
+        return cls(dataset, prompts)
 
     @property
     def name(self) -> str:
