@@ -9,7 +9,6 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.transformer_layer import TransformerLayer
-from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -77,21 +76,8 @@ def _leave_out_attention(attention: Any) -> None:
     core = attention.core_attention
     core.forward = torch.compiler.disable(core.forward)
     if attention.checkpoint_core_attention:
-        again = attention._checkpointed_attention_forward
-        attention._checkpointed_attention_forward = torch.compiler.disable(again)
-    elif hasattr(attention, "_checkpointed_attention_forward"):
-        attention._checkpointed_attention_forward = torch.compiler.disable(_Once(core))
+        call = attention._checkpointed_attention_forward
+    else:
+        call = attention._run_core_attention
         attention.checkpoint_core_attention = True
-
-
-class _Once:
-    """Attention called directly, in the way it is called to be recomputed."""
-
-    def __init__(self, core: torch.nn.Module) -> None:
-        self._core = core
-
-    def __call__(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **given: Any
-    ) -> Tensor:
-        del given["attn_mask_type"], given["attention_bias"]
-        return self._core(query, key, value, mask, **given)
+    attention._checkpointed_attention_forward = torch.compiler.disable(call)
