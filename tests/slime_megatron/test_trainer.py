@@ -17,6 +17,7 @@ from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.config.reference import DistillationConfig, ReferenceConfig
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
+from slime_testing.two_devices import train_on_device, two_devices
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -268,13 +269,20 @@ CHECKS: tuple[Callable[[str], Any], ...] = (
 
 
 def run_checks(rank: int, world: int, directory: str) -> dict[str, Any]:
-    return {check.__name__: check(directory) for check in CHECKS}
+    train_on_device()
+    with two_devices() as met:
+        found = {check.__name__: check(directory) for check in CHECKS}
+    return {**found, "met": met}
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     directory = make_qwen3(tmp_path_factory.mktemp("model"))
     return run_on_ranks(1, run_checks, str(directory), megatron=True)[0]
+
+
+def test_tensors_of_the_host_never_meet_those_of_the_device(found: dict[str, Any]):
+    assert found["met"] == []
 
 
 def test_two_runs_with_one_seed_give_the_same_numbers(found: dict[str, Any]):
