@@ -101,13 +101,18 @@ class Placement(TorchFunctionMode):
             return self._moved(func, args, kwargs)
         asked = kwargs.get("device")
         if asked is not None:
-            kwargs["device"] = _here(asked)
+            return self._made(func, args, {**kwargs, "device": _here(asked)}, _side(asked))
+        if not _tensors((args, kwargs)):
+            return self._made(func, args, kwargs, "host")
+        return func(*args, **kwargs)
+
+    def _made(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], side: Side | None
+    ) -> Any:
+        """What comes of a maker of tensors, if it is one."""
         out = func(*args, **kwargs)
-        side = _side(asked) if asked is not None else "host"
-        if side and (asked is not None or not _tensors((args, kwargs))):
-            for x in _tensors(out):
-                if asked is not None or self._sides.of(x) is None:
-                    self._sides.put(x, side)
+        for x in _tensors(out) if side else ():
+            self._sides.put(x, side)
         return out
 
     def _moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
