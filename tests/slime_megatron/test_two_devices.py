@@ -41,7 +41,7 @@ def test_what_a_gpu_refuses_is_found() -> None:
         there + here
         torch.cat([there, here])
         here[torch.tensor([0, 1], device=DEVICE)]
-        (there * torch.ones(3).to(DEVICE)).backward(torch.ones(3, requires_grad=False))
+        (there * torch.ones(3).to(DEVICE)).backward(torch.ones(3))
     assert [told.partition("(")[0] for told in found] == ["add", "cat", "index", "mul"]
     assert all(__file__ in told for told in found)
 
@@ -60,7 +60,7 @@ def test_what_a_gpu_takes_is_not() -> None:
 def iterations(rank: int, world: int, directory: str) -> dict[str, list[str]]:
     """By family, what was found in two iterations, an export and a checkpoint between them."""
     from slime_core.config.algorithm import PolicyLossConfig
-    from slime_core.schedule.plan import ParallelLayout
+    from slime_core.schedule.layout import ParallelLayout
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload
 

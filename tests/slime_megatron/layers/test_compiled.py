@@ -29,7 +29,7 @@ TRACED = ("deepseek_v3",)
 def losses(rank: int, world: int, directory: str) -> dict[str, dict[str, list[float]]]:
     """By case and way, loss and gradient norm of an iteration."""
     import torch
-    from slime_core.schedule.plan import ParallelLayout
+    from slime_core.schedule.layout import ParallelLayout
     from slime_megatron.mcore.layers.compiled import compile_layers
     from slime_megatron.trainer import TrainerRank
     from slime_testing.trainer_case import make_batch, make_config, make_payload

@@ -202,6 +202,5 @@ def train_on_device() -> None:
     from slime_megatron import trainer
     from slime_megatron.mcore.startup import cpu
 
-    given: Any = (cpu, trainer)
-    given[0]._CPU = given[0]._Stream.device = DEVICE
-    given[1]._device = lambda rank, on_cpu: DEVICE
+    cpu._CPU = cpu._Stream.device = DEVICE
+    trainer._device = lambda rank, on_cpu: DEVICE
