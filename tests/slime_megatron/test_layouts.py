@@ -1,56 +1,19 @@
 """One training step on fixed data is the same step however it is divided."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from slime_core.config.algorithm import AdvantageConfig, PolicyLossConfig
-from slime_core.config.off_policy import OffPolicyConfig
 from slime_core.schedule.layout import ParallelLayout
 from slime_testing.layout_case import FEW, OVERLAPPING, STATIC, Case
+from slime_testing.objectives import OBJECTIVES, PAIRS
 from slime_testing.ranks import run_on_ranks
 from slime_testing.tiny import make_qwen3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 DYNAMIC = replace(STATIC, use_dynamic_batch_size=True, max_tokens_per_gpu=64)
-OBJECTIVES: Mapping[str, dict[str, Any]] = {
-    "grpo": {
-        "policy_loss": PolicyLossConfig(
-            use_kl_loss=True, kl_loss_coef=0.1, kl_loss_type="k2", entropy_coef=0.01
-        ),
-        "off_policy": OffPolicyConfig(use_tis=True),
-    },
-    "gspo": {
-        "advantage": AdvantageConfig(advantage_estimator="gspo", normalize_advantages=True),
-        "policy_loss": PolicyLossConfig(policy_surrogate="gspo", loss_aggregation="token"),
-        "off_policy": OffPolicyConfig(
-            use_tis=True,
-            tis_level="sequence",
-            tis_batch_normalize=True,
-            tis_clip=1e4,
-            use_rs=True,
-            rs_level="geometric",
-            rs_upper_bound=1e4,
-        ),
-    },
-    "sft": {"policy_loss": PolicyLossConfig(loss_type="sft_loss")},
-    "critic": {"role": "critic"},
-    "dpo": {"policy_loss": PolicyLossConfig(loss_type="dpo_loss")},
-    "rm": {"policy_loss": PolicyLossConfig(loss_type="rm_loss")},
-    "custom": {
-        "policy_loss": PolicyLossConfig(
-            loss_type="custom_loss",
-            custom_loss_function_path="slime_testing.custom_losses.policy_gradient",
-        )
-    },
-    "the same built in": {"policy_loss": PolicyLossConfig(entropy_coef=0.01)},
-}
-
-
 SP = ("--sequence-parallel",)
 DISTRIBUTED = ("--use-distributed-optimizer",)
 INTERLEAVED = ("--num-virtual-stages-per-pipeline-rank=2",)
@@ -133,7 +96,7 @@ def step_on_rank(
 
     found: dict[str, dict[str, float]] = {}
     for name, case in cases.items():
-        pairs = case.objective in ("dpo", "rm")
+        pairs = case.objective in PAIRS
         batch = make_batch(1 if case.few else 8, pairs=pairs)
         given = make_given(batch) if case.objective == "critic" else {}
         sections = {"batch": case.batch, **OBJECTIVES[case.objective]}
