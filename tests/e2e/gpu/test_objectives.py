@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from slime_testing.objectives import OBJECTIVES, PAIRS
-from slime_testing.ranks import run_alone
+from slime_testing.ranks import run_on_ranks, run_side_by_side
 from slime_testing.tiny import make_qwen3
 
 pytestmark = [
@@ -21,7 +21,9 @@ NOT_COMPARED = ("perf/", "clipfrac")
 """Timings; shares of tokens that rounding moves over a threshold."""
 
 
-def steps(model: str, device: str, *flags: str) -> dict[str, dict[str, float]]:
+def steps(
+    rank: int, ranks: int, model: str, device: str, *flags: str
+) -> dict[str, dict[str, float]]:
     """Of every objective the metrics of one step, and of a second one after it."""
     from slime_core.schedule.layout import ParallelLayout
     from slime_megatron.trainer import TrainerRank
@@ -32,15 +34,14 @@ def steps(model: str, device: str, *flags: str) -> dict[str, dict[str, float]]:
         batch = make_batch(pairs=name in PAIRS)
         given = make_given(batch) if name == "critic" else {}
         config = make_config(Path(model), *flags, device=device, **sections)
-        trainer = TrainerRank(config, 0, 1)
-        trainer.initialize(f"file://{model}/{device}-{len(found)}")
+        trainer = TrainerRank(config, rank, ranks)
+        trainer.initialize(f"file://{model}/rendezvous" if device == "cuda" else None)
         payload = make_payload(
             batch, ParallelLayout(), config.batch, 0, whole_rollouts=name in PAIRS
         )
         found[name] = dict(trainer.train(0, payload, given))
         second = trainer.train(1, payload, given)
         found[name] |= {f"second {key}": value for key, value in second.items()}
-        trainer.shutdown()
     return found
 
 
@@ -49,8 +50,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[
     model = str(make_qwen3(tmp_path_factory.mktemp("objectives") / "model", **SIZES))
     fast = ("--bf16", "--use-distributed-optimizer")
     return {
-        "float32": run_alone(steps, model, "cpu", GENTLE),
-        "bfloat16": run_alone(steps, model, "cuda", GENTLE, *fast),
+        "float32": run_on_ranks(1, steps, model, "cpu", GENTLE, megatron=True)[0],
+        "bfloat16": run_side_by_side(1, steps, model, "cuda", GENTLE, *fast)[0],
     }
 
 
