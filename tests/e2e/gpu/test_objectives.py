@@ -31,6 +31,7 @@ def steps(
 
     found: dict[str, dict[str, float]] = {}
     for name, sections in OBJECTIVES.items():
+        torch.compiler.reset()  # what it made is for the model and the ranks of another trainer
         batch = make_batch(pairs=name in PAIRS)
         given = make_given(batch) if name == "critic" else {}
         config = make_config(Path(model), *flags, device=device, **sections)

@@ -12,6 +12,7 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategy
 from megatron.core.optimizer import clip_grads, distrib_optimizer
 from megatron.core.tensor_parallel import mappings
+from megatron.core.transformer import multi_latent_attention
 from megatron.core.utils import local_multi_tensor_l2_norm, local_multi_tensor_scale
 from torch import Tensor
 
@@ -117,6 +118,20 @@ def clip_in_few_kernels() -> None:
         module.l2_norm_impl = _norm_of_all
     if module.multi_tensor_scale_impl is local_multi_tensor_scale:
         module.multi_tensor_scale_impl = _scale_all
+
+
+def gather_keys_outside_of_compiled_code() -> None:
+    """Leave the exchange inside multi-latent attention out of ``torch.compile``. Idempotent.
+
+    Going back it adds up gradients of ranks by a collective that fills a tensor it is given. Traced
+    as part of an autograd function, what that writes is lost (torch 2.11): the gradient of the
+    shared part of keys, and with it of all that came before, is what memory held. For megatron-core
+    0.19, where no other exchange is made by a compiled part of a layer.
+    """
+    module: Any = multi_latent_attention
+    gather = module.gather_from_sequence_parallel_region
+    if not hasattr(gather, "__wrapped__"):
+        module.gather_from_sequence_parallel_region = torch.compiler.disable(gather)
 
 
 def _norm_of_all(

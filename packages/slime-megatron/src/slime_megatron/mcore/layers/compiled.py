@@ -10,6 +10,8 @@ from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
+from slime_megatron.mcore import patches
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,7 +31,10 @@ def compile_layers(chunks: Sequence[torch.nn.Module], backend: str = "inductor")
     All layers of one kind share their compiled functions, made in the first passes: with gradient
     and without, and again when the number of tokens first changes. Attention itself is left out of
     it, and so are linear layers that talk to other ranks, and experts. Parameters keep their names.
+
+    No compiled part of a layer may talk to other ranks: ``patches`` says what becomes of gradients.
     """
+    patches.gather_keys_outside_of_compiled_code()
     count = 0
     for chunk in chunks:
         for layer in chunk.modules():
