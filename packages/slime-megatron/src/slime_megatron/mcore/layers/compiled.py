@@ -11,6 +11,7 @@ from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from slime_megatron.mcore import patches
+from slime_megatron.mcore.layers.sealed import sealed
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ def compile_layers(chunks: Sequence[torch.nn.Module], backend: str = "inductor")
     and without, and again when the number of tokens first changes. Attention itself is left out of
     it, and so are linear layers that talk to other ranks, and experts. Parameters keep their names.
 
-    No compiled part of a layer may talk to other ranks: ``patches`` says what becomes of gradients.
+    Raises, in the first pass, ``RuntimeError`` for layers that talk to other ranks elsewhere
+    (``sealed``).
     """
     patches.gather_keys_outside_of_compiled_code()
     count = 0
@@ -50,7 +52,7 @@ def compile_layers(chunks: Sequence[torch.nn.Module], backend: str = "inductor")
 
 def _compile(layer: Any, backend: str) -> None:
     """Its ``forward``, not the call of it, which would take the layer's hooks along."""
-    layer.forward = torch.compile(layer.forward, backend=backend)
+    layer.forward = torch.compile(layer.forward, backend=sealed(backend))
 
 
 def _leave_out_talking(layer: torch.nn.Module) -> None:
