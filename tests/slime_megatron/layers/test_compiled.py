@@ -36,7 +36,7 @@ SHARED: Mapping[str, tuple[str, Case]] = {
     "deepseek_v3, CP2": ("deepseek_v3", Case(CP2)),
     "deepseek_v3, EP2": ("deepseek_v3", Case(EP2)),
 }
-TRACED = ("deepseek_v3", *SHARED)
+TRACED = ("glm4", "deepseek_v3", *SHARED)
 """Cases whose layers are traced as well, which takes long; the others' are run as they are."""
 
 
