@@ -25,6 +25,7 @@ from slime_megatron.mcore.layers.gathering import gather_by_layer
 from slime_megatron.mcore.layers.latent_attention import complete_config, use_latent_attention
 from slime_megatron.mcore.layers.norm import RMSNorm
 from slime_megatron.mcore.layers.post_norm import use_post_norms
+from slime_megatron.mcore.layers.reducing import reduce_in_order
 from slime_megatron.mcore.layers.rotary import PositionRotary, use_rotation_tables
 from slime_megatron.mcore.layers.value_head import ValueHead
 from slime_megatron.mcore.products.weight_gradients import fuse_weight_gradients
@@ -180,6 +181,7 @@ def _wrap(args: Any, config: Any, chunks: list[torch.nn.Module]) -> list[torch.n
     if next(wrapped[0].parameters()).is_cuda:
         fuse_weight_gradients(wrapped)
     gather_by_layer(wrapped)
+    reduce_in_order(wrapped)
     return wrapped
 
 
