@@ -23,6 +23,7 @@ RECOMPUTE = ("--recompute-granularity", "full", "--recompute-method", "uniform")
 GRIDS: dict[str, tuple[str, int, tuple[str, ...], dict[str, int]]] = {
     "recomputed": ("dense", 1, (*RECOMPUTE, "--recompute-num-layers", "1"), {}),
     "DP2": ("dense", 2, OVERLAP, {"dp": 2}),
+    "DP2, small buckets": ("dense", 2, (*OVERLAP, "--ddp-bucket-size", "20000"), {"dp": 2}),
     "TP2": ("dense", 2, TENSOR, {"tp": 2}),
     "TP2, sequence parallel": ("dense", 2, (*TENSOR, "--sequence-parallel"), {"tp": 2}),
     "PP2": ("dense", 2, PIPELINE, {"pp": 2}),
